@@ -1,0 +1,53 @@
+/* Linear layer: matrix product with bias and activation, and its gradients, as the fused units
+ * that cuBLASLt's epilogues offer. */
+#ifndef IBOT_OPS_LINEAR_H
+#define IBOT_OPS_LINEAR_H
+
+#include "ops/device.h"
+#include "ops/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU }; /* gelu: exact, by erf */
+
+/* y = activation(x weight^T + bias).
+ *   x       [N, In]   f32|bf16
+ *   weight  [Out, In] f32|bf16
+ *   bias    [Out]     f32|bf16, or absent
+ *   y       [N, Out]  f32|bf16 out
+ *   pre     [N, Out]  f32|bf16 out: the value before the activation, needed by the backward of
+ *                     the next layer; absent with ACTIVATION_NONE or when there is no backward
+ * Aliasing: none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed.
+ * CPU ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt). */
+struct linear_args {
+    struct tensor x, weight, bias, y, pre;
+    enum activation activation;
+};
+
+/* Gradients of the product above, for d_y after the activation has been undone:
+ *   d_y      [N, Out]
+ *   x        [N, In]   the forward input
+ *   weight   [Out, In]
+ *   pre      [N, In]   absent, or the value before the activation that made x: then d_x is
+ *                      multiplied by the derivative of `activation` there (dgrad epilogue)
+ *   d_x      [N, In]   out, or absent
+ *   d_weight [Out, In] f32, added to; or absent
+ *   d_bias   [Out]     f32, added to; or absent
+ * Aliasing: none. */
+struct linear_backward_args {
+    struct tensor d_y, x, weight, pre, d_x, d_weight, d_bias;
+    enum activation activation;
+};
+
+enum status linear_forward_cpu(struct device *device, const struct linear_args *args)
+    IBOT_WARN_UNUSED;
+enum status linear_backward_cpu(struct device *device, const struct linear_backward_args *args)
+    IBOT_WARN_UNUSED;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

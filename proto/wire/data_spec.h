@@ -1,0 +1,90 @@
+/* What a consumer asks loaders to make: the whole of it. A sample is a pure function of (index,
+ * data_spec, epoch, position), so two loaders with equal specs and equal indexes send equal bytes.
+ * The consumer owns it (from its options) and sends it after Hello; loaders take no such options.
+ *
+ * One image on the wire is one image record, of the same size for every sample:
+ *
+ *   [global views: n_global x S x S x 3 u8][local views: n_local x s x s x 3 u8][masks: n_global x ceil(g*g/8) bits]
+ *
+ * Mask bits are row-major over the g x g grid, least significant bit first. */
+#ifndef IBOT_PROTO_WIRE_DATA_SPEC_H
+#define IBOT_PROTO_WIRE_DATA_SPEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/base/status.h"
+
+enum {
+    DATA_SPEC_MAX_VIEWS = 64,   /* global + local */
+    DATA_SPEC_MAX_SIZE_PX = 4096,
+    DATA_SPEC_MAX_RATIOS = 16,
+};
+
+enum data_kind {
+    DATA_MULTI_CROP = 0, /* training: augmented crops and masks */
+    DATA_CENTRE_CROP = 1 /* evaluation: shorter side to resize_px, centre crop of global_size_px */
+};
+
+enum mask_shape { MASK_BLOCK = 0, MASK_RANDOM = 1 };
+
+enum bad_image_policy {
+    BAD_IMAGE_SUBSTITUTE = 0, /* the next position of the permutation that decodes */
+    BAD_IMAGE_FAIL = 1        /* the slice fails, and with it the run */
+};
+
+/* Photometric probabilities of one transform; ranges are those of struct data_spec. */
+struct view_transform {
+    float flip, jitter, grayscale, blur, solarize; /* probabilities */
+};
+
+struct data_spec {
+    enum data_kind kind;
+    bool shuffle;          /* official permutation of the epoch; else index order */
+    uint64_t order_seed;   /* official: 0 */
+    uint64_t seed;         /* of every other draw */
+
+    int32_t n_global, global_size_px; /* centre crop: n_global 1, n_local 0 */
+    int32_t n_local, local_size_px;
+    int32_t resize_px;                /* centre crop: shorter side */
+    float global_scale[2], local_scale[2]; /* area */
+    float aspect[2];                  /* 3/4 .. 4/3 */
+
+    struct view_transform first, other, local; /* global crop 0, further ones, local ones */
+    float brightness, contrast, saturation, hue; /* 0.4 0.4 0.2 0.1 */
+    float blur_radius[2];             /* 0.1 .. 2.0 */
+    int32_t solarize_threshold;       /* 128 */
+
+    int32_t mask_cell_px;             /* patch size; the grid is global_size_px / mask_cell_px */
+    enum mask_shape mask_shape;
+    int32_t n_pred_ratios;            /* 0: no masks at all */
+    float pred_ratio[DATA_SPEC_MAX_RATIOS], pred_ratio_var[DATA_SPEC_MAX_RATIOS];
+    float mask_aspect[2];             /* 0.3 .. 1/0.3 */
+    int32_t pred_start_epoch;         /* ratio 0 before it */
+
+    enum bad_image_policy bad_image_policy;
+};
+
+/* The official training transforms, ViT-S/16 recipe (2 x 224, 10 x 96, ratio {0, 0.3 +- 0.2}). */
+struct data_spec data_spec_default(void);
+
+/* The official evaluation transform: shorter side to resize_px, centre crop of size_px. */
+struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px);
+
+/* Every field within its limits, or a text that names the field. Errors: STATUS_INVALID. */
+enum status data_spec_check(const struct data_spec *spec) IBOT_WARN_UNUSED;
+
+/* XXH3 of the canonical encoding: two specs with this digest make the same bytes. */
+uint64_t data_spec_digest(const struct data_spec *spec);
+
+/* Side of the mask grid in cells; 0 without masks. */
+int32_t data_spec_mask_grid(const struct data_spec *spec);
+
+size_t data_spec_view_bytes(const struct data_spec *spec, int32_t view);      /* pixels of a view */
+size_t data_spec_view_offset(const struct data_spec *spec, int32_t view);     /* in the record */
+size_t data_spec_mask_bytes(const struct data_spec *spec);                    /* of one view */
+size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view);     /* in the record */
+size_t data_spec_record_bytes(const struct data_spec *spec);                  /* of one image */
+
+#endif

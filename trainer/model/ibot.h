@@ -1,0 +1,149 @@
+/* iBOT: student and teacher (backbone + head), the loss between them, its gradient, the optimizer
+ * step and the teacher average. One definition for every backend: all work goes through the op
+ * table, all memory is planned at open.
+ *
+ *   ibot_open ─> ibot_initialise | state loaded through ibot_state
+ *   per step:   ibot_zero_gradients ─> ibot_accumulate (once per micro-batch) ─> ibot_update
+ */
+#ifndef IBOT_TRAINER_MODEL_IBOT_H
+#define IBOT_TRAINER_MODEL_IBOT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ops/collective.h"
+#include "ops/device.h"
+#include "ops/op_table.h"
+#include "ops/step_control.h"
+#include "proto/base/status.h"
+
+enum head_norm { HEAD_NORM_NONE, HEAD_NORM_LN, HEAD_NORM_BN };
+
+struct backbone_options {
+    char arch[32];           /* "vit_small", …: for messages and checkpoints */
+    int32_t embed_dim, depth, n_heads, mlp_ratio;
+    int32_t patch_size_px;
+    int32_t image_size_px;   /* size the position grid is stored for: 224 officially */
+    float drop_path;         /* stochastic depth of the student's last block */
+    float layer_norm_eps;    /* 1e-6 */
+};
+
+struct head_options {
+    int32_t hidden_dim, bottleneck_dim; /* 2048, 256 */
+    int32_t out_dim, patch_out_dim;     /* K, K' */
+    bool shared_student, shared_teacher;
+    bool fixed_gains;                   /* norm_last_layer */
+    enum head_norm norm;
+    enum activation activation;         /* gelu, relu */
+};
+
+struct ibot_options {
+    struct backbone_options backbone;
+    struct head_options head;
+    int32_t batch_size;      /* images per micro-batch on this rank */
+    int32_t n_global, global_size_px, n_local, local_size_px;
+    bool masked_im_modeling; /* replace masked tokens in the student */
+    float lambda1, lambda2;
+    enum optimizer_kind optimizer;
+    bool clip_global_norm;
+    int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
+    bool inference_only;     /* teacher backbone (and head) without gradients: evaluation */
+};
+
+/* The input of one micro-batch; device memory. */
+struct ibot_input {
+    struct tensor globals; /* [G*B, S, S, 3] u8 crop-major, or [G*B, 3, S, S] f32 already normalised */
+    struct tensor locals;  /* [Lc*B, s, s, 3] u8 | [Lc*B, 3, s, s] f32, or absent */
+    const uint8_t *masks;  /* host memory: [G*B, N], 0 or 1; NULL: none masked */
+    /* Stochastic depth. keep_seed draws it (Philox, RNG_DROP_PATH, keyed by `step` and crop number);
+     * or explicit 0/1 values: rows of G*B (or Lc*B) for each branch with a rate > 0, block by block,
+     * attention then MLP (host memory; tests). */
+    uint64_t keep_seed;
+    int64_t step;
+    int64_t first_sample;  /* number of image 0 of this micro-batch in the step (rank*B + …) */
+    const uint8_t *keep_globals, *keep_locals;
+};
+
+/* What one step measured, on the host, after ibot_result. Sums over micro-batches and this rank only. */
+struct ibot_result {
+    double loss, loss_cls, loss_patch;     /* means, lambdas included, as the official log */
+    double teacher_entropy_cls, teacher_entropy_patch; /* mean nats; ln K: uniform, 0: one-hot */
+    double gradient_norm_sum;              /* sum of per-tensor norms before clipping */
+    int32_t n_samples;
+    const int32_t *teacher_cluster;        /* [B*accumulation] arg-max of crop 0, teacher */
+    const int32_t *student_cluster;        /* arg-max of crop 1 (crop 0 if G is 1), student */
+    int32_t n_masked;
+};
+
+/* One named piece of state: what a checkpoint stores. */
+struct ibot_state_entry {
+    char name[128];       /* "student.backbone.cls_token", "teacher.head.last_layer.weight_g",
+                             "adam.m.backbone.…", "centre.cls", … */
+    struct tensor tensor; /* device memory, official shape (conv weights [D,3,p,p]: rank 4) */
+};
+
+struct ibot; /* opaque: planned memory and tables */
+
+/* Fills embed_dim, depth, heads for a name such as "vit_small" or "deit_tiny"; "vit_test" (width 128,
+ * depth 4, 4 heads) is for small experiments. Errors: STATUS_INVALID lists the names. */
+enum status backbone_options_for(struct backbone_options *out, const char *arch) IBOT_WARN_UNUSED;
+
+enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
+                      struct collective *collective, const struct ibot_options *options)
+    IBOT_WARN_UNUSED;
+
+/* Draws the student (spec 4.4) from Philox keyed by (seed, parameter number), copies it to the
+ * teacher as the official non-strict load does (spec 6.4), broadcasts from rank 0. */
+enum status ibot_initialise(struct ibot *ibot, uint64_t seed) IBOT_WARN_UNUSED;
+
+enum status ibot_zero_gradients(struct ibot *ibot) IBOT_WARN_UNUSED;
+
+/* Forward of teacher and student, loss, backward: gradients are added up. The centre sums of the
+ * micro-batches are kept for ibot_update, so that targets use the centres of before the step. */
+enum status ibot_accumulate(struct ibot *ibot, const struct ibot_input *input,
+                            const struct step_control *control) IBOT_WARN_UNUSED;
+
+/* All-reduces gradients (mean over ranks) and centre means, clips, steps the optimizer, moves the
+ * teacher and the centres. Errors: STATUS_DEVICE. */
+enum status ibot_update(struct ibot *ibot, const struct step_control *control) IBOT_WARN_UNUSED;
+
+/* Waits for the step and reads its numbers. A loss that is not finite is STATUS_NOT_FINITE. Call it
+ * between the last ibot_accumulate and ibot_update to stop before the weights are touched. */
+enum status ibot_result(struct ibot *ibot, struct ibot_result *out) IBOT_WARN_UNUSED;
+
+/* State entries 0 .. n-1, in a fixed order: student parameters (each shared tensor once), teacher
+ * parameters, moments, centres. Parameter views stay valid until close. */
+size_t ibot_n_state(const struct ibot *ibot);
+void ibot_state(const struct ibot *ibot, size_t i, struct ibot_state_entry *out);
+/* Gradient of student parameter state entry i, before clipping; data NULL for other entries. */
+struct tensor ibot_gradient(const struct ibot *ibot, size_t i);
+
+enum ibot_logits_kind {
+    IBOT_TEACHER_CLS,   /* [G*B, K] */
+    IBOT_TEACHER_PATCH, /* [G*B, N, K'] */
+    IBOT_STUDENT_CLS,   /* [G*B, K] */
+    IBOT_STUDENT_PATCH, /* [G*B, N, K'] */
+    IBOT_STUDENT_LOCAL_CLS, /* [Lc*B, K] */
+};
+/* Recomputes the logits from the backbone outputs of the last ibot_accumulate (before ibot_update),
+ * into host memory of `n` floats. For tests and analysis: slow. */
+enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *out, size_t n)
+    IBOT_WARN_UNUSED;
+
+/* Features for evaluation: [CLS] (token 0 after the final norm) of n_last_blocks last blocks
+ * (official get_intermediate_layers: each through the final norm), concatenated, of the teacher or
+ * student backbone. out: host [n_images, features]. pixels as in ibot_input, at most batch_size. */
+struct ibot_feature_options {
+    bool student;
+    int32_t n_last_blocks; /* 1 */
+    int32_t avgpool;       /* 0: [CLS] of each; 1: mean of patch tokens, un-normalised, last block;
+                              2: 0's followed by the last block's mean of normed patch tokens */
+};
+int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options);
+enum status ibot_features(struct ibot *ibot, struct tensor pixels,
+                          const struct ibot_feature_options *options, float *out) IBOT_WARN_UNUSED;
+
+size_t ibot_device_bytes(const struct ibot *ibot);
+void ibot_close(struct ibot **ibot);
+
+#endif
