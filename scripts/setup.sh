@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Installs what building, running and testing needs and this machine lacks (Debian 12 or newer,
+# Ubuntu 22.04 or newer). Does nothing, and needs no rights, when all is there.
+#
+#   scripts/setup.sh           everything, for scripts/test.sh
+#   scripts/setup.sh build     only what building and running needs, for scripts/run.sh
+set -euo pipefail
+
+case ${1:-all} in
+build | all) ;;
+*)
+    sed -n '5,6p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+if [ "$(. /etc/os-release 2> /dev/null && echo "${ID:-} ${ID_LIKE:-}" | grep -c ubuntu)" != 0 ]; then
+    jpeg=libjpeg-turbo8-dev
+else
+    jpeg=libjpeg62-turbo-dev
+fi
+
+packages=(build-essential cmake ninja-build pkg-config ccache zstd
+    libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg" libvips-dev
+    libopenblas-openmp-dev libopenmpi-dev openmpi-bin libjansson-dev libyaml-dev libxxhash-dev
+    libcmocka-dev)
+if [ "${1:-all}" = all ]; then
+    packages+=(clang llvm clang-format python3-minimal)
+fi
+
+if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
+    echo "setup: this is not Debian or Ubuntu; if the build misses something, install what these" \
+        "packages are called here: ${packages[*]}" >&2
+    exit 0
+fi
+
+is_installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null || true)" = installed ]
+}
+
+as_root=()
+updated=no
+install_packages() {
+    echo "setup: installing $*" >&2
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo > /dev/null; then
+            echo "setup: run this as root: apt-get install $*" >&2
+            exit 1
+        fi
+        as_root=(sudo)
+    fi
+    local options=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+    if [ $updated = no ]; then
+        "${as_root[@]}" apt-get "${options[@]}" update -qq || {
+            echo "setup: 'apt-get update' failed: is the network there, are the sources right?" >&2
+            exit 1
+        }
+        updated=yes
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get "${options[@]}" install -y -qq --no-install-recommends "$@" > /dev/null || {
+        echo "setup: apt-get could not install all of: $*" >&2
+        exit 1
+    }
+}
+
+missing=()
+for package in "${packages[@]}"; do
+    is_installed "$package" || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    install_packages "${missing[@]}"
+fi
+
+# The fuzzing run-time comes with clang on some releases and apart on others.
+if [ "${1:-all}" = all ]; then
+    probe=$(mktemp -d)
+    trap 'rm -rf "$probe"' EXIT
+    echo 'int LLVMFuzzerTestOneInput(const char *b, unsigned long n) { return b && !n; }' > "$probe/a.c"
+    if ! clang -fsanitize=fuzzer,address "$probe/a.c" -o "$probe/a" 2> /dev/null; then
+        install_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
+    fi
+fi
