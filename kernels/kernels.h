@@ -1,0 +1,30 @@
+/* What this folder offers to trainer/backend.c, the one file that includes it: an accelerator as a
+ * device, a column of the op table and a collective. kernels/none.c answers for builds that have no
+ * accelerator column: each call then fails with STATUS_UNSUPPORTED and says so. */
+#ifndef IBOT_KERNELS_KERNELS_H
+#define IBOT_KERNELS_KERNELS_H
+
+#include "ops/collective.h"
+#include "ops/device.h"
+#include "ops/op_table.h"
+#include "proto/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Opens accelerator `ordinal`. Errors: STATUS_UNSUPPORTED (none in this build), STATUS_DEVICE. */
+enum status kernels_device_open(struct device *out, int ordinal) IBOT_WARN_UNUSED;
+
+/* The ops for it; a constant table. Errors: STATUS_UNSUPPORTED. */
+enum status kernels_op_table(const struct op_table **out) IBOT_WARN_UNUSED;
+
+/* The collective of ranks that each hold an accelerator. Errors: STATUS_UNSUPPORTED, STATUS_DEVICE.
+ */
+enum status kernels_collective_open(struct collective *out, struct device *device) IBOT_WARN_UNUSED;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
