@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Everything that is tested: set-up, layout and build, fuzz targets, sanitizers, then all tests. The
+# summary of the tests closes the output; the exit status is 0 only when every stage passed.
+#
+#   scripts/test.sh
+#
+#   IBOT_FUZZ_SECONDS   per fuzz target; default 5, 0 leaves the stage out
+#   IBOT_SANITIZERS     default "asan tsan"; "" leaves the stage out
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+jobs=$(nproc)
+fuzz_seconds=${IBOT_FUZZ_SECONDS:-5}
+sanitizers=${IBOT_SANITIZERS-asan tsan}
+failed=()
+if command -v ccache > /dev/null; then
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+fi
+# Address sanitizers of this age cannot place their shadow under some kernels' randomisation.
+fixed_addresses=()
+if setarch "$(uname -m)" -R true 2> /dev/null; then
+    fixed_addresses=(setarch "$(uname -m)" -R)
+fi
+
+stage() {
+    echo
+    echo "== $1 ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
+}
+
+build_preset() {
+    cmake --preset "$1" > "build-$1.log" 2>&1 || {
+        cat "build-$1.log" >&2
+        return 1
+    }
+    rm -f "build-$1.log"
+    cmake --build "build-$1" -- -j "$jobs"
+}
+
+run_sanitizer() {
+    build_preset "$1" || return 1
+    # Threads: the parts with threads of their own. OpenMP loops are left out, its run-time is not
+    # instrumented and would be reported for its own locks.
+    local selection=(-L fast)
+    if [ "$1" = tsan ]; then
+        selection=(-L fast -R '^(proto|loader)\.')
+    fi
+    "${fixed_addresses[@]}" ctest --test-dir "build-$1" "${selection[@]}" -j "$jobs" \
+        --output-on-failure
+}
+
+# Each target for a while, from its corpus; what it finds new stays in the build folder.
+run_fuzzers() {
+    build_preset fuzz || return 1
+    local target name corpus bad=0
+    for target in build-fuzz/bin/*_fuzz; do
+        [ -x "$target" ] || continue
+        name=$(basename "$target" _fuzz)
+        corpus=tests/fuzz/corpus/$name
+        mkdir -p "build-fuzz/found/$name"
+        echo "fuzz $name, $fuzz_seconds s"
+        "${fixed_addresses[@]}" env ASAN_OPTIONS=allow_user_segv_handler=0 "$target" \
+            -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
+            -verbosity=0 -artifact_prefix="build-fuzz/found/$name-" \
+            "build-fuzz/found/$name" $([ ! -d "$corpus" ] || echo "$corpus") || bad=1
+    done
+    return $bad
+}
+
+stage "set-up"
+./scripts/setup.sh
+stage "format, layout, build"
+./scripts/check.sh --no-tests
+if [ "$fuzz_seconds" != 0 ]; then
+    stage "fuzz targets"
+    run_fuzzers || failed+=(fuzz)
+fi
+for sanitizer in $sanitizers; do
+    stage "tests under the $sanitizer sanitizer preset"
+    run_sanitizer "$sanitizer" || failed+=("$sanitizer")
+done
+stage "all tests"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "FAILED before: ${failed[*]}"
+fi
+ctest --test-dir build -j "$jobs" --output-on-failure || failed+=(tests)
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "FAILED: ${failed[*]}" >&2
+    exit 1
+fi
