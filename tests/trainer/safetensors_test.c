@@ -282,6 +282,26 @@ static void odd_addresses_other_types_and_high_ranks_are_read(void **state)
     }
 }
 
+static void a_file_of_gigabytes_is_mapped_not_read(void **state)
+{
+    struct fixture *fixture = *state;
+    /* 72 bytes: the data is aligned */
+    const char *header = "{\"w\":{\"dtype\":\"F32\",\"shape\":[1073741824],"
+                         "\"data_offsets\":[0,4294967296]}}";
+    struct safetensors file;
+    struct rusage before, after;
+
+    header_put(fixture->path, header, 0);
+    assert_int_equal(truncate(fixture->path, (off_t)(8 + strlen(header)) + 4294967296), 0);
+    getrusage(RUSAGE_SELF, &before);
+    assert_int_equal(safetensors_open(&file, fixture->path), STATUS_OK);
+    const float *values = safetensors_find(&file, "w")->tensor.data;
+    assert_true(values[1073741823] == 0.0f);
+    getrusage(RUSAGE_SELF, &after);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 65536); /* kB */
+    safetensors_release(&file);
+}
+
 static void the_writer_refuses_double_and_bad_names(void **state)
 {
     struct fixture *fixture = *state;
@@ -387,6 +407,7 @@ int main(void)
         TEST(bad_lengths_are_refused),
         TEST(a_file_cut_at_any_byte_is_refused),
         TEST(odd_addresses_other_types_and_high_ranks_are_read),
+        TEST(a_file_of_gigabytes_is_mapped_not_read),
         TEST(the_writer_refuses_double_and_bad_names),
         TEST(a_write_that_runs_out_of_room_leaves_the_old_file),
         TEST(files_of_the_reference_implementation_are_read),
