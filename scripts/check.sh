@@ -22,28 +22,35 @@ if command -v ccache > /dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi
 
+failed=()
+
 sources() {
-    git ls-files -co --exclude-standard -- "$@" 2> /dev/null || find . -path './build*' -prune -o \
-        -path './runs' -prune -o -type f \( -name '*.c' -o -name '*.h' \) -print
+    { git ls-files -co --exclude-standard -- "$@" 2> /dev/null ||
+        find . -path './build*' -prune -o -path ./runs -prune -o -name '*.[ch]' -print; } |
+        while read -r path; do [ ! -f "$path" ] || echo "$path"; done
 }
 
 # Releases of clang-format differ in details; the tree is formatted with 14, which Debian 12 has.
 format_version=$(clang-format --version 2> /dev/null | grep -o '[0-9]*\.' | head -n 1 | tr -d . || true)
 if [ "$format_version" = 14 ]; then
-    sources '*.c' '*.h' '*.cu' '*.cuh' | while read -r f; do [ ! -f "$f" ] || echo "$f"; done |
-        xargs -P "$jobs" -n 16 clang-format --dry-run -Werror
-    echo "format: in order"
+    if sources '*.c' '*.h' '*.cu' '*.cuh' | xargs -P "$jobs" -I SOURCE sh -c \
+        'clang-format --dry-run -Werror SOURCE 2> /dev/null ||
+            { echo "format: SOURCE is not in order; run: clang-format -i SOURCE" >&2; exit 1; }'; then
+        echo "format: in order"
+    else
+        failed+=(format)
+    fi
 else
     echo "format: not checked (this is clang-format ${format_version:-none}, not 14)"
 fi
 
-python3 scripts/check_layout.py
+python3 scripts/check_layout.py || failed+=(layout)
 
-cmake --preset release > build-configure.log 2>&1 || {
-    cat build-configure.log >&2
+mkdir -p build
+cmake --preset release > build/configure.log 2>&1 || {
+    cat build/configure.log >&2
     exit 1
 }
-rm -f build-configure.log
 cmake --build build -- -j "$jobs"
 
 # Each header parses alone; those that a .cu may include, as C++ too.
@@ -52,22 +59,26 @@ for package in vips jansson libzmq libprotobuf-c; do
     read -ra more <<< "$(pkg-config --cflags "$package" | sed 's/-I/-isystem /g')"
     flags+=("${more[@]}")
 done
-sources '*.h' | grep -v '^tests/data/' |
-    xargs -P "$jobs" -I HEADER cc -std=gnu11 "${flags[@]}" -x c HEADER
-sources 'ops/*.h' 'kernels/*.h' 'proto/base/*.h' |
-    xargs -P "$jobs" -I HEADER c++ -std=c++17 "${flags[@]}" -x c++ HEADER
-echo "headers: each parses alone"
+if sources '*.h' | grep -v '^tests/data/' |
+    xargs -P "$jobs" -I HEADER cc -std=gnu11 "${flags[@]}" -x c HEADER &&
+    sources 'ops/*.h' 'kernels/*.h' 'proto/base/*.h' |
+    xargs -P "$jobs" -I HEADER c++ -std=c++17 "${flags[@]}" -x c++ HEADER; then
+    echo "headers: each parses alone"
+else
+    failed+=(headers)
+fi
 
 if [ -x build/bin/ibot-train ]; then
     for recipe in trainer/recipes/*.yaml; do
-        build/bin/ibot-train --recipe "$recipe" --check > /dev/null || {
-            echo "recipes: '$recipe' is not accepted" >&2
-            exit 1
-        }
+        build/bin/ibot-train --recipe "$recipe" --check > /dev/null || failed+=("$recipe")
     done
-    echo "recipes: all accepted"
+    echo "recipes: all tried"
 fi
 
 if [ $run_tests = yes ]; then
-    ctest --test-dir build -L fast -j "$jobs" --output-on-failure
+    ctest --test-dir build -L fast -j "$jobs" --output-on-failure || failed+=(tests)
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "check: failed: ${failed[*]}" >&2
+    exit 1
 fi

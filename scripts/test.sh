@@ -28,11 +28,11 @@ stage() {
 }
 
 build_preset() {
-    cmake --preset "$1" > "build-$1.log" 2>&1 || {
-        cat "build-$1.log" >&2
+    mkdir -p "build-$1"
+    cmake --preset "$1" > "build-$1/configure.log" 2>&1 || {
+        cat "build-$1/configure.log" >&2
         return 1
     }
-    rm -f "build-$1.log"
     cmake --build "build-$1" -- -j "$jobs"
 }
 
@@ -45,7 +45,7 @@ run_sanitizer() {
         selection=(-L fast -R '^(proto|loader)\.')
     fi
     "${fixed_addresses[@]}" ctest --test-dir "build-$1" "${selection[@]}" -j "$jobs" \
-        --output-on-failure
+        --no-tests=error --output-on-failure
 }
 
 # Each target for a while, from its corpus; what it finds new stays in the build folder.
@@ -69,7 +69,7 @@ run_fuzzers() {
 stage "set-up"
 ./scripts/setup.sh
 stage "format, layout, build"
-./scripts/check.sh --no-tests
+./scripts/check.sh --no-tests || failed+=(check)
 if [ "$fuzz_seconds" != 0 ]; then
     stage "fuzz targets"
     run_fuzzers || failed+=(fuzz)
