@@ -69,8 +69,8 @@ void status_check_failed(const char *file, int line, const char *condition, cons
     va_list arguments;
 
     fprintf(stderr, "%s:%d: broken promise: %s", file, line, condition);
-    if (format[0] != '\0') {
-        fputs(": ", stderr);
+    if (format[1] != '\0') {
+        fputc(':', stderr);
         va_start(arguments, format);
         vfprintf(stderr, format, arguments);
         va_end(arguments);

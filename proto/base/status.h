@@ -88,7 +88,7 @@ __attribute__((noreturn)) void status_check_failed(const char *file, int line,
 #define CHECK(condition, ...)                                                                      \
     do {                                                                                           \
         if (__builtin_expect(!(condition), 0))                                                     \
-            status_check_failed(__FILE__, __LINE__, #condition, "" __VA_ARGS__);                   \
+            status_check_failed(__FILE__, __LINE__, #condition, " " __VA_ARGS__);                   \
     } while (0)
 
 /* The same for places too hot to check in release builds. */

@@ -1,0 +1,98 @@
+/* Top-k on the CPU: blocks of similarities by one product, then a small heap per query. */
+#include "ops/topk.h"
+
+#include <cblas.h>
+
+#include "ops/check.h"
+#include "ops/cpu_scratch.h"
+
+enum { QUERY_BLOCK = 128, BANK_BLOCK = 8192 };
+
+/* Is (value, index) a worse hit than the other? Equal values: the higher index is worse. */
+static bool worse(float value_a, int32_t index_a, float value_b, int32_t index_b)
+{
+    return value_a < value_b || (value_a == value_b && index_a > index_b);
+}
+
+/* Restores the heap (worst on top) below `at`. */
+static void sift_down(float *value, int32_t *index, int64_t n, int64_t at)
+{
+    for (;;) {
+        int64_t worst = at;
+        for (int64_t child = 2 * at + 1; child <= 2 * at + 2 && child < n; child++)
+            if (worse(value[child], index[child], value[worst], index[worst]))
+                worst = child;
+        if (worst == at)
+            return;
+        float v = value[at];
+        int32_t i = index[at];
+        value[at] = value[worst];
+        index[at] = index[worst];
+        value[worst] = v;
+        index[worst] = i;
+        at = worst;
+    }
+}
+
+/* Offers bank rows first .. first+n-1, with these similarities, to the heap of a query. */
+static void offer(float *value, int32_t *index, int64_t k, int64_t first, int64_t n,
+                  const float *similarity)
+{
+    for (int64_t j = 0; j < n; j++) {
+        int64_t row = first + j;
+        if (row < k) { /* the first k rows fill the heap */
+            value[row] = similarity[j];
+            index[row] = (int32_t)row;
+            if (row == k - 1)
+                for (int64_t at = k / 2; at >= 0; at--)
+                    sift_down(value, index, k, at);
+        } else if (worse(value[0], index[0], similarity[j], (int32_t)row)) {
+            value[0] = similarity[j];
+            index[0] = (int32_t)row;
+            sift_down(value, index, k, 0);
+        }
+    }
+}
+
+/* Heap to list, best first. */
+static void sort_hits(float *value, int32_t *index, int64_t k)
+{
+    for (int64_t n = k - 1; n > 0; n--) {
+        float v = value[0];
+        int32_t i = index[0];
+        value[0] = value[n];
+        index[0] = index[n];
+        value[n] = v;
+        index[n] = i;
+        sift_down(value, index, n, 0);
+    }
+}
+
+enum status topk_cpu(struct device *device, const struct topk_args *args)
+{
+    int64_t n_queries = args->query.shape[0], d = args->query.shape[1];
+    int64_t n_bank = args->bank.shape[0], k = args->value.shape[1];
+    const float *query = args->query.data, *bank = args->bank.data;
+    float *value = args->value.data, *block;
+    int32_t *index = args->index.data;
+
+    CHECK_F32("topk", args->query);
+    CHECK(args->bank.shape[1] == d && k >= 1 && k <= n_bank);
+    CHECK(tensor_is_2d(&args->value, n_queries, k) && tensor_is_2d(&args->index, n_queries, k));
+    TRY(cpu_scratch(device, &block, sizeof(float) * QUERY_BLOCK * BANK_BLOCK));
+    for (int64_t q = 0; q < n_queries; q += QUERY_BLOCK) {
+        int64_t rows = n_queries - q < QUERY_BLOCK ? n_queries - q : QUERY_BLOCK;
+        for (int64_t first = 0; first < n_bank; first += BANK_BLOCK) {
+            int64_t n = n_bank - first < BANK_BLOCK ? n_bank - first : BANK_BLOCK;
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)d, 1.0f,
+                        query + q * d, (int)d, bank + first * d, (int)d, 0.0f, block, (int)n);
+#pragma omp parallel for schedule(static)
+            for (int64_t i = 0; i < rows; i++)
+                offer(value + (q + i) * k, index + (q + i) * k, k, first, n, block + i * n);
+        }
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < rows; i++)
+            sort_hits(value + (q + i) * k, index + (q + i) * k, k);
+    }
+    return STATUS_OK;
+}
