@@ -116,7 +116,8 @@ struct options {
     const char **positional;
     int n_positional;
     bool finished; /* --help or --version was answered: the program has nothing more to do */
-    char **texts;  /* every string given out */
+    bool wants_help, wants_version;
+    char **texts; /* every string given out */
     size_t n_texts, texts_capacity, positional_capacity;
 };
 
