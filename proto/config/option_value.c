@@ -155,38 +155,45 @@ static enum status read_choice(int64_t *out, const struct option_spec *spec, con
          wanted, nearest_result(&nearest));
 }
 
-/* Length of the UTF-8 character at `at`, 0 when it is none (overlong forms and surrogates too). */
-static size_t utf8_length(const unsigned char *at)
+/* Length of the UTF-8 character at `at` and its code; 0 when it is none (overlong, surrogate). */
+static size_t utf8_length(const unsigned char *at, uint32_t *code)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t length = at[0] < 0x80       ? 1
-                    : at[0] >> 5 == 6  ? 2
-                    : at[0] >> 4 == 14 ? 3
-                    : at[0] >> 3 == 30 ? 4
-                                       : 0;
-    uint32_t code = length == 1 ? at[0] : at[0] & (0xffu >> (length + 1));
+    size_t length = 1;
 
+    *code = at[0];
+    if (at[0] >= 0x80) {
+        length = at[0] >> 5 == 6 ? 2 : at[0] >> 4 == 14 ? 3 : at[0] >> 3 == 30 ? 4 : 0;
+        *code = at[0] & (0x7fu >> length);
+    }
     for (size_t i = 1; i < length; i++) {
         if (at[i] >> 6 != 2)
             return 0;
-        code = code << 6 | (at[i] & 0x3f);
+        *code = *code << 6 | (at[i] & 0x3f);
     }
-    if (length == 0 || code < least[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
-        return 0;
-    return length;
+    bool surrogate = *code >= 0xd800 && *code < 0xe000;
+    return length == 0 || *code < least[length] || *code > 0x10ffff || surrogate ? 0 : length;
+}
+
+/* Controls, line separators and what is no character: none may stand in a YAML file as it is. */
+static bool is_printable(uint32_t code)
+{
+    return code >= 0x20 && !(code >= 0x7f && code < 0xa0) && code != 0x2028 && code != 0x2029 &&
+           code != 0xfeff && code != 0xfffe && code != 0xffff;
 }
 
 /* Strings go into run files, logs and JSON, so they must be text. */
 static enum status check_string(const struct option_spec *spec, const char *word, const char *where)
 {
     const unsigned char *at = (const unsigned char *)word;
+    uint32_t code;
 
     if (strlen(word) > OPTION_MAX_TEXT_BYTES)
         FAIL(STATUS_INVALID, "--%s (%s): %zu bytes are too long; at most %d", spec->name, where,
              strlen(word), OPTION_MAX_TEXT_BYTES);
     while (*at != '\0') {
-        size_t length = utf8_length(at);
-        if (length == 0 || *at < 0x20 || *at == 0x7f)
+        size_t length = utf8_length(at, &code);
+        if (length == 0 || !is_printable(code))
             FAIL(STATUS_INVALID, "--%s (%s): byte %zu (0x%02x) is not printable UTF-8 text",
                  spec->name, where, (size_t)(at - (const unsigned char *)word) + 1, *at);
         at += length;

@@ -6,6 +6,7 @@
 
 #include <argp.h>
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -338,13 +339,6 @@ out:
     return status;
 }
 
-/* Leaves out argp's remark about short options, which says nothing here. */
-static char *filter_help(int key, const char *text, void *input)
-{
-    (void)input;
-    return key == ARGP_KEY_HELP_DUP_ARGS_NOTE ? NULL : (char *)text;
-}
-
 enum status options_print_help(struct options *options)
 {
     const struct options_program *program = options->program;
@@ -362,13 +356,12 @@ enum status options_print_help(struct options *options)
     const char *word = program->positional != NULL ? program->positional : "ARG";
     if (program->max_positional > 0)
         snprintf(positional, sizeof(positional), program->min_positional > 0 ? "%s" : "[%s]", word);
-    struct argp argp = {.options = line.rows,
-                        .parser = take_key,
-                        .args_doc = positional,
-                        .doc = text,
-                        .help_filter = filter_help};
+    struct argp argp = {
+        .options = line.rows, .parser = take_key, .args_doc = positional, .doc = text};
     char name[128];
     snprintf(name, sizeof(name), "%s", program->name);
+    /* Without argp's remark on short options, which says nothing here; the user's layout stands. */
+    setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
     argp_help(&argp, stdout, ARGP_HELP_STD_HELP & ~(unsigned)ARGP_HELP_EXIT_OK, name);
 out:
     command_line_release(&line);
