@@ -27,13 +27,14 @@ stage() {
     echo "== $1 ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
 }
 
+# build_preset NAME [--target …]
 build_preset() {
     mkdir -p "build-$1"
     cmake --preset "$1" > "build-$1/configure.log" 2>&1 || {
         cat "build-$1/configure.log" >&2
         return 1
     }
-    cmake --build "build-$1" -- -j "$jobs"
+    cmake --build "build-$1" "${@:2}" -- -j "$jobs"
 }
 
 run_sanitizer() {
@@ -48,20 +49,25 @@ run_sanitizer() {
         --no-tests=error --output-on-failure
 }
 
-# Each target for a while, from its corpus; what it finds new stays in the build folder.
+# Each target (there is one for every corpus) for a while; what it finds new stays in the build
+# folder.
 run_fuzzers() {
-    build_preset fuzz || return 1
-    local target name corpus bad=0
-    for target in build-fuzz/bin/*_fuzz; do
-        [ -x "$target" ] || continue
-        name=$(basename "$target" _fuzz)
-        corpus=tests/fuzz/corpus/$name
+    local corpus name targets=() bad=0
+    for corpus in tests/fuzz/corpus/*/; do
+        targets+=("fuzz_$(basename "$corpus")")
+    done
+    build_preset fuzz --target "${targets[@]}" || return 1
+    for corpus in tests/fuzz/corpus/*/; do
+        name=$(basename "$corpus")
         mkdir -p "build-fuzz/found/$name"
-        echo "fuzz $name, $fuzz_seconds s"
-        "${fixed_addresses[@]}" env ASAN_OPTIONS=allow_user_segv_handler=0 "$target" \
-            -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 \
-            -verbosity=0 -artifact_prefix="build-fuzz/found/$name-" \
-            "build-fuzz/found/$name" $([ ! -d "$corpus" ] || echo "$corpus") || bad=1
+        echo "fuzz.$name: $fuzz_seconds s"
+        if ! "${fixed_addresses[@]}" env ASAN_OPTIONS=allow_user_segv_handler=0 \
+            "build-fuzz/bin/fuzz_$name" -max_total_time="$fuzz_seconds" -timeout=10 \
+            -rss_limit_mb=2048 -verbosity=0 -artifact_prefix="build-fuzz/found/$name-" \
+            "build-fuzz/found/$name" "$corpus" > "build-fuzz/found/$name.log" 2>&1; then
+            cat "build-fuzz/found/$name.log"
+            bad=1
+        fi
     done
     return $bad
 }
