@@ -21,10 +21,10 @@ struct activation_backward_args {
     enum activation activation;
 };
 
-enum status activation_forward_cpu(struct device *, const struct activation_args *)
-    IBOT_WARN_UNUSED;
-enum status activation_backward_cpu(struct device *, const struct activation_backward_args *)
-    IBOT_WARN_UNUSED;
+enum status activation_forward_cpu(struct device *,
+                                   const struct activation_args *) IBOT_WARN_UNUSED;
+enum status activation_backward_cpu(struct device *,
+                                    const struct activation_backward_args *) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

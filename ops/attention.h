@@ -42,12 +42,12 @@ struct attention_map_args {
     int32_t n_heads;
 };
 
-enum status attention_forward_cpu(struct device *device, const struct attention_args *args)
-    IBOT_WARN_UNUSED;
-enum status attention_backward_cpu(struct device *device, const struct attention_backward_args *args)
-    IBOT_WARN_UNUSED;
-enum status attention_map_cpu(struct device *device, const struct attention_map_args *args)
-    IBOT_WARN_UNUSED;
+enum status attention_forward_cpu(struct device *device,
+                                  const struct attention_args *args) IBOT_WARN_UNUSED;
+enum status attention_backward_cpu(struct device *device,
+                                   const struct attention_backward_args *args) IBOT_WARN_UNUSED;
+enum status attention_map_cpu(struct device *device,
+                              const struct attention_map_args *args) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

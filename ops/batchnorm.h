@@ -35,16 +35,16 @@ struct batchnorm_backward_apply_args {
     int64_t n_rows;
 };
 
-enum status batchnorm_moments_cpu(struct device *, const struct batchnorm_moments_args *)
-    IBOT_WARN_UNUSED;
-enum status batchnorm_apply_cpu(struct device *, const struct batchnorm_apply_args *)
-    IBOT_WARN_UNUSED;
-enum status batchnorm_backward_moments_cpu(struct device *,
-                                           const struct batchnorm_backward_moments_args *)
-    IBOT_WARN_UNUSED;
-enum status batchnorm_backward_apply_cpu(struct device *,
-                                         const struct batchnorm_backward_apply_args *)
-    IBOT_WARN_UNUSED;
+enum status batchnorm_moments_cpu(struct device *,
+                                  const struct batchnorm_moments_args *) IBOT_WARN_UNUSED;
+enum status batchnorm_apply_cpu(struct device *,
+                                const struct batchnorm_apply_args *) IBOT_WARN_UNUSED;
+enum status
+batchnorm_backward_moments_cpu(struct device *,
+                               const struct batchnorm_backward_moments_args *) IBOT_WARN_UNUSED;
+enum status
+batchnorm_backward_apply_cpu(struct device *,
+                             const struct batchnorm_backward_apply_args *) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

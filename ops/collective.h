@@ -15,9 +15,9 @@ extern "C" {
 #endif
 
 struct collective {
-    int rank, world;     /* 0, 1 when alone */
-    int local_rank;      /* on this machine */
-    void *state;         /* of the implementation */
+    int rank, world; /* 0, 1 when alone */
+    int local_rank;  /* on this machine */
+    void *state;     /* of the implementation */
     /* Sum over ranks, in place; f32, f64 or i32, in device memory. */
     enum status (*all_reduce)(struct collective *, struct device *, struct tensor *);
     /* Rank 0's bytes to every rank; device memory. */

@@ -16,9 +16,9 @@ enum device_kind { DEVICE_CPU, DEVICE_CUDA };
 
 struct device {
     enum device_kind kind;
-    int ordinal;      /* which accelerator; 0 for the CPU */
-    int n_threads;    /* CPU: OpenMP threads the ops use */
-    void *state;      /* of the implementation */
+    int ordinal;   /* which accelerator; 0 for the CPU */
+    int n_threads; /* CPU: OpenMP threads the ops use */
+    void *state;   /* of the implementation */
     enum status (*alloc)(struct device *, void **out, size_t bytes, const char *what);
     void (*free)(struct device *, void *pointer);
     /* memory the device can copy from and to without a stop (pinned); plain memory on the CPU */

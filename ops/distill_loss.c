@@ -136,11 +136,11 @@ enum status centre_update_cpu(struct device *device, const struct centre_update_
 {
     int64_t k = tensor_n_elements(&args->centre);
     float *centre = args->centre.data, momentum = *args->momentum;
-    const float *mean = args->mean.data;
+    const float *sum = args->sum.data;
 
     (void)device;
-    CHECK(tensor_is_1d(&args->mean, k));
+    CHECK(tensor_is_1d(&args->sum, k));
     for (int64_t j = 0; j < k; j++)
-        centre[j] = momentum * centre[j] + (1.0f - momentum) * mean[j];
+        centre[j] = momentum * centre[j] + (1.0f - momentum) * (args->scale * sum[j]);
     return STATUS_OK;
 }

@@ -11,8 +11,8 @@
 extern "C" {
 #endif
 
-/* P_t[m] = softmax((teacher[m] - centre) / teacher_temp);  log P_s[n] = log_softmax(student[n] / student_temp)
- * loss += sum_n weight[n] sum_{m in target[n]} -sum_k P_t[m,k] log P_s[n,k]
+/* P_t[m] = softmax((teacher[m] - centre) / teacher_temp);  log P_s[n] = log_softmax(student[n] /
+ * student_temp) loss += sum_n weight[n] sum_{m in target[n]} -sum_k P_t[m,k] log P_s[n,k]
  * d_student[n] = weight[n] / student_temp * sum_{m in target[n]} (P_s[n] - P_t[m])
  *   student   [N, K] f32|f16  logits
  *   teacher   [M, K] f32|f16  logits; no gradient
@@ -22,11 +22,11 @@ extern "C" {
  *   temperatures: student_temp, teacher_temp [1] f32 each, in device memory (step_control)
  *   loss      [1] f64         in nats, added to
  *   d_student [N, K] f32 out; may alias student
- *   entropy   [1] f64         added to: sum over the M teacher rows of their entropy in nats; or absent
- *   scratch   [2, M] f32      softmax statistics of the teacher rows
- * Rows: the first n_active rows of student are used when n_active (an i32 in device memory) is
- * present, else all; likewise the teacher rows that they name.
- * Errors: STATUS_UNSUPPORTED, STATUS_DEVICE. Source: Zhou et al. 2022 (iBOT), eq. 2-3. */
+ *   entropy   [1] f64         added to: sum over the M teacher rows of their entropy in nats; or
+ * absent scratch   [2, M] f32      softmax statistics of the teacher rows Rows: the first n_active
+ * rows of student are used when n_active (an i32 in device memory) is present, else all; likewise
+ * the teacher rows that they name. Errors: STATUS_UNSUPPORTED, STATUS_DEVICE. Source: Zhou et al.
+ * 2022 (iBOT), eq. 2-3. */
 struct distill_loss_args {
     struct tensor student, teacher, centre, target, weight;
     const float *student_temp, *teacher_temp;
@@ -34,10 +34,12 @@ struct distill_loss_args {
     struct tensor loss, d_student, entropy, scratch;
 };
 
-/* centre = momentum * centre + (1 - momentum) * mean;  [K] f32 each, momentum [1] f32 on device. */
+/* centre = momentum * centre + (1 - momentum) * scale * sum;  [K] f32 each, momentum [1] f32 on the
+ * device; scale turns a sum over ranks and micro-batches into a mean. */
 struct centre_update_args {
-    struct tensor centre, mean;
+    struct tensor centre, sum;
     const float *momentum;
+    float scale;
 };
 
 enum status distill_loss_cpu(struct device *, const struct distill_loss_args *) IBOT_WARN_UNUSED;

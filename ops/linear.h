@@ -41,10 +41,10 @@ struct linear_backward_args {
     enum activation activation;
 };
 
-enum status linear_forward_cpu(struct device *device, const struct linear_args *args)
-    IBOT_WARN_UNUSED;
-enum status linear_backward_cpu(struct device *device, const struct linear_backward_args *args)
-    IBOT_WARN_UNUSED;
+enum status linear_forward_cpu(struct device *device,
+                               const struct linear_args *args) IBOT_WARN_UNUSED;
+enum status linear_backward_cpu(struct device *device,
+                                const struct linear_backward_args *args) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@ const struct op_table op_table_cpu = {
     .position_interpolate_backward = position_interpolate_backward_cpu,
     .rows_gather = rows_gather_cpu,
     .rows_scatter = rows_scatter_cpu,
+    .rows_add = rows_add_cpu,
     .linear_forward = linear_forward_cpu,
     .linear_backward = linear_backward_cpu,
     .activation_forward = activation_forward_cpu,

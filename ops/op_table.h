@@ -30,6 +30,7 @@ struct op_table {
     OP_SLOT(position_interpolate_backward, position_interpolate_backward_args);
     OP_SLOT(rows_gather, rows_gather_args);
     OP_SLOT(rows_scatter, rows_scatter_args);
+    OP_SLOT(rows_add, rows_add_args);
     OP_SLOT(linear_forward, linear_args);
     OP_SLOT(linear_backward, linear_backward_args);
     OP_SLOT(activation_forward, activation_args);

@@ -21,8 +21,8 @@ enum segment_flags {
 };
 
 struct segment {
-    int64_t offset, n;       /* elements in the flat student arrays */
-    int64_t teacher_offset;  /* in the flat teacher array; -1: no counterpart */
+    int64_t offset, n;      /* elements in the flat student arrays */
+    int64_t teacher_offset; /* in the flat teacher array; -1: no counterpart */
     uint32_t flags;
     uint32_t reserved;
 };
@@ -37,14 +37,14 @@ struct gradient_norms_args {
 
 /* For every segment: g *= clip where the norm exceeds control->clip_grad (per tensor:
  * clip/(norm + 1e-6) if that is below 1; global_norm: one factor from the norm of all), then
- *   AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999); p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + 1e-8)
- *   SGD    momentum 0.9, not Nesterov, decay added to the gradient
- *   LARS   matrices: g += wd*p, g *= 0.001*|p|/|g| if both > 0; mu = 0.9*mu + g; p -= lr*mu
- * then teacher = m*teacher + (1-m)*student. Frozen last-layer segments skip all but the teacher.
- * t is control->step + 1, or control->last_layer_step + 1 for last-layer segments.
- *   parameter, gradient, moment1 [P] f32; moment2 [P] f32 (AdamW, else absent); teacher [Q] f32
- *   norms [n_segments] f64 from gradient_norms; control in device memory
- * Source: Loshchilov and Hutter 2019; You et al. 2017; spec of the official step. */
+ *   AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999); p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t)
+ * + 1e-8) SGD    momentum 0.9, not Nesterov, decay added to the gradient LARS   matrices: g +=
+ * wd*p, g *= 0.001*|p|/|g| if both > 0; mu = 0.9*mu + g; p -= lr*mu then teacher = m*teacher +
+ * (1-m)*student. Frozen last-layer segments skip all but the teacher. t is control->step + 1, or
+ * control->last_layer_step + 1 for last-layer segments. parameter, gradient, moment1 [P] f32;
+ * moment2 [P] f32 (AdamW, else absent); teacher [Q] f32 norms [n_segments] f64 from gradient_norms;
+ * control in device memory Source: Loshchilov and Hutter 2019; You et al. 2017; spec of the
+ * official step. */
 struct optimizer_step_args {
     struct tensor parameter, gradient, moment1, moment2, teacher, norms;
     const struct segment *segments;
@@ -54,10 +54,10 @@ struct optimizer_step_args {
     bool global_norm;
 };
 
-enum status gradient_norms_cpu(struct device *, const struct gradient_norms_args *)
-    IBOT_WARN_UNUSED;
-enum status optimizer_step_cpu(struct device *, const struct optimizer_step_args *)
-    IBOT_WARN_UNUSED;
+enum status gradient_norms_cpu(struct device *,
+                               const struct gradient_norms_args *) IBOT_WARN_UNUSED;
+enum status optimizer_step_cpu(struct device *,
+                               const struct optimizer_step_args *) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -38,12 +38,11 @@ struct residual_layernorm_backward_args {
     struct tensor d_sum_out, d_branch, d_gamma, d_beta;
 };
 
-enum status residual_layernorm_forward_cpu(struct device *device,
-                                           const struct residual_layernorm_args *args)
-    IBOT_WARN_UNUSED;
-enum status residual_layernorm_backward_cpu(struct device *device,
-                                            const struct residual_layernorm_backward_args *args)
-    IBOT_WARN_UNUSED;
+enum status
+residual_layernorm_forward_cpu(struct device *device,
+                               const struct residual_layernorm_args *args) IBOT_WARN_UNUSED;
+enum status residual_layernorm_backward_cpu(
+    struct device *device, const struct residual_layernorm_backward_args *args) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

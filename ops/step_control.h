@@ -19,11 +19,11 @@ struct step_control {
     float teacher_patch_temp; /* tau', patches */
     float centre_momentum;    /* [CLS] centre */
     float centre_patch_momentum;
-    float clip_grad;          /* L2 limit, 0: none */
+    float clip_grad;           /* L2 limit, 0: none */
     int32_t freeze_last_layer; /* 1: last-layer segments keep their values and moments */
-    int32_t step;             /* optimizer steps taken before this one by ordinary segments */
-    int32_t last_layer_step;  /* the same for last-layer segments: it lags by the frozen steps */
-    int32_t n_masked;         /* masked patch rows in this step */
+    int32_t step;              /* optimizer steps taken before this one by ordinary segments */
+    int32_t last_layer_step;   /* the same for last-layer segments: it lags by the frozen steps */
+    int32_t n_masked;          /* masked patch rows in this step */
     int32_t reserved[3];
 };
 

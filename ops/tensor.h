@@ -70,8 +70,7 @@ static inline struct tensor tensor_rows(struct tensor tensor, int64_t first, int
     for (int32_t i = 1; i < tensor.rank; i++)
         row *= tensor.shape[i];
     if (tensor.data != NULL)
-        tensor.data =
-            (char *)tensor.data + (size_t)(first * row) * dtype_size_bytes(tensor.dtype);
+        tensor.data = (char *)tensor.data + (size_t)(first * row) * dtype_size_bytes(tensor.dtype);
     tensor.shape[0] = n;
     return tensor;
 }

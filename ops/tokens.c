@@ -239,3 +239,17 @@ enum status rows_scatter_cpu(struct device *device, const struct rows_scatter_ar
     }
     return STATUS_OK;
 }
+
+enum status rows_add_cpu(struct device *device, const struct rows_add_args *args)
+{
+    int64_t n = tensor_n_elements(&args->to);
+    const float *from = args->from.data;
+    float *to = args->to.data;
+
+    (void)device;
+    CHECK_F32("rows_add", args->from);
+    CHECK(tensor_n_elements(&args->from) == n);
+    for (int64_t i = 0; i < n; i++)
+        to[i] += from[i];
+    return STATUS_OK;
+}

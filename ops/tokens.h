@@ -63,17 +63,22 @@ struct rows_scatter_args {
     bool zero_others;
 };
 
+/* to += from; [n, D] f32 each. */
+struct rows_add_args {
+    struct tensor from, to;
+};
+
 enum status patchify_cpu(struct device *, const struct patchify_args *) IBOT_WARN_UNUSED;
 enum status tokens_forward_cpu(struct device *, const struct tokens_args *) IBOT_WARN_UNUSED;
-enum status tokens_backward_cpu(struct device *, const struct tokens_backward_args *)
-    IBOT_WARN_UNUSED;
-enum status position_interpolate_cpu(struct device *, const struct position_interpolate_args *)
-    IBOT_WARN_UNUSED;
-enum status position_interpolate_backward_cpu(struct device *,
-                                              const struct position_interpolate_backward_args *)
-    IBOT_WARN_UNUSED;
+enum status tokens_backward_cpu(struct device *,
+                                const struct tokens_backward_args *) IBOT_WARN_UNUSED;
+enum status position_interpolate_cpu(struct device *,
+                                     const struct position_interpolate_args *) IBOT_WARN_UNUSED;
+enum status position_interpolate_backward_cpu(
+    struct device *, const struct position_interpolate_backward_args *) IBOT_WARN_UNUSED;
 enum status rows_gather_cpu(struct device *, const struct rows_gather_args *) IBOT_WARN_UNUSED;
 enum status rows_scatter_cpu(struct device *, const struct rows_scatter_args *) IBOT_WARN_UNUSED;
+enum status rows_add_cpu(struct device *, const struct rows_add_args *) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -10,7 +10,8 @@ extern "C" {
 #endif
 
 /* y = x / max(|x|, eps), row by row.
- *   x [N, D], y [N, D] f32|bf16 out (may alias x), inverse [N] f32 out: 1/max(|x|, eps); or absent */
+ *   x [N, D], y [N, D] f32|bf16 out (may alias x), inverse [N] f32 out: 1/max(|x|, eps); or absent
+ */
 struct unit_norm_args {
     struct tensor x, y, inverse;
     float eps;
@@ -33,12 +34,12 @@ struct weight_norm_backward_args {
 };
 
 enum status unit_norm_forward_cpu(struct device *, const struct unit_norm_args *) IBOT_WARN_UNUSED;
-enum status unit_norm_backward_cpu(struct device *, const struct unit_norm_backward_args *)
-    IBOT_WARN_UNUSED;
-enum status weight_norm_forward_cpu(struct device *, const struct weight_norm_args *)
-    IBOT_WARN_UNUSED;
-enum status weight_norm_backward_cpu(struct device *, const struct weight_norm_backward_args *)
-    IBOT_WARN_UNUSED;
+enum status unit_norm_backward_cpu(struct device *,
+                                   const struct unit_norm_backward_args *) IBOT_WARN_UNUSED;
+enum status weight_norm_forward_cpu(struct device *,
+                                    const struct weight_norm_args *) IBOT_WARN_UNUSED;
+enum status weight_norm_backward_cpu(struct device *,
+                                     const struct weight_norm_backward_args *) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -28,12 +28,12 @@ struct workspace {
 };
 
 /* Plans `bytes` bytes (0 is fine) whose address goes to *pointer at commit. */
-enum status workspace_reserve(struct workspace *workspace, void *pointer, size_t bytes)
-    IBOT_WARN_UNUSED;
+enum status workspace_reserve(struct workspace *workspace, void *pointer,
+                              size_t bytes) IBOT_WARN_UNUSED;
 
 /* Allocates all that was planned, zeroed, and fills the pointers. Once. */
-enum status workspace_commit(struct workspace *workspace, struct device *device, const char *what)
-    IBOT_WARN_UNUSED;
+enum status workspace_commit(struct workspace *workspace, struct device *device,
+                             const char *what) IBOT_WARN_UNUSED;
 
 /* Frees the memory; the pointers that were filled are dead then. */
 void workspace_release(struct workspace *workspace);

@@ -20,77 +20,81 @@
 enum head_norm { HEAD_NORM_NONE, HEAD_NORM_LN, HEAD_NORM_BN };
 
 struct backbone_options {
-    char arch[32];           /* "vit_small", …: for messages and checkpoints */
+    char arch[32]; /* "vit_small", …: for messages and checkpoints */
     int32_t embed_dim, depth, n_heads, mlp_ratio;
     int32_t patch_size_px;
-    int32_t image_size_px;   /* size the position grid is stored for: 224 officially */
-    float drop_path;         /* stochastic depth of the student's last block */
-    float layer_norm_eps;    /* 1e-6 */
+    int32_t image_size_px; /* size the position grid is stored for: 224 officially */
+    float drop_path;       /* stochastic depth of the student's last block */
+    float layer_norm_eps;  /* 1e-6 */
 };
 
 struct head_options {
     int32_t hidden_dim, bottleneck_dim; /* 2048, 256 */
     int32_t out_dim, patch_out_dim;     /* K, K' */
     bool shared_student, shared_teacher;
-    bool fixed_gains;                   /* norm_last_layer */
+    bool fixed_gains; /* norm_last_layer */
     enum head_norm norm;
-    enum activation activation;         /* gelu, relu */
+    enum activation activation; /* gelu, relu */
 };
 
 struct ibot_options {
     struct backbone_options backbone;
     struct head_options head;
-    int32_t batch_size;      /* images per micro-batch on this rank */
+    int32_t batch_size; /* images per micro-batch on this rank */
     int32_t n_global, global_size_px, n_local, local_size_px;
     bool masked_im_modeling; /* replace masked tokens in the student */
     float lambda1, lambda2;
     enum optimizer_kind optimizer;
     bool clip_global_norm;
     int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
-    bool inference_only;     /* teacher backbone (and head) without gradients: evaluation */
+    bool inference_only;        /* teacher backbone (and head) without gradients: evaluation */
 };
 
 /* The input of one micro-batch; device memory. */
 struct ibot_input {
-    struct tensor globals; /* [G*B, S, S, 3] u8 crop-major, or [G*B, 3, S, S] f32 already normalised */
-    struct tensor locals;  /* [Lc*B, s, s, 3] u8 | [Lc*B, 3, s, s] f32, or absent */
-    const uint8_t *masks;  /* host memory: [G*B, N], 0 or 1; NULL: none masked */
-    /* Stochastic depth. keep_seed draws it (Philox, RNG_DROP_PATH, keyed by `step` and crop number);
-     * or explicit 0/1 values: rows of G*B (or Lc*B) for each branch with a rate > 0, block by block,
-     * attention then MLP (host memory; tests). */
+    struct tensor
+        globals; /* [G*B, S, S, 3] u8 crop-major, or [G*B, 3, S, S] f32 already normalised */
+    struct tensor locals; /* [Lc*B, s, s, 3] u8 | [Lc*B, 3, s, s] f32, or absent */
+    const uint8_t *masks; /* host memory: [G*B, N], 0 or 1; NULL: none masked */
+    /* Stochastic depth. keep_seed draws it (Philox, RNG_DROP_PATH, keyed by `step` and crop
+     * number); or explicit 0/1 values: rows of G*B (or Lc*B) for each branch with a rate > 0, block
+     * by block, attention then MLP (host memory; tests). */
     uint64_t keep_seed;
     int64_t step;
-    int64_t first_sample;  /* number of image 0 of this micro-batch in the step (rank*B + …) */
+    int64_t first_sample;  /* number of image 0 of this micro-batch in the step, over all ranks */
+    int64_t sample_stride; /* of the following images: the number of ranks; 0: 1 */
     const uint8_t *keep_globals, *keep_locals;
 };
 
-/* What one step measured, on the host, after ibot_result. Sums over micro-batches and this rank only. */
+/* What one step measured, on the host, after ibot_result. Sums over micro-batches and this rank
+ * only. */
 struct ibot_result {
-    double loss, loss_cls, loss_patch;     /* means, lambdas included, as the official log */
+    double loss, loss_cls, loss_patch; /* means, lambdas included, as the official log */
     double teacher_entropy_cls, teacher_entropy_patch; /* mean nats; ln K: uniform, 0: one-hot */
-    double gradient_norm_sum;              /* sum of per-tensor norms before clipping */
+    double gradient_norm_sum; /* of per-tensor norms before clipping, last ibot_update */
+    double gradient_norm_max;
     int32_t n_samples;
-    const int32_t *teacher_cluster;        /* [B*accumulation] arg-max of crop 0, teacher */
-    const int32_t *student_cluster;        /* arg-max of crop 1 (crop 0 if G is 1), student */
+    const int32_t *teacher_cluster; /* [B*accumulation] arg-max of crop 0, teacher */
+    const int32_t *student_cluster; /* arg-max of crop 1 (crop 0 if G is 1), student */
     int32_t n_masked;
 };
 
 /* One named piece of state: what a checkpoint stores. */
 struct ibot_state_entry {
     char name[128];       /* "student.backbone.cls_token", "teacher.head.last_layer.weight_g",
-                             "adam.m.backbone.…", "centre.cls", … */
+                             "moment1.backbone.…", "centre.cls", … */
     struct tensor tensor; /* device memory, official shape (conv weights [D,3,p,p]: rank 4) */
 };
 
 struct ibot; /* opaque: planned memory and tables */
 
-/* Fills embed_dim, depth, heads for a name such as "vit_small" or "deit_tiny"; "vit_test" (width 128,
- * depth 4, 4 heads) is for small experiments. Errors: STATUS_INVALID lists the names. */
+/* Fills embed_dim, depth, heads for a name such as "vit_small" or "deit_tiny"; "vit_test" (width
+ * 96, depth 3, 3 heads) is for small experiments. Errors: STATUS_INVALID lists the names. */
 enum status backbone_options_for(struct backbone_options *out, const char *arch) IBOT_WARN_UNUSED;
 
 enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
-                      struct collective *collective, const struct ibot_options *options)
-    IBOT_WARN_UNUSED;
+                      struct collective *collective,
+                      const struct ibot_options *options) IBOT_WARN_UNUSED;
 
 /* Draws the student (spec 4.4) from Philox keyed by (seed, parameter number), copies it to the
  * teacher as the official non-strict load does (spec 6.4), broadcasts from rank 0. */
@@ -119,16 +123,16 @@ void ibot_state(const struct ibot *ibot, size_t i, struct ibot_state_entry *out)
 struct tensor ibot_gradient(const struct ibot *ibot, size_t i);
 
 enum ibot_logits_kind {
-    IBOT_TEACHER_CLS,   /* [G*B, K] */
-    IBOT_TEACHER_PATCH, /* [G*B, N, K'] */
-    IBOT_STUDENT_CLS,   /* [G*B, K] */
-    IBOT_STUDENT_PATCH, /* [G*B, N, K'] */
+    IBOT_TEACHER_CLS,       /* [G*B, K] */
+    IBOT_TEACHER_PATCH,     /* [G*B, N, K'] */
+    IBOT_STUDENT_CLS,       /* [G*B, K] */
+    IBOT_STUDENT_PATCH,     /* [G*B, N, K'] */
     IBOT_STUDENT_LOCAL_CLS, /* [Lc*B, K] */
 };
 /* Recomputes the logits from the backbone outputs of the last ibot_accumulate (before ibot_update),
  * into host memory of `n` floats. For tests and analysis: slow. */
-enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *out, size_t n)
-    IBOT_WARN_UNUSED;
+enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *out,
+                        size_t n) IBOT_WARN_UNUSED;
 
 /* Features for evaluation: [CLS] (token 0 after the final norm) of n_last_blocks last blocks
  * (official get_intermediate_layers: each through the final norm), concatenated, of the teacher or

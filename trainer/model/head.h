@@ -1,0 +1,83 @@
+/* Projection head: three-layer MLP, bottleneck of unit length, weight-normalised last layers.
+ *
+ *   x [n, D] ─ linear ─ (norm) ─ act ─ linear ─ (norm) ─ act ─ linear ─> raw [n, b] ─ /|raw| ─> z
+ * [n, b] logits = z W^T, W = gain * v/|v|, one W for [CLS] tokens and, unless shared, one for
+ * patches
+ *
+ * The optional norm is one module used after both hidden linears (shared gain, bias and running
+ * statistics), as in the original. */
+#ifndef IBOT_TRAINER_MODEL_HEAD_H
+#define IBOT_TRAINER_MODEL_HEAD_H
+
+#include "ops/collective.h"
+#include "ops/op_table.h"
+#include "ops/workspace.h"
+#include "trainer/model/block.h"
+
+/* One weight-normalised layer. */
+struct last_layer {
+    struct tensor gain, direction, d_gain, d_direction; /* d_gain data NULL: fixed */
+    int64_t n_out;
+    float *weight, *d_weight, *inverse; /* [K, b], [K, b], [K] */
+};
+
+/* What one hidden layer keeps. */
+struct head_layer {
+    float *linear;       /* [n, H] before the norm; with a norm only */
+    float *pre, *hidden; /* [n, H] before and after the activation */
+    float *mean, *rstd;  /* [n] (LN) or [H] (BN) */
+};
+
+/* Rows that were one call of the head in the original: batch statistics are theirs alone. */
+struct head_span {
+    int64_t first, n;
+};
+
+struct head {
+    struct device *device;
+    const struct op_table *ops;
+    struct collective *collective;
+    struct head_options options;
+    int64_t width, capacity; /* D; rows */
+    bool backward;
+    struct affine mlp[3], norm;
+    struct head_layer layers[2][2]; /* [layer][span]: BN statistics are per span */
+    float *raw, *z, *inverse;
+    double *moments; /* [2, H] (BN) */
+    float *running_mean, *running_var;
+    struct last_layer last[2]; /* [CLS], patches; the second is unused when shared */
+    bool shared;
+    struct head_span spans[2];
+    int32_t n_spans;
+    float *d_hidden[2]; /* [n, H] scratch of the backward */
+};
+
+enum status head_plan(struct head *head, struct device *device, const struct op_table *ops,
+                      struct collective *collective, const struct head_options *options,
+                      int64_t width, int64_t capacity, bool student,
+                      struct workspace *workspace) IBOT_WARN_UNUSED;
+enum status head_bind(struct head *head, const struct param_table *table, float *parameters,
+                      float *gradients) IBOT_WARN_UNUSED;
+
+/* Makes the weight-normalised matrices for the current parameters, and zeroes their gradients. */
+enum status head_prepare(struct head *head) IBOT_WARN_UNUSED;
+
+/* x [n, D] -> head->z [n, b]; spans must cover the n rows (BN). */
+enum status head_forward(struct head *head, float *x, int64_t n) IBOT_WARN_UNUSED;
+
+/* d_z [n, b] (overwritten) -> d_x [n, D]; MLP gradients are added up. */
+enum status head_backward(struct head *head, float *x, float *d_z, float *d_x,
+                          int64_t n) IBOT_WARN_UNUSED;
+
+/* logits [n, K] = z W^T for [CLS] (patch false) or patch rows. */
+enum status head_logits(struct head *head, bool patch, float *z, int64_t n,
+                        float *logits) IBOT_WARN_UNUSED;
+
+/* d_z [n, b] = d_logits W; dW is added up. */
+enum status head_logits_backward(struct head *head, bool patch, float *d_logits, float *z,
+                                 int64_t n, float *d_z) IBOT_WARN_UNUSED;
+
+/* Hands dW on to gains and directions. After the last head_logits_backward of a micro-batch. */
+enum status head_finish(struct head *head) IBOT_WARN_UNUSED;
+
+#endif

@@ -1,0 +1,373 @@
+/* Opening: options checked, tables built, memory planned; initial weights; state for checkpoints.
+ */
+#include "trainer/model/ibot.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/base/memory.h"
+#include "proto/base/rng.h"
+#include "trainer/model/ibot_internal.h"
+
+/* ------------------------------------------------------------------------------ options */
+
+static enum status check_options(const struct ibot_options *o)
+{
+    const struct backbone_options *b = &o->backbone;
+    const struct head_options *h = &o->head;
+
+    if (b->embed_dim < 1 || b->n_heads < 1 || b->embed_dim % b->n_heads != 0)
+        FAIL(STATUS_INVALID, "embed_dim %d is not a multiple of num_heads %d", b->embed_dim,
+             b->n_heads);
+    if (b->depth < 1 || b->patch_size_px < 1 || b->image_size_px < b->patch_size_px)
+        FAIL(STATUS_INVALID,
+             "depth %d, patch_size %d, image size %d: each must be positive and a "
+             "patch no larger than the image",
+             b->depth, b->patch_size_px, b->image_size_px);
+    if (o->batch_size < 1 || o->n_global < 1 || o->n_local < 0 || o->n_global + o->n_local > 64)
+        FAIL(STATUS_INVALID,
+             "batch %d, global crops %d, local crops %d: wanted at least 1, 1, 0 "
+             "and at most 64 crops",
+             o->batch_size, o->n_global, o->n_local);
+    if (o->global_size_px < b->patch_size_px ||
+        (o->n_local > 0 && o->local_size_px < b->patch_size_px))
+        FAIL(STATUS_INVALID, "crops of %d and %d px are smaller than a patch of %d px",
+             o->global_size_px, o->local_size_px, b->patch_size_px);
+    if (h->shared_student != h->shared_teacher && h->out_dim != h->patch_out_dim)
+        FAIL(STATUS_INVALID,
+             "out_dim %d and patch_out_dim %d differ while one of shared_head and "
+             "shared_head_teacher is on: make them equal, or share both or neither",
+             h->out_dim, h->patch_out_dim);
+    if (!(b->drop_path >= 0.0f && b->drop_path < 1.0f))
+        FAIL(STATUS_INVALID, "drop_path: got %g, wanted 0 <= rate < 1", (double)b->drop_path);
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------ planning */
+
+static enum status plan(struct ibot *ibot, void *pointer, int64_t n, size_t size)
+{
+    return workspace_reserve(&ibot->workspace, pointer, (size_t)n * size);
+}
+
+/* The flat arrays: parameters, gradients, moments, teacher. */
+static enum status plan_parameters(struct ibot *ibot)
+{
+    int64_t n = ibot->student.table.n_elements;
+
+    TRY(plan(ibot, &ibot->teacher.parameters, ibot->teacher.table.n_elements, sizeof(float)));
+    if (ibot->options.inference_only)
+        return plan(ibot, &ibot->student.parameters, n, sizeof(float));
+    TRY(plan(ibot, &ibot->student.parameters, n, sizeof(float)));
+    TRY(plan(ibot, &ibot->gradients, n, sizeof(float)));
+    TRY(plan(ibot, &ibot->moment1, n, sizeof(float)));
+    if (ibot->options.optimizer == OPTIMIZER_ADAMW)
+        TRY(plan(ibot, &ibot->moment2, n, sizeof(float)));
+    TRY(plan(ibot, &ibot->segments, (int64_t)ibot->student.table.n_params, sizeof(struct segment)));
+    TRY(plan(ibot, &ibot->norms, (int64_t)ibot->student.table.n_params, sizeof(double)));
+    return plan(ibot, &ibot->control, 1, sizeof(struct step_control));
+}
+
+static enum status plan_networks(struct ibot *ibot)
+{
+    const struct ibot_options *o = &ibot->options;
+    int64_t b = o->batch_size, cells = ibot_n_patches(ibot);
+    struct vit_layout layout = {
+        .n_global_images = b * o->n_global,
+        .n_local_images = o->inference_only ? 0 : b * o->n_local,
+        .global_size_px = o->global_size_px,
+        .local_size_px = o->local_size_px,
+        .backward = !o->inference_only,
+        .stochastic = !o->inference_only,
+    };
+    int64_t local = o->n_local > 0 ? o->local_size_px / o->backbone.patch_size_px : 0;
+    int64_t row = 3L * o->backbone.patch_size_px * o->backbone.patch_size_px;
+    bool all_rows = o->head.norm == HEAD_NORM_BN;
+
+    TRY(vit_plan(&ibot->student.vit, ibot->device, ibot->ops, &o->backbone, &layout,
+                 &ibot->workspace));
+    TRY(plan(ibot, &ibot->patches[0], layout.n_global_images * cells * row, sizeof(float)));
+    TRY(plan(ibot, &ibot->patches[1], layout.n_local_images * local * local * row, sizeof(float)));
+    layout.n_local_images = 0;
+    layout.backward = layout.stochastic = false;
+    TRY(vit_plan(&ibot->teacher.vit, ibot->device, ibot->ops, &o->backbone, &layout,
+                 &ibot->workspace));
+    if (o->inference_only)
+        return STATUS_OK;
+    int64_t needed = ibot->n_cls + b * o->n_global * cells;
+    TRY(head_plan(&ibot->student.head, ibot->device, ibot->ops, ibot->collective, &o->head,
+                  o->backbone.embed_dim, all_rows ? ibot->student.vit.pass.n_tokens : needed, true,
+                  &ibot->workspace));
+    return head_plan(&ibot->teacher.head, ibot->device, ibot->ops, ibot->collective, &o->head,
+                     o->backbone.embed_dim, ibot->teacher.vit.pass.n_tokens, false,
+                     &ibot->workspace);
+}
+
+/* Rows, logits, centres, sums of a step. */
+static enum status plan_step(struct ibot *ibot)
+{
+    const struct ibot_options *o = &ibot->options;
+    int64_t b = o->batch_size, g = o->n_global, masked = b * g * ibot_n_patches(ibot);
+    int64_t k = o->head.out_dim, bottleneck = o->head.bottleneck_dim;
+    int64_t k2 = o->head.shared_student && o->head.shared_teacher ? k : o->head.patch_out_dim;
+    int64_t needed = ibot->n_cls + masked, widest = k > k2 ? k : k2;
+    struct step_tables *t = &ibot->tables;
+
+    TRY(plan(ibot, &ibot->mask, masked, 1));
+    TRY(plan(ibot, &t->needed, needed, sizeof(int32_t)));
+    TRY(plan(ibot, &t->needed_sample, needed, sizeof(int32_t)));
+    TRY(plan(ibot, &t->teacher_rows, g * b + masked, sizeof(int32_t)));
+    TRY(plan(ibot, &t->patch_weight, masked, sizeof(float)));
+    TRY(plan(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
+    TRY(plan(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
+    TRY(plan(ibot, &t->cls_weight, ibot->n_cls, sizeof(float)));
+    TRY(plan(ibot, &ibot->student_z, needed * bottleneck, sizeof(float)));
+    TRY(plan(ibot, &ibot->d_z,
+             (needed > ibot->student.vit.pass.n_tokens ? needed : ibot->student.vit.pass.n_tokens) *
+                 bottleneck,
+             sizeof(float)));
+    TRY(plan(ibot, &ibot->teacher_z, (g * b + masked) * bottleneck, sizeof(float)));
+    TRY(plan(ibot, &ibot->student_cls, ibot->n_cls * k, sizeof(float)));
+    TRY(plan(ibot, &ibot->teacher_cls, g * b * k, sizeof(float)));
+    TRY(plan(ibot, &ibot->student_patch, PATCH_CHUNK * k2, sizeof(float)));
+    TRY(plan(ibot, &ibot->teacher_patch, PATCH_CHUNK * k2, sizeof(float)));
+    TRY(plan(ibot, &ibot->scratch, 2 * (g * b > PATCH_CHUNK ? g * b : PATCH_CHUNK), sizeof(float)));
+    TRY(plan(ibot, &ibot->centre, k, sizeof(float)));
+    TRY(plan(ibot, &ibot->centre_patch, k2, sizeof(float)));
+    TRY(plan(ibot, &ibot->bottleneck_mean, 2 * bottleneck, sizeof(float)));
+    TRY(plan(ibot, &ibot->micro_mean, bottleneck, sizeof(float)));
+    TRY(plan(ibot, &ibot->mean_logits, widest, sizeof(float)));
+    TRY(plan(ibot, &ibot->sums, 4, sizeof(double)));
+    return plan(ibot, &ibot->clusters, 2 * b, sizeof(int32_t));
+}
+
+static enum status alloc_host(struct ibot *ibot, void *out, int64_t n, size_t size)
+{
+    return ibot->device->alloc_host(ibot->device, out, (size_t)n * size, "step tables");
+}
+
+static enum status open_host(struct ibot *ibot)
+{
+    const struct ibot_options *o = &ibot->options;
+    int64_t b = o->batch_size, g = o->n_global, masked = b * g * ibot_n_patches(ibot);
+    struct step_tables *t = &ibot->host;
+
+    TRY(alloc_host(ibot, &t->needed, ibot->n_cls + masked, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &t->needed_sample, ibot->n_cls + masked, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &t->teacher_rows, g * b + masked, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &t->patch_weight, masked, sizeof(float)));
+    TRY(alloc_host(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &t->cls_weight,
+                   ibot->n_cls > ibot->student.vit.n_samples ? ibot->n_cls
+                                                             : ibot->student.vit.n_samples,
+                   sizeof(float)));
+    TRY(alloc_host(ibot, &ibot->host_clusters, 2 * b * o->accumulation_steps, sizeof(int32_t)));
+    TRY(alloc_host(ibot, &ibot->host_segments, (int64_t)ibot->student.table.n_params,
+                   sizeof(struct segment)));
+    return alloc_host(ibot, &ibot->host_norms, (int64_t)ibot->student.table.n_params,
+                      sizeof(double));
+}
+
+/* ------------------------------------------------------------------------------ constant tables */
+
+/* Which teacher rows each [CLS] row of the student answers to, and its weight: spec of the loss. */
+static enum status fill_cls_tables(struct ibot *ibot)
+{
+    const struct ibot_options *o = &ibot->options;
+    struct device *device = ibot->device;
+    int32_t b = o->batch_size, g = o->n_global, v = g + o->n_local;
+    double terms = (double)g * (double)(v - 1);
+    double weight = terms > 0.0 ? (double)o->lambda1 /
+                                      (terms * b * o->accumulation_steps * ibot->collective->world)
+                                : 0.0;
+
+    for (int32_t view = 0; view < v; view++)
+        for (int32_t i = 0; i < b; i++) {
+            int64_t row = (int64_t)view * b + i;
+            ibot->host.cls_weight[row] = (float)weight;
+            for (int32_t q = 0; q < g; q++)
+                ibot->host.cls_target[row * g + q] = q == view ? -1 : q * b + i;
+        }
+    for (int32_t i = 0; i < PATCH_CHUNK; i++)
+        ibot->host.identity[i] = i;
+    TRY(device->copy_in(device, ibot->tables.cls_weight, ibot->host.cls_weight,
+                        (size_t)ibot->n_cls * sizeof(float)));
+    TRY(device->copy_in(device, ibot->tables.cls_target, ibot->host.cls_target,
+                        (size_t)(ibot->n_cls * g) * sizeof(int32_t)));
+    return device->copy_in(device, ibot->tables.identity, ibot->host.identity,
+                           PATCH_CHUNK * sizeof(int32_t));
+}
+
+static enum status fill_segments(struct ibot *ibot)
+{
+    const struct param_table *student = &ibot->student.table, *teacher = &ibot->teacher.table;
+
+    for (size_t i = 0; i < student->n_params; i++) {
+        const struct param *param = &student->params[i];
+        int64_t pair = param_find(teacher, param->name);
+        ibot->host_segments[i] = (struct segment){
+            .offset = param->offset,
+            .n = param->n,
+            .teacher_offset = pair < 0 ? -1 : teacher->params[pair].offset,
+            .flags = param->flags,
+        };
+    }
+    return ibot->device->copy_in(ibot->device, ibot->segments, ibot->host_segments,
+                                 student->n_params * sizeof(struct segment));
+}
+
+static enum status bind_networks(struct ibot *ibot)
+{
+    bool train = !ibot->options.inference_only;
+
+    TRY(vit_bind(&ibot->student.vit, &ibot->student.table, ibot->student.parameters,
+                 ibot->gradients));
+    TRY(vit_bind(&ibot->teacher.vit, &ibot->teacher.table, ibot->teacher.parameters, NULL));
+    for (int i = 0; i < 2; i++) {
+        ibot->student.vit.groups[i].patches = ibot->patches[i];
+        ibot->teacher.vit.groups[i].patches = ibot->patches[i];
+    }
+    if (!train)
+        return STATUS_OK;
+    TRY(head_bind(&ibot->student.head, &ibot->student.table, ibot->student.parameters,
+                  ibot->gradients));
+    return head_bind(&ibot->teacher.head, &ibot->teacher.table, ibot->teacher.parameters, NULL);
+}
+
+enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
+                      struct collective *collective, const struct ibot_options *options)
+{
+    enum status status = STATUS_OK;
+    struct ibot *ibot = NULL;
+
+    TRY(check_options(options));
+    TRY(memory_alloc(&ibot, 1, sizeof(*ibot), "model"));
+    ibot->device = device;
+    ibot->ops = ops;
+    ibot->collective = collective;
+    ibot->options = *options;
+    if (ibot->options.accumulation_steps < 1)
+        ibot->options.accumulation_steps = 1;
+    ibot->n_cls = (int64_t)options->batch_size * (options->n_global + options->n_local);
+    TRY_OUT(param_table_init(&ibot->student.table, options, true));
+    TRY_OUT(param_table_init(&ibot->teacher.table, options, false));
+    TRY_OUT(plan_parameters(ibot));
+    TRY_OUT(plan_networks(ibot));
+    if (!options->inference_only)
+        TRY_OUT(plan_step(ibot));
+    TRY_OUT(workspace_commit(&ibot->workspace, device, "model"));
+    TRY_OUT(bind_networks(ibot));
+    if (!options->inference_only) {
+        TRY_OUT(open_host(ibot));
+        TRY_OUT(fill_cls_tables(ibot));
+        TRY_OUT(fill_segments(ibot));
+    }
+out:
+    if (status == STATUS_OK)
+        *out = ibot;
+    else
+        ibot_close(&ibot);
+    return status;
+}
+
+void ibot_close(struct ibot **pointer)
+{
+    struct ibot *ibot = pointer != NULL ? *pointer : NULL;
+
+    if (ibot == NULL)
+        return;
+    struct device *device = ibot->device;
+    void *host[] = {ibot->host.needed,       ibot->host.needed_sample, ibot->host.teacher_rows,
+                    ibot->host.patch_weight, ibot->host.identity,      ibot->host.cls_target,
+                    ibot->host.cls_weight,   ibot->host_clusters,      ibot->host_segments,
+                    ibot->host_norms};
+    for (size_t i = 0; i < sizeof(host) / sizeof(host[0]); i++)
+        device->free_host(device, host[i]);
+    vit_release(&ibot->student.vit);
+    vit_release(&ibot->teacher.vit);
+    param_table_release(&ibot->student.table);
+    param_table_release(&ibot->teacher.table);
+    workspace_release(&ibot->workspace);
+    memory_free(ibot);
+    *pointer = NULL;
+}
+
+size_t ibot_device_bytes(const struct ibot *ibot)
+{
+    return ibot->workspace.size_bytes;
+}
+
+/* ------------------------------------------------------------------------------ initial weights */
+
+static void draw(const struct param *param, uint64_t seed, uint32_t number, float *values)
+{
+    struct rng rng =
+        rng_open((struct rng_key){.seed = seed, .sample = number, .purpose = RNG_INIT});
+
+    for (int64_t i = 0; i < param->n; i++)
+        switch (param->init) {
+        case PARAM_ZEROS:
+            values[i] = 0.0f;
+            break;
+        case PARAM_ONES:
+            values[i] = 1.0f;
+            break;
+        case PARAM_NORMAL_002:
+            values[i] = (float)(0.02 * rng_normal(&rng));
+            break;
+        case PARAM_UNIFORM:
+            values[i] = (float)rng_range(&rng, -(double)param->bound, (double)param->bound);
+            break;
+        }
+}
+
+/* The official non-strict load: a teacher with one last layer reads `last_layer`, then, under the
+ * alias, `last_layer2`; a student with one offers it under both names. */
+static const char *source_name(const struct ibot *ibot, const char *name, char *buffer, size_t size)
+{
+    const char *layer = strstr(name, "last_layer");
+    const struct head_options *o = &ibot->options.head;
+
+    if (layer == NULL)
+        return name;
+    const char *field = strchr(layer, '.');
+    bool second = strncmp(layer, "last_layer2", 11) == 0;
+    if (o->shared_teacher && !o->shared_student)
+        second = true;
+    else if (o->shared_student)
+        second = false;
+    snprintf(buffer, size, "head.last_layer%s%s", second ? "2" : "", field);
+    return buffer;
+}
+
+enum status ibot_initialise(struct ibot *ibot, uint64_t seed)
+{
+    const struct param_table *student = &ibot->student.table, *teacher = &ibot->teacher.table;
+    struct device *device = ibot->device;
+    enum status status = STATUS_OK;
+    float *values = NULL;
+    char buffer[96];
+
+    TRY(memory_alloc(&values, (size_t)student->n_elements, sizeof(float), "initial weights"));
+    for (size_t i = 0; i < student->n_params; i++)
+        draw(&student->params[i], seed, (uint32_t)i, values + student->params[i].offset);
+    TRY_OUT(device->copy_in(device, ibot->student.parameters, values,
+                            (size_t)student->n_elements * sizeof(float)));
+    for (size_t i = 0; i < teacher->n_params; i++) {
+        const char *name = source_name(ibot, teacher->params[i].name, buffer, sizeof(buffer));
+        int64_t from = param_find(student, name);
+        CHECK(from >= 0, "teacher parameter '%s' has no source", teacher->params[i].name);
+        TRY_OUT(device->copy_in(device, ibot->teacher.parameters + teacher->params[i].offset,
+                                values + student->params[from].offset,
+                                (size_t)teacher->params[i].n * sizeof(float)));
+    }
+    TRY_OUT(ibot->collective->broadcast(ibot->collective, device, ibot->student.parameters,
+                                        (size_t)student->n_elements * sizeof(float)));
+    TRY_OUT(ibot->collective->broadcast(ibot->collective, device, ibot->teacher.parameters,
+                                        (size_t)teacher->n_elements * sizeof(float)));
+out:
+    memory_free(values);
+    return status;
+}

@@ -1,0 +1,94 @@
+/* Features for evaluation: [CLS] tokens of the last blocks, mean patch tokens. */
+#include "proto/base/memory.h"
+#include "trainer/model/ibot_internal.h"
+
+int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options)
+{
+    int32_t d = ibot->options.backbone.embed_dim;
+    return d * ((options->avgpool != 1 ? options->n_last_blocks : 0) + (options->avgpool > 0));
+}
+
+/* Writes token 0 (or the mean of the others) of every image to its place in the feature rows. */
+static enum status copy_part(struct vit *vit, const float *tokens, bool mean, int64_t n_images,
+                             int64_t width, int64_t column, float *host_tokens, float *out)
+{
+    const struct vit_group *group = &vit->groups[0];
+    struct device *device = vit->pass.device;
+    int64_t d = vit->pass.width, row = group->length * d;
+
+    TRY(device->copy_out(device, host_tokens, tokens, (size_t)(n_images * row) * sizeof(float)));
+    TRY(device->synchronize(device));
+    for (int64_t i = 0; i < n_images; i++)
+        for (int64_t j = 0; j < d; j++) {
+            const float *at = host_tokens + i * row + j;
+            double sum = 0.0;
+            for (int64_t t = 1; mean && t < group->length; t++)
+                sum += (double)at[t * d];
+            out[i * width + column + j] = mean ? (float)(sum / (double)(group->length - 1)) : at[0];
+        }
+    return STATUS_OK;
+}
+
+/* Forward block by block, taking what is wanted after each of the last ones. */
+static enum status run_blocks(struct vit *vit, const struct ibot_feature_options *options,
+                              int64_t n_images, int64_t width, float *host_tokens, float *out)
+{
+    struct block_pass *p = &vit->pass;
+    int32_t depth = vit->options.depth;
+    int64_t column = 0, d = p->width;
+
+    for (int32_t i = 0; i < depth; i++) {
+        bool last = i + 1 == depth;
+        struct block_state *following = last ? NULL : &vit->states[i + 1];
+        struct block_next next = {
+            .norm = last ? vit->norm : vit->weights[i + 1].norm1,
+            .x = last ? vit->final_x : following->x,
+            .y = last ? vit->features : following->y1,
+            .mean = last ? vit->final_mean : following->mean1,
+            .rstd = last ? vit->final_rstd : following->rstd1,
+        };
+        TRY(block_forward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], &vit->all_rows,
+                          &next));
+        if (i < depth - options->n_last_blocks || options->avgpool == 1)
+            continue;
+        if (!last)
+            TRY(vit_normed_stream(vit, next.x, vit->features));
+        TRY(copy_part(vit, vit->features, false, n_images, width, column, host_tokens, out));
+        column += d;
+    }
+    if (options->avgpool == 1) /* the original's final norm is the identity in this mode */
+        return copy_part(vit, vit->final_x, true, n_images, width, column, host_tokens, out);
+    if (options->avgpool == 2)
+        return copy_part(vit, vit->features, true, n_images, width, column, host_tokens, out);
+    return STATUS_OK;
+}
+
+enum status ibot_features(struct ibot *ibot, struct tensor pixels,
+                          const struct ibot_feature_options *options, float *out)
+{
+    struct vit *vit = options->student ? &ibot->student.vit : &ibot->teacher.vit;
+    int64_t n_images = pixels.shape[0], capacity = vit->groups[0].n_images;
+    int64_t side = ibot->options.global_size_px;
+    float *host_tokens = NULL;
+
+    if (n_images < 1 || n_images > capacity)
+        FAIL(STATUS_INVALID, "features of %lld images: wanted 1 to %lld", (long long)n_images,
+             (long long)capacity);
+    if (pixels.rank != 4 || pixels.shape[2] != side)
+        FAIL(STATUS_INVALID, "features of images of %lld px, wanted %lld px",
+             (long long)pixels.shape[2], (long long)side);
+    if (options->n_last_blocks < 1 || options->n_last_blocks > vit->options.depth ||
+        options->avgpool < 0 || options->avgpool > 2)
+        FAIL(STATUS_INVALID, "n_last_blocks %d, avgpool %d: wanted 1 to %d blocks and 0, 1 or 2",
+             options->n_last_blocks, options->avgpool, vit->options.depth);
+    TRY(memory_alloc(&host_tokens, (size_t)(n_images * vit->groups[0].length * vit->pass.width),
+                     sizeof(float), "features"));
+    enum status status = ibot_patchify(ibot, pixels, ibot->patches[0]);
+    if (status == STATUS_OK)
+        status = vit_embed(vit, NULL);
+    if (status == STATUS_OK)
+        status =
+            run_blocks(vit, options, n_images, ibot_feature_dim(ibot, options), host_tokens, out);
+    memory_free(host_tokens);
+    return status;
+}

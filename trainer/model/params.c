@@ -1,0 +1,171 @@
+/* Names, shapes and initialisers of ViT and head, as the official state dict has them. */
+#include "trainer/model/params.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/base/memory.h"
+
+enum { ALIGNMENT = 16 }; /* elements */
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+static enum status add(struct param_table *table, const char *name, enum param_init init,
+                       float bound, int32_t rank, const int64_t shape[])
+{
+    TRY(memory_grow(&table->params, &table->capacity, table->n_params + 1, sizeof(*table->params),
+                    "parameter table"));
+    struct param *param = &table->params[table->n_params++];
+    *param = (struct param){.rank = rank, .init = init, .bound = bound, .n = 1};
+    snprintf(param->name, sizeof(param->name), "%s", name);
+    for (int32_t i = 0; i < rank; i++) {
+        param->shape[i] = shape[i];
+        param->n *= shape[i];
+    }
+    if (rank == 1)
+        param->flags |= SEGMENT_VECTOR;
+    if (rank > 1 && !ends_with(name, ".bias"))
+        param->flags |= SEGMENT_DECAY;
+    if (strstr(name, "last_layer") != NULL)
+        param->flags |= SEGMENT_LAST_LAYER;
+    param->offset = table->n_elements;
+    table->n_elements += (param->n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return STATUS_OK;
+}
+
+static enum status add_1d(struct param_table *table, const char *name, enum param_init init,
+                          float bound, int64_t n)
+{
+    return add(table, name, init, bound, 1, (const int64_t[]){n});
+}
+
+/* weight [n_out, n_in] (normal) and bias [n_out] (zeros) of "PREFIX.weight", "PREFIX.bias". */
+static enum status add_linear(struct param_table *table, const char *prefix, int64_t n_out,
+                              int64_t n_in)
+{
+    char name[96];
+
+    snprintf(name, sizeof(name), "%s.weight", prefix);
+    TRY(add(table, name, PARAM_NORMAL_002, 0.0f, 2, (const int64_t[]){n_out, n_in}));
+    snprintf(name, sizeof(name), "%s.bias", prefix);
+    return add_1d(table, name, PARAM_ZEROS, 0.0f, n_out);
+}
+
+static enum status add_norm(struct param_table *table, const char *prefix, int64_t n)
+{
+    char name[96];
+
+    snprintf(name, sizeof(name), "%s.weight", prefix);
+    TRY(add_1d(table, name, PARAM_ONES, 0.0f, n));
+    snprintf(name, sizeof(name), "%s.bias", prefix);
+    return add_1d(table, name, PARAM_ZEROS, 0.0f, n);
+}
+
+static enum status add_backbone(struct param_table *table, const struct backbone_options *o,
+                                bool student)
+{
+    int64_t d = o->embed_dim, p = o->patch_size_px, grid = o->image_size_px / p;
+    float bound = 1.0f / sqrtf((float)(3 * p * p));
+    char name[96];
+
+    TRY(add(table, "backbone.cls_token", PARAM_NORMAL_002, 0, 3, (const int64_t[]){1, 1, d}));
+    TRY(add(table, "backbone.pos_embed", PARAM_NORMAL_002, 0, 3,
+            (const int64_t[]){1, 1 + grid * grid, d}));
+    if (student)
+        TRY(add(table, "backbone.masked_embed", PARAM_ZEROS, 0, 2, (const int64_t[]){1, d}));
+    TRY(add(table, "backbone.patch_embed.proj.weight", PARAM_UNIFORM, bound, 4,
+            (const int64_t[]){d, 3, p, p}));
+    TRY(add_1d(table, "backbone.patch_embed.proj.bias", PARAM_UNIFORM, bound, d));
+    for (int32_t i = 0; i < o->depth; i++) {
+        snprintf(name, sizeof(name), "backbone.blocks.%d.norm1", i);
+        TRY(add_norm(table, name, d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d.attn.qkv", i);
+        TRY(add_linear(table, name, 3 * d, d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d.attn.proj", i);
+        TRY(add_linear(table, name, d, d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d.norm2", i);
+        TRY(add_norm(table, name, d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d.mlp.fc1", i);
+        TRY(add_linear(table, name, o->mlp_ratio * d, d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d.mlp.fc2", i);
+        TRY(add_linear(table, name, d, o->mlp_ratio * d));
+    }
+    return add_norm(table, "backbone.norm", d);
+}
+
+static enum status add_last_layer(struct param_table *table, const char *layer, int64_t k,
+                                  int64_t bottleneck, bool fixed_gains)
+{
+    char name[96];
+
+    snprintf(name, sizeof(name), "head.%s.weight_g", layer);
+    TRY(add(table, name, PARAM_ONES, 0.0f, 2, (const int64_t[]){k, 1}));
+    if (fixed_gains)
+        table->params[table->n_params - 1].flags |= SEGMENT_FIXED;
+    snprintf(name, sizeof(name), "head.%s.weight_v", layer);
+    return add(table, name, PARAM_UNIFORM, 1.0f / sqrtf((float)bottleneck), 2,
+               (const int64_t[]){k, bottleneck});
+}
+
+static enum status add_head(struct param_table *table, const struct ibot_options *options,
+                            bool student)
+{
+    const struct head_options *o = &options->head;
+    bool norm = o->norm != HEAD_NORM_NONE;
+    bool shared = student ? o->shared_student : o->shared_teacher;
+    bool fixed = student && o->fixed_gains;
+
+    TRY(add_linear(table, "head.mlp.0", o->hidden_dim, options->backbone.embed_dim));
+    if (norm)
+        TRY(add_norm(table, "head.mlp.1", o->hidden_dim));
+    TRY(add_linear(table, norm ? "head.mlp.3" : "head.mlp.2", o->hidden_dim, o->hidden_dim));
+    TRY(add_linear(table, norm ? "head.mlp.6" : "head.mlp.4", o->bottleneck_dim, o->hidden_dim));
+    TRY(add_last_layer(table, "last_layer", o->out_dim, o->bottleneck_dim, fixed));
+    if (!shared)
+        TRY(add_last_layer(table, "last_layer2", o->patch_out_dim, o->bottleneck_dim, fixed));
+    return STATUS_OK;
+}
+
+enum status param_table_init(struct param_table *table, const struct ibot_options *options,
+                             bool student)
+{
+    memset(table, 0, sizeof(*table));
+    TRY(add_backbone(table, &options->backbone, student));
+    return add_head(table, options, student);
+}
+
+void param_table_release(struct param_table *table)
+{
+    if (table == NULL)
+        return;
+    memory_free(table->params);
+    memset(table, 0, sizeof(*table));
+}
+
+int64_t param_find(const struct param_table *table, const char *name)
+{
+    for (size_t i = 0; i < table->n_params; i++)
+        if (strcmp(table->params[i].name, name) == 0)
+            return (int64_t)i;
+    return -1;
+}
+
+struct tensor param_tensor_at(const struct param_table *table, float *flat, size_t i)
+{
+    const struct param *param = &table->params[i];
+    struct tensor tensor = {flat + param->offset, DTYPE_F32, param->rank, {0}};
+    memcpy(tensor.shape, param->shape, sizeof(tensor.shape));
+    return tensor;
+}
+
+struct tensor param_tensor(const struct param_table *table, float *flat, const char *name)
+{
+    int64_t i = param_find(table, name);
+    CHECK(i >= 0, "no parameter '%s'", name);
+    return param_tensor_at(table, flat, (size_t)i);
+}

@@ -1,0 +1,434 @@
+/* The ViT: patch embedding, token buffer, blocks, final norm; and all of it backwards. */
+#include "trainer/model/vit.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/base/memory.h"
+
+float vit_drop_rate(const struct backbone_options *options, int32_t block)
+{
+    if (options->depth <= 1)
+        return 0.0f;
+    /* torch.linspace in float32: from the start in the first half, from the end in the second */
+    float step = options->drop_path / (float)(options->depth - 1);
+    return block < options->depth / 2
+               ? step * (float)block
+               : options->drop_path - step * (float)(options->depth - 1 - block);
+}
+
+/* ------------------------------------------------------------------------------ planning */
+
+static enum status plan_floats(struct workspace *w, float **pointer, int64_t n)
+{
+    return workspace_reserve(w, pointer, (size_t)n * sizeof(float));
+}
+
+/* The memory of one block: what it keeps. Without a backward all blocks share block 0's. */
+static enum status plan_block(struct vit *vit, struct workspace *w, struct block_state *s,
+                              bool last)
+{
+    int64_t t = vit->pass.n_tokens, d = vit->pass.width;
+    bool backward = vit->pass.backward;
+
+    TRY(plan_floats(w, &s->x, t * d));
+    TRY(plan_floats(w, &s->y1, t * d));
+    TRY(plan_floats(w, &s->qkv, 3 * t * d));
+    TRY(plan_floats(w, &s->attention, t * d));
+    TRY(plan_floats(w, &s->sum1, t * d));
+    TRY(plan_floats(w, &s->y2, t * d));
+    TRY(plan_floats(w, &s->hidden, t * vit->pass.hidden));
+    if (!backward)
+        return STATUS_OK;
+    TRY(plan_floats(w, &s->pre, t * vit->pass.hidden));
+    TRY(plan_floats(w, &s->lse, t * vit->pass.n_heads));
+    TRY(plan_floats(w, &s->mean1, t));
+    TRY(plan_floats(w, &s->rstd1, t));
+    TRY(plan_floats(w, &s->mean2, t));
+    TRY(plan_floats(w, &s->rstd2, t));
+    if (last) {
+        TRY(plan_floats(w, &s->x_rows, t * d));
+        TRY(plan_floats(w, &s->attention_rows, t * d));
+    }
+    return STATUS_OK;
+}
+
+static enum status plan_gradients(struct vit *vit, struct workspace *w)
+{
+    int64_t t = vit->pass.n_tokens, d = vit->pass.width;
+    struct block_gradients *g = &vit->gradients;
+
+    TRY(plan_floats(w, &g->d_stream, t * d));
+    TRY(plan_floats(w, &g->d_y, t * d));
+    TRY(plan_floats(w, &g->d_branch, t * d));
+    TRY(plan_floats(w, &g->d_rows, t * d));
+    TRY(plan_floats(w, &g->d_qkv, 3 * t * d));
+    return plan_floats(w, &g->d_hidden, t * vit->pass.hidden);
+}
+
+static void add_group(struct vit *vit, int64_t n_images, int32_t size_px)
+{
+    struct vit_group *group = &vit->groups[vit->n_groups];
+    int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
+
+    if (n_images == 0)
+        return;
+    group->n_images = n_images;
+    group->grid = size_px / vit->options.patch_size_px;
+    group->length = group->grid * group->grid + 1;
+    group->first_row = vit->pass.n_tokens;
+    group->interpolated = group->grid != stored;
+    vit->pass.groups[vit->n_groups++] =
+        (struct attention_group){group->first_row, n_images, group->length};
+    vit->pass.n_tokens += n_images * group->length;
+    vit->n_samples += n_images;
+}
+
+enum status vit_plan(struct vit *vit, struct device *device, const struct op_table *ops,
+                     const struct backbone_options *options, const struct vit_layout *layout,
+                     struct workspace *w)
+{
+    int64_t d = options->embed_dim;
+    size_t depth = (size_t)options->depth;
+
+    memset(vit, 0, sizeof(*vit));
+    vit->options = *options;
+    vit->pass = (struct block_pass){
+        .device = device,
+        .ops = ops,
+        .n_heads = options->n_heads,
+        .width = d,
+        .hidden = d * options->mlp_ratio,
+        .eps = options->layer_norm_eps,
+        .backward = layout->backward,
+    };
+    add_group(vit, layout->n_global_images, layout->global_size_px);
+    add_group(vit, layout->n_local_images, layout->local_size_px);
+    vit->pass.n_groups = vit->n_groups;
+    TRY(memory_alloc(&vit->weights, depth, sizeof(*vit->weights), "block weights"));
+    TRY(memory_alloc(&vit->states, depth, sizeof(*vit->states), "block states"));
+    TRY(memory_alloc(&vit->depths, depth, sizeof(*vit->depths), "block depths"));
+
+    for (int32_t i = 0; i < vit->n_groups; i++) {
+        struct vit_group *group = &vit->groups[i];
+        TRY(plan_floats(w, &group->embedded, group->n_images * group->grid * group->grid * d));
+        if (group->interpolated) {
+            TRY(plan_floats(w, &group->pos, group->length * d));
+            TRY(plan_floats(w, &group->d_pos, group->length * d));
+        }
+    }
+    for (int32_t i = 0; i < options->depth; i++) {
+        bool own = layout->backward || i == 0;
+        if (own)
+            TRY(plan_block(vit, w, &vit->states[i], i == options->depth - 1));
+        if (layout->stochastic && vit_drop_rate(options, i) > 0.0f) {
+            vit->depths[i].n_samples = vit->n_samples;
+            TRY(plan_floats(w, &vit->depths[i].attention_scale, vit->n_samples));
+            TRY(plan_floats(w, &vit->depths[i].mlp_scale, vit->n_samples));
+        }
+    }
+    TRY(plan_floats(w, &vit->states[0].branch, vit->pass.n_tokens * d));
+    TRY(plan_floats(w, &vit->final_x, vit->pass.n_tokens * d));
+    TRY(plan_floats(w, &vit->features, vit->pass.n_tokens * d));
+    TRY(plan_floats(w, &vit->final_mean, vit->pass.n_tokens));
+    TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
+    TRY(workspace_reserve(w, &vit->sample, (size_t)vit->pass.n_tokens * sizeof(int32_t)));
+    if (layout->backward)
+        TRY(plan_gradients(vit, w));
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------ binding */
+
+struct binder {
+    const struct param_table *table;
+    float *parameters, *gradients;
+};
+
+static struct affine bind(const struct binder *b, const char *format, int32_t block)
+{
+    char prefix[80], name[96];
+    struct affine affine = {0};
+
+    snprintf(prefix, sizeof(prefix), format, block);
+    snprintf(name, sizeof(name), "%s.weight", prefix);
+    affine.weight = param_tensor(b->table, b->parameters, name);
+    if (b->gradients != NULL)
+        affine.d_weight = param_tensor(b->table, b->gradients, name);
+    snprintf(name, sizeof(name), "%s.bias", prefix);
+    affine.bias = param_tensor(b->table, b->parameters, name);
+    if (b->gradients != NULL)
+        affine.d_bias = param_tensor(b->table, b->gradients, name);
+    return affine;
+}
+
+/* A convolution's weight [D, 3, p, p] as the matrix [D, 3pp] it multiplies with. */
+static void flatten_rows(struct tensor *tensor)
+{
+    if (tensor->data == NULL)
+        return;
+    int64_t n = tensor_n_elements(tensor), rows = tensor->shape[0];
+    *tensor = tensor_2d(tensor->data, tensor->dtype, rows, n / rows);
+}
+
+static void bind_embedding(struct vit *vit, const struct binder *b)
+{
+    struct tensor cls = param_tensor(b->table, b->parameters, "backbone.cls_token");
+    struct tensor pos = param_tensor(b->table, b->parameters, "backbone.pos_embed");
+    int64_t d = vit->pass.width;
+
+    vit->patch_embed = bind(b, "backbone.patch_embed.proj", 0);
+    flatten_rows(&vit->patch_embed.weight);
+    flatten_rows(&vit->patch_embed.d_weight);
+    vit->cls = tensor_1d(cls.data, DTYPE_F32, d);
+    vit->pos = tensor_2d(pos.data, DTYPE_F32, pos.shape[1], d);
+    if (b->gradients != NULL) {
+        cls = param_tensor(b->table, b->gradients, "backbone.cls_token");
+        pos = param_tensor(b->table, b->gradients, "backbone.pos_embed");
+        vit->d_cls = tensor_1d(cls.data, DTYPE_F32, d);
+        vit->d_pos = tensor_2d(pos.data, DTYPE_F32, pos.shape[1], d);
+    }
+    if (param_find(b->table, "backbone.masked_embed") < 0)
+        return;
+    struct tensor mask = param_tensor(b->table, b->parameters, "backbone.masked_embed");
+    vit->mask_token = tensor_1d(mask.data, DTYPE_F32, d);
+    if (b->gradients != NULL) {
+        mask = param_tensor(b->table, b->gradients, "backbone.masked_embed");
+        vit->d_mask_token = tensor_1d(mask.data, DTYPE_F32, d);
+    }
+}
+
+enum status vit_bind(struct vit *vit, const struct param_table *table, float *parameters,
+                     float *gradients)
+{
+    struct binder b = {table, parameters, gradients};
+    struct block_pass *pass = &vit->pass;
+    int32_t *host;
+
+    bind_embedding(vit, &b);
+    for (int32_t i = 0; i < vit->options.depth; i++) {
+        struct block_weights *w = &vit->weights[i];
+        w->norm1 = bind(&b, "backbone.blocks.%d.norm1", i);
+        w->qkv = bind(&b, "backbone.blocks.%d.attn.qkv", i);
+        w->proj = bind(&b, "backbone.blocks.%d.attn.proj", i);
+        w->norm2 = bind(&b, "backbone.blocks.%d.norm2", i);
+        w->fc1 = bind(&b, "backbone.blocks.%d.mlp.fc1", i);
+        w->fc2 = bind(&b, "backbone.blocks.%d.mlp.fc2", i);
+        if (i > 0 && !pass->backward)
+            vit->states[i] = vit->states[0];
+        vit->states[i].branch = vit->states[0].branch;
+    }
+    vit->norm = bind(&b, "backbone.norm", 0);
+    vit->all_rows = (struct block_rows){.n_rows = pass->n_tokens};
+    vit->rows = vit->all_rows;
+
+    TRY(memory_alloc(&host, (size_t)pass->n_tokens, sizeof(*host), "row table"));
+    int32_t crop = 0;
+    for (int32_t g = 0; g < vit->n_groups; g++)
+        for (int64_t image = 0; image < vit->groups[g].n_images; image++, crop++)
+            for (int64_t j = 0; j < vit->groups[g].length; j++)
+                host[vit->groups[g].first_row + image * vit->groups[g].length + j] = crop;
+    enum status status = pass->device->copy_in(pass->device, vit->sample, host,
+                                               (size_t)pass->n_tokens * sizeof(*host));
+    memory_free(host);
+    pass->sample = vit->sample;
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ forward */
+
+static struct tensor rows_of(const struct vit_group *group, float *buffer, int64_t width)
+{
+    return tensor_2d(buffer + group->first_row * width, DTYPE_F32, group->n_images * group->length,
+                     width);
+}
+
+/* The position rows of one group: the stored ones, or interpolated. */
+static enum status positions(struct vit *vit, struct vit_group *group, struct tensor *out)
+{
+    struct block_pass *p = &vit->pass;
+    int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
+
+    *out = vit->pos;
+    if (!group->interpolated)
+        return STATUS_OK;
+    *out = tensor_2d(group->pos, DTYPE_F32, group->length, p->width);
+    TRY(p->device->copy(p->device, group->pos, vit->pos.data, (size_t)p->width * sizeof(float)));
+    struct position_interpolate_args args = {
+        .grid = tensor_rows(vit->pos, 1, (int64_t)stored * stored),
+        .out = tensor_rows(*out, 1, group->length - 1),
+        .grid_size = stored,
+        .height = (int32_t)group->grid,
+        .width = (int32_t)group->grid,
+    };
+    return p->ops->position_interpolate(p->device, &args);
+}
+
+static enum status embed_group(struct vit *vit, struct vit_group *group, uint8_t *mask)
+{
+    struct block_pass *p = &vit->pass;
+    int64_t n = group->n_images * (group->length - 1), row = vit->patch_embed.weight.shape[1];
+    struct linear_args project = {
+        .x = tensor_2d(group->patches, DTYPE_F32, n, row),
+        .weight = vit->patch_embed.weight,
+        .bias = vit->patch_embed.bias,
+        .y = tensor_2d(group->embedded, DTYPE_F32, n, p->width),
+    };
+    struct tokens_args tokens = {
+        .patches = project.y,
+        .cls = vit->cls,
+        .tokens = rows_of(group, vit->states[0].x, p->width),
+    };
+    if (mask != NULL) {
+        tokens.mask = tensor_1d(mask, DTYPE_U8, n);
+        tokens.mask_token = vit->mask_token;
+    }
+    TRY(p->ops->linear_forward(p->device, &project));
+    TRY(positions(vit, group, &tokens.pos));
+    return p->ops->tokens_forward(p->device, &tokens);
+}
+
+/* Stream and norm that follow block i. */
+static struct block_next next_of(struct vit *vit, int32_t i)
+{
+    if (i + 1 < vit->options.depth) {
+        struct block_state *s = &vit->states[i + 1];
+        return (struct block_next){vit->weights[i + 1].norm1, s->x, s->y1, s->mean1, s->rstd1};
+    }
+    return (struct block_next){vit->norm, vit->final_x, vit->features, vit->final_mean,
+                               vit->final_rstd};
+}
+
+enum status vit_embed(struct vit *vit, uint8_t *mask)
+{
+    struct block_pass *p = &vit->pass;
+    struct block_state *first = &vit->states[0];
+
+    for (int32_t g = 0; g < vit->n_groups; g++)
+        TRY(embed_group(vit, &vit->groups[g], g == 0 ? mask : NULL));
+    struct residual_layernorm_args norm = {
+        .x = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
+        .gamma = vit->weights[0].norm1.weight,
+        .beta = vit->weights[0].norm1.bias,
+        .y = tensor_2d(first->y1, DTYPE_F32, p->n_tokens, p->width),
+        .eps = p->eps,
+    };
+    if (p->backward) {
+        norm.mean = tensor_1d(first->mean1, DTYPE_F32, p->n_tokens);
+        norm.rstd = tensor_1d(first->rstd1, DTYPE_F32, p->n_tokens);
+    }
+    return p->ops->residual_layernorm_forward(p->device, &norm);
+}
+
+enum status vit_forward(struct vit *vit, uint8_t *mask)
+{
+    struct block_pass *p = &vit->pass;
+
+    TRY(vit_embed(vit, mask));
+    for (int32_t i = 0; i < vit->options.depth; i++) {
+        struct block_next next = next_of(vit, i);
+        const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+        TRY(block_forward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next));
+    }
+    return STATUS_OK;
+}
+
+enum status vit_normed_stream(struct vit *vit, float *x, float *y)
+{
+    struct block_pass *p = &vit->pass;
+    struct residual_layernorm_args norm = {
+        .x = tensor_2d(x, DTYPE_F32, p->n_tokens, p->width),
+        .gamma = vit->norm.weight,
+        .beta = vit->norm.bias,
+        .y = tensor_2d(y, DTYPE_F32, p->n_tokens, p->width),
+        .eps = p->eps,
+    };
+    return p->ops->residual_layernorm_forward(p->device, &norm);
+}
+
+/* ------------------------------------------------------------------------------ backward */
+
+static enum status embed_group_backward(struct vit *vit, struct vit_group *group, uint8_t *mask)
+{
+    struct block_pass *p = &vit->pass;
+    int64_t n = group->n_images * (group->length - 1), row = vit->patch_embed.weight.shape[1];
+    int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
+    struct tensor d_embedded = tensor_2d(group->embedded, DTYPE_F32, n, p->width);
+    struct tokens_backward_args tokens = {
+        .d_tokens = rows_of(group, vit->gradients.d_stream, p->width),
+        .d_patches = d_embedded,
+        .d_cls = vit->d_cls,
+        .d_pos = vit->d_pos,
+    };
+    if (mask != NULL) {
+        tokens.mask = tensor_1d(mask, DTYPE_U8, n);
+        tokens.d_mask_token = vit->d_mask_token;
+    }
+    if (group->interpolated) {
+        tokens.d_pos = tensor_2d(group->d_pos, DTYPE_F32, group->length, p->width);
+        TRY(p->device->zero(p->device, group->d_pos, tensor_size_bytes(&tokens.d_pos)));
+    }
+    TRY(p->ops->tokens_backward(p->device, &tokens));
+    if (group->interpolated) {
+        struct position_interpolate_backward_args back = {
+            .d_out = tensor_rows(tokens.d_pos, 1, group->length - 1),
+            .d_grid = tensor_rows(vit->d_pos, 1, (int64_t)stored * stored),
+            .grid_size = stored,
+            .height = (int32_t)group->grid,
+            .width = (int32_t)group->grid,
+        };
+        TRY(p->ops->position_interpolate_backward(p->device, &back));
+        TRY(p->ops->rows_add(p->device,
+                             &(struct rows_add_args){.from = tensor_rows(tokens.d_pos, 0, 1),
+                                                     .to = tensor_rows(vit->d_pos, 0, 1)}));
+    }
+    struct linear_backward_args project = {
+        .d_y = d_embedded,
+        .x = tensor_2d(group->patches, DTYPE_F32, n, row),
+        .weight = vit->patch_embed.weight,
+        .d_weight = vit->patch_embed.d_weight,
+        .d_bias = vit->patch_embed.d_bias,
+    };
+    return p->ops->linear_backward(p->device, &project);
+}
+
+enum status vit_backward(struct vit *vit, uint8_t *mask)
+{
+    struct block_pass *p = &vit->pass;
+    struct block_gradients *g = &vit->gradients;
+    struct block_state *first = &vit->states[0];
+    int64_t n = vit->rows.n_rows;
+
+    TRY(p->device->zero(p->device, g->d_stream, (size_t)(n * p->width) * sizeof(float)));
+    for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
+        struct block_next next = next_of(vit, i);
+        const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+        TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
+    }
+    struct residual_layernorm_backward_args norm = {
+        .d_y = tensor_2d(g->d_y, DTYPE_F32, p->n_tokens, p->width),
+        .d_sum = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),
+        .sum = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
+        .mean = tensor_1d(first->mean1, DTYPE_F32, p->n_tokens),
+        .rstd = tensor_1d(first->rstd1, DTYPE_F32, p->n_tokens),
+        .gamma = vit->weights[0].norm1.weight,
+        .d_sum_out = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),
+        .d_gamma = vit->weights[0].norm1.d_weight,
+        .d_beta = vit->weights[0].norm1.d_bias,
+    };
+    TRY(p->ops->residual_layernorm_backward(p->device, &norm));
+    for (int32_t i = 0; i < vit->n_groups; i++)
+        TRY(embed_group_backward(vit, &vit->groups[i], i == 0 ? mask : NULL));
+    return STATUS_OK;
+}
+
+void vit_release(struct vit *vit)
+{
+    if (vit == NULL)
+        return;
+    memory_free(vit->weights);
+    memory_free(vit->states);
+    memory_free(vit->depths);
+    memset(vit, 0, sizeof(*vit));
+}

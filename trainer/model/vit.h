@@ -1,0 +1,72 @@
+/* Vision Transformer backbone over one packed token buffer: global crops first, then local ones.
+ *
+ *   row: | crop 0, image 0: [CLS] patch patch … | crop 0, image 1 … | … | local crop 0, image 0 … |
+ *
+ * A student keeps what its backward needs, block by block; a teacher reuses one block's memory. */
+#ifndef IBOT_TRAINER_MODEL_VIT_H
+#define IBOT_TRAINER_MODEL_VIT_H
+
+#include "trainer/model/block.h"
+
+/* Crops of one size. */
+struct vit_group {
+    int64_t n_images, grid, length; /* length = grid*grid + 1 tokens */
+    int64_t first_row;
+    float *patches;     /* [n_images*grid*grid, 3*p*p]; borrowed, shared by student and teacher */
+    float *embedded;    /* [n_images*grid*grid, D] */
+    float *pos, *d_pos; /* [length, D] interpolated; unused when the grid is the stored one */
+    bool interpolated;
+};
+
+struct vit {
+    struct backbone_options options;
+    struct block_pass pass;
+    struct vit_group groups[2];
+    int32_t n_groups;
+    struct affine patch_embed, norm;
+    struct tensor cls, pos, mask_token, d_cls, d_pos, d_mask_token; /* data NULL: none */
+    struct block_weights *weights;                                  /* [depth] */
+    struct block_state *states;                                     /* [depth] */
+    struct block_depth *depths;                                     /* [depth] */
+    struct block_rows all_rows, rows; /* rows: of the last block, for this step */
+    float *final_x, *features, *final_mean, *final_rstd; /* [R, D] after the last block; normed */
+    struct block_gradients gradients;
+    int32_t *sample;   /* [T] crop number of each row */
+    int64_t n_samples; /* crops */
+};
+
+struct vit_layout {
+    int64_t n_global_images, n_local_images;
+    int32_t global_size_px, local_size_px;
+    bool backward;   /* student */
+    bool stochastic; /* stochastic depth: plans the scales */
+};
+
+/* Builds tables and plans all memory. `parameters` and `gradients` are the flat arrays (their
+ * addresses are read by vit_bind, after the workspace is committed); gradients NULL: none. */
+enum status vit_plan(struct vit *vit, struct device *device, const struct op_table *ops,
+                     const struct backbone_options *options, const struct vit_layout *layout,
+                     struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
+enum status vit_bind(struct vit *vit, const struct param_table *table, float *parameters,
+                     float *gradients) IBOT_WARN_UNUSED;
+
+/* Patches -> token buffer of the first block, and its first norm. */
+enum status vit_embed(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
+
+/* Patches -> features. mask [n_global_images*N] u8 in device memory, or NULL. */
+enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
+
+/* gradients.d_y [R, D] holds the gradient of the features; parameter gradients are added up. */
+enum status vit_backward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
+
+/* y [T, D] = final norm of a stream x [T, D] (features of earlier blocks). */
+enum status vit_normed_stream(struct vit *vit, float *x, float *y) IBOT_WARN_UNUSED;
+
+/* Rates of the blocks: float32 linspace(0, drop_path, depth). */
+float vit_drop_rate(const struct backbone_options *options, int32_t block);
+
+void vit_release(struct vit *vit);
+
+#endif
