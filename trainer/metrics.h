@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "proto/base/status.h"
+#include "trainer/log_line.h"
 
 /* The official meters, in the order of log.txt. */
 enum metric {
@@ -62,27 +63,7 @@ enum { METRICS_TOTALS = 2 * METRIC_COUNT };
 void metrics_totals(const struct metrics *metrics, double totals[METRICS_TOTALS]);
 void metrics_set_totals(struct metrics *metrics, const double totals[METRICS_TOTALS]);
 
-/* One line of log.txt in the making; zeroed: empty. Numbers are printed so that they read back
- * exactly; one that is not finite becomes null, which JSON has. Keys are written as they come. */
-enum { LOG_LINE_BYTES = 8192 };
-struct log_line {
-    char text[LOG_LINE_BYTES];
-    size_t n;
-    bool overflow;
-};
-
+/* The official keys in the official order, `epoch` last; further keys may follow. */
 void log_line_metrics(struct log_line *line, const struct metrics *metrics, int32_t epoch);
-void log_line_number(struct log_line *line, const char *key, double value);
-void log_line_integer(struct log_line *line, const char *key, int64_t value);
-void log_line_string(struct log_line *line, const char *key, const char *value);
-
-/* Adds the line to the file with one write, so that readers never see half of one, and empties it.
- * Errors: STATUS_IO, STATUS_INVALID (longer than LOG_LINE_BYTES). */
-enum status log_line_append(struct log_line *line, const char *path) IBOT_WARN_UNUSED;
-
-/* Before a resumed run writes epoch `epoch` again: drops the lines of that epoch and later ones,
- * and a torn last line, by replacing the file as a whole. No file: nothing to do. Errors:
- * STATUS_IO. */
-enum status log_file_rewind(const char *path, int32_t epoch) IBOT_WARN_UNUSED;
 
 #endif
