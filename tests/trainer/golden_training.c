@@ -1,0 +1,468 @@
+/* golden_training FILE [--backend cpu]: replays the training steps stored in a golden file through
+ * the model and compares every stored value. Any file of the layout is accepted: all
+ * hyper-parameters are in its metadata. Exit 0 only when everything is within tolerance. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/collective.h"
+#include "proto/base/memory.h"
+#include "trainer/model/ibot.h"
+#include "trainer/train/schedule.h"
+#include "trainer/weights/safetensors.h"
+
+static const double tolerance = 1e-5, direction_tolerance = 1e-4;
+
+struct worst {
+    const char *category;
+    double error; /* as a share of its tolerance */
+    double relative;
+    char name[160];
+    int64_t n_tensors;
+};
+
+enum { N_CATEGORIES = 7 };
+
+struct golden {
+    struct safetensors file;
+    struct ibot_options options;
+    struct schedule schedule;
+    int32_t n_steps;
+    struct device device;
+    struct collective collective;
+    struct ibot *ibot;
+    struct worst worst[N_CATEGORIES];
+    uint8_t *masks, *keep_globals, *keep_locals;
+    float *globals, *locals, *values;
+};
+
+enum { SCHEDULES, LOSSES, OUTPUTS, GRADIENTS, CENTRES, STUDENT, TEACHER };
+
+static const char *const category_names[N_CATEGORIES] = {
+    "schedules", "losses",        "step-0 outputs", "step-0 gradients",
+    "centres",   "final student", "final teacher"};
+
+static const char *text(const struct golden *g, const char *key)
+{
+    const char *value = safetensors_metadata(&g->file, key);
+    if (value == NULL) {
+        fprintf(stderr, "golden_training: metadata '%s' is missing\n", key);
+        exit(1);
+    }
+    return value;
+}
+
+static double number(const struct golden *g, const char *key)
+{
+    return strtod(text(g, key), NULL);
+}
+
+static bool flag(const struct golden *g, const char *key)
+{
+    return strcmp(text(g, key), "True") == 0;
+}
+
+static const struct safetensors_entry *entry(const struct golden *g, const char *format, ...)
+{
+    char name[160];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(name, sizeof(name), format, arguments);
+    va_end(arguments);
+    return safetensors_find(&g->file, name);
+}
+
+/* Largest difference over `n` values, relative to the largest magnitude of what was wanted. */
+static void compare(struct golden *g, int category, const char *name, const float *got,
+                    const float *wanted, int64_t n, double limit, int64_t skip_from,
+                    int64_t skip_to)
+{
+    double largest = 0.0, error = 0.0;
+    struct worst *worst = &g->worst[category];
+
+    for (int64_t i = 0; i < n; i++) {
+        if (i >= skip_from && i < skip_to)
+            continue;
+        double difference = fabs((double)got[i] - (double)wanted[i]);
+        largest = fmax(largest, fabs((double)wanted[i]));
+        error = difference > error || isnan(difference) ? difference : error;
+    }
+    double relative = largest > 0.0 ? error / largest : error;
+    worst->n_tensors++;
+    if (!(relative / limit <= worst->error)) {
+        worst->error = isnan(relative) ? INFINITY : relative / limit;
+        worst->relative = relative;
+        snprintf(worst->name, sizeof(worst->name), "%s", name);
+    }
+}
+
+static void read_options(struct golden *g)
+{
+    struct ibot_options *o = &g->options;
+    struct schedule *s = &g->schedule;
+    const struct safetensors_entry *pos = entry(g, "init/student/backbone.pos_embed");
+
+    o->backbone = (struct backbone_options){
+        .arch = "golden",
+        .embed_dim = (int32_t)number(g, "embed_dim"),
+        .depth = (int32_t)number(g, "depth"),
+        .n_heads = (int32_t)number(g, "heads"),
+        .mlp_ratio = 4,
+        .patch_size_px = (int32_t)number(g, "patch_size"),
+        .drop_path = (float)number(g, "drop_path"),
+        .layer_norm_eps = (float)number(g, "layer_norm_eps"),
+    };
+    int32_t stored = (int32_t)lround(sqrt((double)(pos->file_shape[1] - 1)));
+    o->backbone.image_size_px = stored * o->backbone.patch_size_px;
+    o->head = (struct head_options){
+        .hidden_dim = (int32_t)number(g, "head_hidden"),
+        .bottleneck_dim = (int32_t)number(g, "bottleneck"),
+        .out_dim = (int32_t)number(g, "out_dim"),
+        .patch_out_dim = (int32_t)number(g, "patch_out_dim"),
+        .shared_student = flag(g, "shared_head"),
+        .shared_teacher = flag(g, "shared_head_teacher"),
+        .fixed_gains = flag(g, "norm_last_layer"),
+        .activation = ACTIVATION_GELU,
+    };
+    if (o->head.shared_student || o->head.shared_teacher)
+        o->head.patch_out_dim = o->head.out_dim;
+    o->batch_size = (int32_t)number(g, "B");
+    o->n_global = (int32_t)number(g, "global_crops");
+    o->global_size_px = (int32_t)number(g, "global_size");
+    o->n_local = (int32_t)number(g, "local_crops");
+    o->local_size_px = (int32_t)number(g, "local_size");
+    o->masked_im_modeling = true;
+    o->lambda1 = (float)number(g, "lambda1");
+    o->lambda2 = (float)number(g, "lambda2");
+    o->accumulation_steps = 1;
+    const char *optimizer = text(g, "optimizer");
+    o->optimizer = strcmp(optimizer, "sgd") == 0    ? OPTIMIZER_SGD
+                   : strcmp(optimizer, "lars") == 0 ? OPTIMIZER_LARS
+                                                    : OPTIMIZER_ADAMW;
+    *s = (struct schedule){
+        .steps_per_epoch = (int64_t)number(g, "niter_per_epoch"),
+        .epochs = (int32_t)number(g, "epochs"),
+        .lr = number(g, "lr"),
+        .min_lr = number(g, "min_lr"),
+        .warmup_epochs = (int32_t)number(g, "warmup_epochs"),
+        .weight_decay = number(g, "weight_decay"),
+        .weight_decay_end = number(g, "weight_decay_end"),
+        .momentum_teacher = number(g, "momentum_teacher"),
+        .warmup_teacher_temp = number(g, "warmup_teacher_temp"),
+        .teacher_temp = number(g, "teacher_temp"),
+        .warmup_teacher_patch_temp = number(g, "warmup_teacher_patch_temp"),
+        .teacher_patch_temp = number(g, "teacher_patch_temp"),
+        .warmup_teacher_temp_epochs = (int32_t)number(g, "warmup_teacher_temp_epochs"),
+        .pred_start_epoch = (int32_t)number(g, "pred_start_epoch"),
+        .freeze_last_layer = (int32_t)number(g, "freeze_last_layer"),
+        .student_temp = number(g, "student_temp"),
+        .centre_momentum = number(g, "center_momentum"),
+        .centre_patch_momentum = number(g, "center_momentum"),
+        .clip_grad = number(g, "clip_grad"),
+    };
+    g->n_steps = (int32_t)(s->steps_per_epoch * s->epochs);
+}
+
+static void compare_schedule(struct golden *g, const char *name, int64_t i, double got)
+{
+    const struct safetensors_entry *e = entry(g, "schedule/%s", name);
+    double wanted = ((const double *)e->tensor.data)[i];
+    struct worst *worst = &g->worst[SCHEDULES];
+    double relative = fabs(got - wanted) / fmax(fabs(wanted), 1e-30);
+
+    worst->n_tensors++;
+    if (wanted == 0.0)
+        relative = fabs(got);
+    if (!(relative / tolerance <= worst->error)) {
+        worst->error = relative / tolerance;
+        worst->relative = relative;
+        snprintf(worst->name, sizeof(worst->name), "%s[%lld]", name, (long long)i);
+    }
+}
+
+static void compare_schedules(struct golden *g)
+{
+    const struct schedule *s = &g->schedule;
+
+    for (int64_t i = 0; i < g->n_steps; i++) {
+        compare_schedule(g, "lr", i, schedule_lr(s, i));
+        compare_schedule(g, "weight_decay", i, schedule_weight_decay(s, i));
+        compare_schedule(g, "momentum", i, schedule_momentum(s, i));
+    }
+    for (int32_t e = 0; e < s->epochs; e++) {
+        compare_schedule(g, "teacher_temp", e, schedule_teacher_temp(s, e));
+        compare_schedule(g, "teacher_patch_temp", e, schedule_teacher_patch_temp(s, e));
+    }
+}
+
+/* Loads init/{student,teacher}; the file holds aliases of shared layers too. */
+static enum status load_init(struct golden *g)
+{
+    size_t n_loaded = 0;
+
+    for (size_t i = 0; i < ibot_n_state(g->ibot); i++) {
+        struct ibot_state_entry state;
+        ibot_state(g->ibot, i, &state);
+        bool student = strncmp(state.name, "student.", 8) == 0;
+        if (!student && strncmp(state.name, "teacher.", 8) != 0)
+            continue;
+        const struct safetensors_entry *e =
+            entry(g, "init/%s/%s", student ? "student" : "teacher", state.name + 8);
+        if (e == NULL || tensor_n_elements(&e->tensor) != tensor_n_elements(&state.tensor))
+            FAIL(STATUS_MISMATCH, "no initial value of the right size for %s", state.name);
+        TRY(g->device.copy_in(&g->device, state.tensor.data, e->tensor.data,
+                              tensor_size_bytes(&e->tensor)));
+        n_loaded++;
+    }
+    printf("initial tensors loaded: %zu\n", n_loaded);
+    return STATUS_OK;
+}
+
+/* Crops, masks and keep vectors of step k, stacked crop-major. */
+static enum status read_input(struct golden *g, int32_t k, struct ibot_input *input)
+{
+    const struct ibot_options *o = &g->options;
+    int64_t b = o->batch_size, images = b * o->n_global;
+    int64_t global = b * 3 * o->global_size_px * o->global_size_px;
+    int64_t local = b * 3 * o->local_size_px * o->local_size_px;
+    int64_t grid = o->global_size_px / o->backbone.patch_size_px, cells = b * grid * grid;
+    int32_t n_keep = 0;
+
+    for (int32_t i = 0; i < o->n_global; i++) {
+        const struct safetensors_entry *pixels = entry(g, "step%d/global%d", k, i);
+        const struct safetensors_entry *mask = entry(g, "step%d/mask%d", k, i);
+        if (pixels == NULL || mask == NULL)
+            FAIL(STATUS_MISMATCH, "step %d has no crop or mask %d", k, i);
+        memcpy(g->globals + i * global, pixels->tensor.data, (size_t)global * sizeof(float));
+        memcpy(g->masks + i * cells, mask->tensor.data, (size_t)cells);
+    }
+    for (int32_t i = 0; i < o->n_local; i++)
+        memcpy(g->locals + i * local, entry(g, "step%d/local%d", k, i)->tensor.data,
+               (size_t)local * sizeof(float));
+    for (const struct safetensors_entry *e; (e = entry(g, "step%d/drop_keep%02d", k, n_keep));
+         n_keep++) {
+        int64_t n = tensor_n_elements(&e->tensor);
+        for (int64_t i = 0; i < n; i++) {
+            double value = e->tensor.dtype == DTYPE_U8 ? ((const uint8_t *)e->tensor.data)[i]
+                                                       : (double)((const float *)e->tensor.data)[i];
+            if (n_keep < 2 * (o->backbone.depth - 1))
+                g->keep_globals[n_keep * images + i] = value != 0.0;
+            else
+                g->keep_locals[(n_keep - 2 * (o->backbone.depth - 1)) * b * o->n_local + i] =
+                    value != 0.0;
+        }
+    }
+    *input = (struct ibot_input){
+        .globals = {g->globals, DTYPE_F32, 4, {images, 3, o->global_size_px, o->global_size_px}},
+        .masks = g->masks,
+    };
+    if (o->n_local > 0)
+        input->locals = (struct tensor){
+            g->locals, DTYPE_F32, 4, {b * o->n_local, 3, o->local_size_px, o->local_size_px}};
+    if (n_keep > 0) {
+        input->keep_globals = g->keep_globals;
+        input->keep_locals = g->keep_locals;
+    }
+    return STATUS_OK;
+}
+
+/* The key third of a qkv bias has no gradient in exact arithmetic: it is left out after training.
+ */
+static void compare_parameter(struct golden *g, int category, const char *name, const float *got,
+                              const struct safetensors_entry *e, bool trained)
+{
+    int64_t n = tensor_n_elements(&e->tensor), third = n / 3;
+    bool key = trained && strstr(name, "attn.qkv.bias") != NULL;
+    bool direction = trained && strstr(name, "weight_v") != NULL;
+
+    compare(g, category, name, got, e->tensor.data, n, direction ? direction_tolerance : tolerance,
+            key ? third : 0, key ? 2 * third : 0);
+}
+
+static enum status compare_step0(struct golden *g)
+{
+    static const struct {
+        const char *name;
+        enum ibot_logits_kind kind;
+    } outputs[] = {
+        {"teacher_cls", IBOT_TEACHER_CLS},
+        {"teacher_patch", IBOT_TEACHER_PATCH},
+        {"student_cls", IBOT_STUDENT_CLS},
+        {"student_patch", IBOT_STUDENT_PATCH},
+        {"student_local_cls", IBOT_STUDENT_LOCAL_CLS},
+    };
+
+    for (size_t i = 0; i < ibot_n_state(g->ibot); i++) {
+        struct tensor gradient = ibot_gradient(g->ibot, i);
+        struct ibot_state_entry state;
+        ibot_state(g->ibot, i, &state);
+        if (gradient.data == NULL)
+            continue;
+        const struct safetensors_entry *e = entry(g, "step0/grad/%s", state.name + 8);
+        if (e == NULL)
+            continue; /* fixed gains have none */
+        TRY(g->device.copy_out(&g->device, g->values, gradient.data, tensor_size_bytes(&gradient)));
+        compare_parameter(g, GRADIENTS, e->name, g->values, e, false);
+    }
+    for (size_t i = 0; i < sizeof(outputs) / sizeof(outputs[0]); i++) {
+        const struct safetensors_entry *e = entry(g, "step0/%s", outputs[i].name);
+        if (e == NULL)
+            continue;
+        int64_t n = tensor_n_elements(&e->tensor);
+        TRY(ibot_logits(g->ibot, outputs[i].kind, g->values, (size_t)n));
+        compare(g, OUTPUTS, outputs[i].name, g->values, e->tensor.data, n, tolerance, 0, 0);
+    }
+    return STATUS_OK;
+}
+
+static void compare_value(struct golden *g, int32_t k, const char *name, double got)
+{
+    const struct safetensors_entry *e = entry(g, "step%d/%s", k, name);
+    float value = (float)got;
+
+    if (e == NULL) {
+        fprintf(stderr, "golden_training: step%d/%s is missing\n", k, name);
+        exit(1);
+    }
+    float wanted = e->tensor.dtype == DTYPE_F64 ? (float)*(const double *)e->tensor.data
+                                                : *(const float *)e->tensor.data;
+    compare(g, LOSSES, e->name, &value, &wanted, 1, tolerance, 0, 0);
+}
+
+static enum status compare_state(struct golden *g, const char *prefix, const char *folder,
+                                 int category)
+{
+    size_t n = strlen(prefix);
+
+    for (size_t i = 0; i < ibot_n_state(g->ibot); i++) {
+        struct ibot_state_entry state;
+        ibot_state(g->ibot, i, &state);
+        if (strncmp(state.name, prefix, n) != 0)
+            continue;
+        const struct safetensors_entry *e = entry(g, "%s/%s", folder, state.name + n);
+        if (e == NULL)
+            FAIL(STATUS_MISMATCH, "%s/%s is missing", folder, state.name + n);
+        TRY(g->device.copy_out(&g->device, g->values, state.tensor.data,
+                               tensor_size_bytes(&state.tensor)));
+        compare_parameter(g, category, e->name, g->values, e, true);
+    }
+    return STATUS_OK;
+}
+
+static enum status compare_centres(struct golden *g, int32_t k)
+{
+    for (size_t i = 0; i < ibot_n_state(g->ibot); i++) {
+        struct ibot_state_entry state;
+        ibot_state(g->ibot, i, &state);
+        if (strncmp(state.name, "centre.", 7) != 0)
+            continue;
+        const struct safetensors_entry *e = entry(g, "step%d/center_%s", k, state.name + 7);
+        TRY(g->device.copy_out(&g->device, g->values, state.tensor.data,
+                               tensor_size_bytes(&state.tensor)));
+        compare(g, CENTRES, e->name, g->values, e->tensor.data, tensor_n_elements(&e->tensor),
+                tolerance, 0, 0);
+    }
+    return STATUS_OK;
+}
+
+static enum status run_step(struct golden *g, int32_t k)
+{
+    struct ibot_input input;
+    struct ibot_result result;
+    struct step_control control;
+
+    TRY(read_input(g, k, &input));
+    schedule_fill(&g->schedule, k, &control);
+    TRY(ibot_zero_gradients(g->ibot));
+    TRY(ibot_accumulate(g->ibot, &input, &control));
+    TRY(ibot_result(g->ibot, &result));
+    if (k == 0) {
+        TRY(compare_step0(g));
+        /* the outputs were made again over all rows: run the step once more as it was */
+        TRY(ibot_zero_gradients(g->ibot));
+        TRY(ibot_accumulate(g->ibot, &input, &control));
+    }
+    compare_value(g, k, "loss_cls", result.loss_cls);
+    compare_value(g, k, "loss_patch", result.loss_patch);
+    compare_value(g, k, "loss_loss", result.loss);
+    TRY(ibot_update(g->ibot, &control));
+    return compare_centres(g, k);
+}
+
+static enum status alloc_buffers(struct golden *g)
+{
+    const struct ibot_options *o = &g->options;
+    size_t b = (size_t)o->batch_size, n_global = (size_t)o->n_global, n_local = (size_t)o->n_local;
+    size_t global = (size_t)o->global_size_px, local = (size_t)o->local_size_px;
+    size_t largest = 1 << 20, branches = 2 * (size_t)o->backbone.depth;
+
+    for (size_t i = 0; i < g->file.n_entries; i++) {
+        size_t n = (size_t)tensor_n_elements(&g->file.entries[i].tensor);
+        largest = n > largest ? n : largest;
+    }
+    TRY(memory_alloc(&g->globals, b * n_global * 3 * global * global, sizeof(float), "crops"));
+    TRY(memory_alloc(&g->locals, b * n_local * 3 * local * local, sizeof(float), "crops"));
+    TRY(memory_alloc(&g->masks, b * n_global * global * global, 1, "masks"));
+    TRY(memory_alloc(&g->keep_globals, branches * b * n_global, 1, "keep vectors"));
+    TRY(memory_alloc(&g->keep_locals, branches * b * n_local, 1, "keep vectors"));
+    return memory_alloc(&g->values, largest, sizeof(float), "values");
+}
+
+static enum status run(struct golden *g, const char *path)
+{
+    TRY(safetensors_open(&g->file, path));
+    if (strcmp(text(g, "kind"), "vit") != 0)
+        FAIL(STATUS_UNSUPPORTED, "%s: kind '%s'; only 'vit' can be run", path, text(g, "kind"));
+    read_options(g);
+    TRY(alloc_buffers(g));
+    TRY(device_open_cpu(&g->device, 0));
+    collective_open_alone(&g->collective);
+    TRY(ibot_open(&g->ibot, &g->device, &op_table_cpu, &g->collective, &g->options));
+    TRY(load_init(g));
+    compare_schedules(g);
+    for (int32_t k = 0; k < g->n_steps; k++)
+        TRY(run_step(g, k));
+    TRY(compare_state(g, "student.", "final/student", STUDENT));
+    return compare_state(g, "teacher.", "final/teacher", TEACHER);
+}
+
+static void release(struct golden *g)
+{
+    void *buffers[] = {g->globals, g->locals, g->masks, g->keep_globals, g->keep_locals, g->values};
+
+    ibot_close(&g->ibot);
+    device_close(&g->device);
+    safetensors_release(&g->file);
+    for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
+        memory_free(buffers[i]);
+}
+
+int main(int argc, char **argv)
+{
+    struct golden g = {0};
+    bool good = true;
+
+    if (argc != 2 && !(argc == 4 && strcmp(argv[2], "--backend") == 0)) {
+        fprintf(stderr, "usage: golden_training FILE [--backend cpu]\n");
+        return 2;
+    }
+    if (argc == 4 && strcmp(argv[3], "cpu") != 0) {
+        fprintf(stderr, "golden_training: backend '%s' is not in this build; cpu is\n", argv[3]);
+        return 2;
+    }
+    enum status status = run(&g, argv[1]);
+    if (status != STATUS_OK)
+        fprintf(stderr, "golden_training: %s\n", status_message());
+    for (int i = 0; i < N_CATEGORIES && status == STATUS_OK; i++) {
+        bool within = g.worst[i].error <= 1.0 && g.worst[i].n_tensors > 0;
+        printf("%-17s %4lld values  worst %.2e  %s  %s\n", category_names[i],
+               (long long)g.worst[i].n_tensors, g.worst[i].relative, within ? "ok  " : "FAIL",
+               g.worst[i].name);
+        good = good && within;
+    }
+    release(&g);
+    return status == STATUS_OK && good ? 0 : 1;
+}
