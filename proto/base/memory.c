@@ -9,7 +9,7 @@ enum status memory_alloc(void *out, size_t count, size_t size, const char *what)
 {
     size_t bytes;
 
-    if (memory_multiply_overflows(count, size, &bytes) || bytes > SIZE_MAX - MEMORY_ALIGNMENT)
+    if (memory_multiply_overflows(count, size, &bytes) || bytes > PTRDIFF_MAX - MEMORY_ALIGNMENT)
         FAIL(STATUS_NO_MEMORY, "%s: %zu elements of %zu bytes do not fit an address space", what,
              count, size);
     bytes = (bytes + MEMORY_ALIGNMENT) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
