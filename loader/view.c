@@ -1,0 +1,256 @@
+/* From a decoded image to its record. The order of operations is the original's: crop, flip,
+ * jitter, grayscale, blur, solarize; each purpose draws from a stream of its own. */
+#include "loader/view.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "loader/crop.h"
+#include "loader/mask.h"
+#include "loader/photometric.h"
+#include "proto/base/hash.h"
+#include "proto/base/memory.h"
+
+enum { MAX_SUBSTITUTES = 1000 }; /* in a row: then the data set is not what it should be */
+
+struct view {
+    const struct data_spec *spec;
+    const struct view_transform *transform;
+    struct rng_key key; /* purpose left open */
+    uint8_t *pixels;
+    int32_t size_px;
+};
+
+static struct rng stream(const struct view *view, enum rng_purpose purpose)
+{
+    struct rng_key key = view->key;
+    key.purpose = (uint16_t)purpose;
+    return rng_open(key);
+}
+
+static double around_one(struct rng *rng, float half_width)
+{
+    double low = 1.0 - (double)half_width;
+    return rng_range(rng, low < 0.0 ? 0.0 : low, 1.0 + (double)half_width);
+}
+
+/* Brightness, contrast, saturation and hue in a random order. */
+static void jitter(const struct view *view)
+{
+    const struct data_spec *spec = view->spec;
+    struct rng rng = stream(view, RNG_JITTER);
+    size_t n = (size_t)view->size_px * (size_t)view->size_px;
+    int order[4] = {0, 1, 2, 3};
+
+    if (rng_uniform(&rng) > (double)view->transform->jitter)
+        return;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t j = i + rng_below(&rng, 4 - i);
+        int value = order[i];
+        order[i] = order[j];
+        order[j] = value;
+    }
+    float factors[4] = {
+        (float)around_one(&rng, spec->brightness),
+        (float)around_one(&rng, spec->contrast),
+        (float)around_one(&rng, spec->saturation),
+        (float)rng_range(&rng, -(double)spec->hue, (double)spec->hue),
+    };
+    for (int i = 0; i < 4; i++)
+        switch (order[i]) {
+        case 0:
+            photometric_brightness(view->pixels, n, factors[0]);
+            break;
+        case 1:
+            photometric_contrast(view->pixels, n, factors[1]);
+            break;
+        case 2:
+            photometric_saturation(view->pixels, n, factors[2]);
+            break;
+        default:
+            photometric_hue(view->pixels, n, factors[3]);
+        }
+}
+
+static bool gate(const struct view *view, enum rng_purpose purpose, float probability)
+{
+    struct rng rng = stream(view, purpose);
+    return rng_uniform(&rng) < (double)probability;
+}
+
+static void photometrics(const struct view *view, uint8_t *scratch)
+{
+    const struct view_transform *t = view->transform;
+    size_t n = (size_t)view->size_px * (size_t)view->size_px;
+
+    if (gate(view, RNG_FLIP, t->flip))
+        photometric_flip(view->pixels, view->size_px, view->size_px);
+    if (t->jitter > 0.0f)
+        jitter(view);
+    if (gate(view, RNG_GRAYSCALE, t->grayscale))
+        photometric_grayscale(view->pixels, n);
+    struct rng rng = stream(view, RNG_BLUR);
+    if (rng_uniform(&rng) < (double)t->blur) {
+        float radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
+                                        (double)view->spec->blur_radius[1]);
+        photometric_blur(view->pixels, view->size_px, view->size_px, radius, scratch);
+    }
+    if (gate(view, RNG_SOLARIZE, t->solarize))
+        photometric_solarize(view->pixels, n, view->spec->solarize_threshold);
+}
+
+static enum status render_crop(struct view_maker *maker, const struct data_spec *spec,
+                               int32_t epoch, uint32_t sample, int32_t v, const struct image *image,
+                               uint8_t *record)
+{
+    bool global = v < spec->n_global;
+    struct view view = {
+        .spec = spec,
+        .transform = v == 0   ? &spec->first
+                     : global ? &spec->other
+                              : &spec->local,
+        .key = {.seed = spec->seed,
+                .epoch = (uint32_t)epoch,
+                .sample = sample,
+                .view = (uint16_t)v},
+        .pixels = record + data_spec_view_offset(spec, v),
+        .size_px = global ? spec->global_size_px : spec->local_size_px,
+    };
+    struct rng rng = stream(&view, RNG_CROP);
+    struct region region = crop_draw(&rng, image->width, image->height,
+                                     global ? spec->global_scale : spec->local_scale, spec->aspect);
+
+    TRY(resample(&maker->resampler, image->pixels, image->width, region, RESAMPLE_BICUBIC,
+                 view.pixels, view.size_px, view.size_px));
+    TRY(memory_grow(&maker->scratch, &maker->scratch_capacity, data_spec_view_bytes(spec, v), 1,
+                    "blur"));
+    photometrics(&view, maker->scratch);
+    return STATUS_OK;
+}
+
+/* Mask bits of one global view, least significant bit first. */
+static void render_mask(const struct data_spec *spec, int32_t epoch, uint32_t sample, int32_t v,
+                        uint8_t *record)
+{
+    int32_t grid = data_spec_mask_grid(spec);
+    struct rng rng = rng_open((struct rng_key){.seed = spec->seed,
+                                               .epoch = (uint32_t)epoch,
+                                               .sample = sample,
+                                               .view = (uint16_t)v,
+                                               .purpose = RNG_MASK});
+    uint8_t cells[256 * 256], *bits = record + data_spec_mask_offset(spec, v);
+
+    CHECK(grid <= 256);
+    memset(bits, 0, data_spec_mask_bytes(spec));
+    double ratio = mask_ratio_draw(&rng, spec, epoch);
+    if (mask_draw(&rng, spec, ratio, grid, cells) == 0)
+        return;
+    for (int32_t i = 0; i < grid * grid; i++)
+        bits[i / 8] = (uint8_t)(bits[i / 8] | cells[i] << (i % 8));
+}
+
+/* Shorter side to resize_px, the other cut off; central crop with offsets rounded half to even. */
+static enum status render_centre(struct view_maker *maker, const struct data_spec *spec,
+                                 const struct image *image, uint8_t *record)
+{
+    int32_t w = image->width, h = image->height, side = spec->resize_px,
+            crop = spec->global_size_px;
+    int32_t width = w <= h ? side : (int32_t)((double)side * (double)w / (double)h);
+    int32_t height = h <= w ? side : (int32_t)((double)side * (double)h / (double)w);
+    struct region all = {0, 0, w, h};
+    int32_t top = (int32_t)rint((height - crop) / 2.0), left = (int32_t)rint((width - crop) / 2.0);
+
+    TRY(memory_grow(&maker->scratch, &maker->scratch_capacity, (size_t)width * (size_t)height * 3,
+                    1, "resized image"));
+    TRY(resample(&maker->resampler, image->pixels, w, all, RESAMPLE_BICUBIC, maker->scratch, width,
+                 height));
+    for (int32_t y = 0; y < crop; y++)
+        memcpy(record + (size_t)y * (size_t)crop * 3,
+               maker->scratch + ((size_t)(top + y) * (size_t)width + (size_t)left) * 3,
+               (size_t)crop * 3);
+    return STATUS_OK;
+}
+
+enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                        uint32_t sample, const struct image *image, uint8_t *record)
+{
+    if (spec->kind == DATA_CENTRE_CROP)
+        return render_centre(maker, spec, image, record);
+    for (int32_t v = 0; v < spec->n_global + spec->n_local; v++)
+        TRY(render_crop(maker, spec, epoch, sample, v, image, record));
+    for (int32_t v = 0; v < spec->n_global && data_spec_mask_grid(spec) > 0; v++)
+        render_mask(spec, epoch, sample, v, record);
+    return STATUS_OK;
+}
+
+enum status view_make(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                      uint64_t position, uint8_t *record, struct batch_sample *sample,
+                      view_bad_image *bad, void *context)
+{
+    char path[INDEX_MAX_PATH_BYTES];
+
+    *sample = (struct batch_sample){.position = position};
+    for (uint32_t tried = 0; tried < MAX_SUBSTITUTES; tried++) {
+        TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position + tried,
+                         &sample->index));
+        TRY(index_path(maker->index, sample->index, path, sizeof(path)));
+        enum status status = image_read(maker->decoder, path, &maker->image);
+        if (status == STATUS_OK) {
+            sample->label = (int32_t)maker->index->entries[sample->index].label;
+            sample->n_substituted = tried;
+            return view_render(maker, spec, epoch, sample->index, &maker->image, record);
+        }
+        if (status == STATUS_NO_MEMORY)
+            return status;
+        if (bad != NULL)
+            bad(context, sample->index, path, status_message());
+        if (spec->bad_image_policy == BAD_IMAGE_FAIL)
+            FAIL(STATUS_CORRUPT, "bad image: %s", status_message());
+    }
+    FAIL(STATUS_CORRUPT, "%d bad images in a row, the last one %s", MAX_SUBSTITUTES, path);
+}
+
+enum status view_maker_open(struct view_maker *maker, const struct index *index,
+                            struct order *order)
+{
+    *maker = (struct view_maker){.index = index, .order = order};
+    return image_decoder_open(&maker->decoder);
+}
+
+void view_maker_close(struct view_maker *maker)
+{
+    if (maker == NULL)
+        return;
+    image_decoder_close(&maker->decoder);
+    image_release(&maker->image);
+    resampler_release(&maker->resampler);
+    memory_free(maker->scratch);
+    memset(maker, 0, sizeof(*maker));
+}
+
+enum status view_self_test(uint64_t *hash)
+{
+    struct view_maker maker = {0};
+    struct image image = {0};
+    struct data_spec spec = data_spec_default();
+    uint8_t *record = NULL;
+    enum status status;
+
+    spec.global_size_px = 64;
+    spec.local_size_px = 32;
+    spec.first.blur = spec.other.solarize = spec.local.jitter = 1.0f;
+    TRY_OUT(image_reserve(&image, 150, 101));
+    for (size_t i = 0; i < 3 * 150 * 101; i++)
+        image.pixels[i] = (uint8_t)((i * 2654435761u) >> 13);
+    TRY_OUT(memory_alloc(&record, data_spec_record_bytes(&spec), 1, "self test"));
+    *hash = 0;
+    for (uint32_t sample = 0; sample < 4; sample++) {
+        TRY_OUT(view_render(&maker, &spec, 0, sample, &image, record));
+        *hash = hash_bytes_seeded(record, data_spec_record_bytes(&spec), *hash);
+    }
+out:
+    memory_free(record);
+    image_release(&image);
+    view_maker_close(&maker);
+    return status;
+}

@@ -1,0 +1,46 @@
+/* One sample, a pure function of (index, data_spec, epoch, position): decode, crop, resample,
+ * colour, mask, into an image record (layout in proto/wire/data_spec.h). */
+#ifndef IBOT_LOADER_VIEW_H
+#define IBOT_LOADER_VIEW_H
+
+#include "loader/image.h"
+#include "loader/index.h"
+#include "loader/order.h"
+#include "loader/resample.h"
+#include "proto/wire/batch.h"
+#include "proto/wire/data_spec.h"
+
+/* One thread's tools. Worker thread only. */
+struct view_maker {
+    const struct index *index; /* borrowed, shared */
+    struct order *order;       /* borrowed, shared, locks itself */
+    struct image_decoder *decoder;
+    struct image image;
+    struct resampler resampler;
+    uint8_t *scratch; /* of the blur, and the resized evaluation image */
+    size_t scratch_capacity;
+};
+
+/* Told of every bad image that was passed over. */
+typedef void view_bad_image(void *context, uint32_t sample, const char *path, const char *reason);
+
+enum status view_maker_open(struct view_maker *maker, const struct index *index,
+                            struct order *order) IBOT_WARN_UNUSED;
+void view_maker_close(struct view_maker *maker);
+
+/* record [data_spec_record_bytes] out. A bad image is replaced by the sample at the next position
+ * (policy substitute) or fails with STATUS_CORRUPT and its path. */
+enum status view_make(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                      uint64_t position, uint8_t *record, struct batch_sample *sample,
+                      view_bad_image *bad, void *context) IBOT_WARN_UNUSED;
+
+/* The same from a decoded image: all views and masks of sample number `sample`. */
+enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                        uint32_t sample, const struct image *image,
+                        uint8_t *record) IBOT_WARN_UNUSED;
+
+/* Hash of the records of a synthetic image through every operation: two loaders whose arithmetic
+ * differs have different hashes. */
+enum status view_self_test(uint64_t *hash) IBOT_WARN_UNUSED;
+
+#endif
