@@ -18,15 +18,15 @@ extern "C" {
 
 /* What a stream of draws is for. Values are part of the stream format: never renumber. */
 enum rng_purpose {
-    RNG_CROP = 1,       /* area, aspect, position */
-    RNG_FLIP = 2,       /* horizontal flip */
-    RNG_JITTER = 3,     /* gate, order and factors */
-    RNG_GRAYSCALE = 4,  /* gate */
-    RNG_BLUR = 5,       /* gate and radius */
-    RNG_SOLARIZE = 6,   /* gate */
-    RNG_MASK = 7,       /* ratio and blocks */
-    RNG_INIT = 8,       /* initial weights: sample = parameter number */
-    RNG_DROP_PATH = 9,  /* stochastic depth: epoch = step, view = 2*block + branch, sample = crop */
+    RNG_CROP = 1,      /* area, aspect, position */
+    RNG_FLIP = 2,      /* horizontal flip */
+    RNG_JITTER = 3,    /* gate, order and factors */
+    RNG_GRAYSCALE = 4, /* gate */
+    RNG_BLUR = 5,      /* gate and radius */
+    RNG_SOLARIZE = 6,  /* gate */
+    RNG_MASK = 7,      /* ratio and blocks */
+    RNG_INIT = 8,      /* initial weights: sample = parameter number */
+    RNG_DROP_PATH = 9, /* stochastic depth: epoch = step, view = 2*block + branch, sample = crop */
     RNG_TEST = 100,
 };
 

@@ -7,8 +7,8 @@
  *   enum status index_open(struct index **out, const char *path)
  *   {
  *       if (!exists)
- *           FAIL(STATUS_NOT_FOUND, "index '%s' does not exist; make it with: ibot-index DIR", path);
- *       TRY(header_read(...));          // hands the callee's code and text on
+ *           FAIL(STATUS_NOT_FOUND, "index '%s' does not exist; make it with: ibot-index DIR",
+ * path); TRY(header_read(...));          // hands the callee's code and text on
  *       ...
  *   }
  */
@@ -38,7 +38,7 @@ enum status {
     STATUS_COUNT
 };
 
-#define IBOT_WARN_UNUSED __attribute__((warn_unused_result))
+#define IBOT_WARN_UNUSED                 __attribute__((warn_unused_result))
 #define IBOT_PRINTF(format_index, first) __attribute__((format(printf, format_index, first)))
 
 /* Stores the formatted text for this thread and returns `code`. The text may contain the current
@@ -88,7 +88,7 @@ __attribute__((noreturn)) void status_check_failed(const char *file, int line,
 #define CHECK(condition, ...)                                                                      \
     do {                                                                                           \
         if (__builtin_expect(!(condition), 0))                                                     \
-            status_check_failed(__FILE__, __LINE__, #condition, " " __VA_ARGS__);                   \
+            status_check_failed(__FILE__, __LINE__, #condition, " " __VA_ARGS__);                  \
     } while (0)
 
 /* The same for places too hot to check in release builds. */
