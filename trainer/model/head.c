@@ -169,38 +169,35 @@ static enum status sum_over_ranks(struct head *head)
     return head->collective->all_reduce(head->collective, head->device, &moments);
 }
 
-/* linear -> pre and hidden, span by span. */
-static enum status batchnorm(struct head *head, struct head_layer *l)
+/* linear -> pre and hidden, for the rows of one span. */
+static enum status batchnorm(struct head *head, struct head_layer *l, int32_t s)
 {
     int64_t hidden = head->options.hidden_dim;
+    int64_t first = head->spans[s].first * hidden, n = head->spans[s].n;
+    struct tensor moments = {head->moments, DTYPE_F64, 2, {2, hidden}};
+    struct batchnorm_moments_args measure = {matrix(l->linear + first, n, hidden), moments};
+    struct batchnorm_apply_args apply = {
+        .x = measure.x,
+        .moments = moments,
+        .gamma = head->norm.weight,
+        .beta = head->norm.bias,
+        .y = matrix(l->hidden + first, n, hidden),
+        .pre = matrix(l->pre + first, n, hidden),
+        .mean = tensor_1d(l[s].mean, DTYPE_F32, hidden),
+        .rstd = tensor_1d(l[s].rstd, DTYPE_F32, hidden),
+        .n_rows = n * head->collective->world,
+        .eps = head_norm_eps,
+        .momentum = batchnorm_momentum,
+        .activation = head->options.activation,
+    };
 
-    for (int32_t s = 0; s < head->n_spans; s++) {
-        int64_t first = head->spans[s].first * hidden, n = head->spans[s].n;
-        struct tensor moments = matrix(NULL, 2, hidden);
-        moments.data = head->moments;
-        moments.dtype = DTYPE_F64;
-        struct batchnorm_moments_args measure = {matrix(l->linear + first, n, hidden), moments};
-        struct batchnorm_apply_args apply = {
-            .x = measure.x,
-            .moments = moments,
-            .gamma = head->norm.weight,
-            .beta = head->norm.bias,
-            .y = matrix(l->hidden + first, n, hidden),
-            .pre = matrix(l->pre + first, n, hidden),
-            .mean = tensor_1d(l[s].mean, DTYPE_F32, hidden),
-            .rstd = tensor_1d(l[s].rstd, DTYPE_F32, hidden),
-            .running_mean = tensor_1d(head->running_mean, DTYPE_F32, hidden),
-            .running_var = tensor_1d(head->running_var, DTYPE_F32, hidden),
-            .n_rows = n * head->collective->world,
-            .eps = head_norm_eps,
-            .momentum = batchnorm_momentum,
-            .activation = head->options.activation,
-        };
-        TRY(head->ops->batchnorm_moments(head->device, &measure));
-        TRY(sum_over_ranks(head));
-        TRY(head->ops->batchnorm_apply(head->device, &apply));
+    if (!head->keep_running) {
+        apply.running_mean = tensor_1d(head->running_mean, DTYPE_F32, hidden);
+        apply.running_var = tensor_1d(head->running_var, DTYPE_F32, hidden);
     }
-    return STATUS_OK;
+    TRY(head->ops->batchnorm_moments(head->device, &measure));
+    TRY(sum_over_ranks(head));
+    return head->ops->batchnorm_apply(head->device, &apply);
 }
 
 static enum status layernorm(struct head *head, struct head_layer *l, int64_t n)
@@ -240,9 +237,7 @@ static enum status norm_backward(struct head *head, struct head_layer *l, float 
     }
     for (int32_t s = 0; s < head->n_spans; s++) {
         int64_t first = head->spans[s].first * hidden, rows = head->spans[s].n;
-        struct tensor moments = matrix(NULL, 2, hidden);
-        moments.data = head->moments;
-        moments.dtype = DTYPE_F64;
+        struct tensor moments = {head->moments, DTYPE_F64, 2, {2, hidden}};
         struct batchnorm_backward_moments_args measure = {
             .d_y = matrix(d + first, rows, hidden),
             .x = matrix(l->linear + first, rows, hidden),
@@ -271,33 +266,40 @@ static enum status norm_backward(struct head *head, struct head_layer *l, float 
 
 /* ------------------------------------------------------------------------------ MLP */
 
-static enum status hidden_layer(struct head *head, int layer, float *x, int64_t n)
+/* One hidden layer, for `n` rows from `first` on, which are span `s` of the batch norm. */
+static enum status hidden_layer(struct head *head, int layer, float *x, int32_t s, int64_t first,
+                                int64_t n)
 {
     struct head_layer *l = head->layers[layer];
     const struct affine *w = &head->mlp[layer];
     bool norm = head->options.norm != HEAD_NORM_NONE;
-    int64_t hidden = head->options.hidden_dim;
+    int64_t hidden = head->options.hidden_dim, n_in = w->weight.shape[1], at = first * hidden;
     struct linear_args args = {
-        .x = matrix(x, n, w->weight.shape[1]),
+        .x = matrix(x + first * n_in, n, n_in),
         .weight = w->weight,
         .bias = w->bias,
-        .y = matrix(norm ? l->linear : l->hidden, n, hidden),
-        .pre = !norm && l->pre != NULL ? matrix(l->pre, n, hidden) : (struct tensor){0},
+        .y = matrix((norm ? l->linear : l->hidden) + at, n, hidden),
+        .pre = !norm && l->pre != NULL ? matrix(l->pre + at, n, hidden) : (struct tensor){0},
         .activation = norm ? ACTIVATION_NONE : head->options.activation,
     };
     TRY(head->ops->linear_forward(head->device, &args));
     if (head->options.norm == HEAD_NORM_LN)
         return layernorm(head, l, n);
-    return norm ? batchnorm(head, l) : STATUS_OK;
+    return norm ? batchnorm(head, l, s) : STATUS_OK;
 }
 
 enum status head_forward(struct head *head, float *x, int64_t n)
 {
     int64_t bottleneck = head->options.bottleneck_dim, hidden = head->options.hidden_dim;
+    bool by_span = head->options.norm == HEAD_NORM_BN;
+    int32_t n_spans = by_span ? head->n_spans : 1;
 
     CHECK(n <= head->capacity);
-    TRY(hidden_layer(head, 0, x, n));
-    TRY(hidden_layer(head, 1, head->layers[0]->hidden, n));
+    for (int32_t s = 0; s < n_spans; s++) { /* in the original's order: statistics are shared */
+        int64_t first = by_span ? head->spans[s].first : 0, rows = by_span ? head->spans[s].n : n;
+        TRY(hidden_layer(head, 0, x, s, first, rows));
+        TRY(hidden_layer(head, 1, head->layers[0]->hidden, s, first, rows));
+    }
     struct linear_args last = {
         .x = matrix(head->layers[1]->hidden, n, hidden),
         .weight = head->mlp[2].weight,

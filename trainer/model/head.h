@@ -45,6 +45,7 @@ struct head {
     float *raw, *z, *inverse;
     double *moments; /* [2, H] (BN) */
     float *running_mean, *running_var;
+    bool keep_running;         /* true: leave the running statistics alone (logits made again) */
     struct last_layer last[2]; /* [CLS], patches; the second is unused when shared */
     bool shared;
     struct head_span spans[2];
@@ -62,7 +63,7 @@ enum status head_bind(struct head *head, const struct param_table *table, float 
 /* Makes the weight-normalised matrices for the current parameters, and zeroes their gradients. */
 enum status head_prepare(struct head *head) IBOT_WARN_UNUSED;
 
-/* x [n, D] -> head->z [n, b]; spans must cover the n rows (BN). */
+/* x [n, D] -> head->z [n, b]; with BN the spans must cover the n rows. */
 enum status head_forward(struct head *head, float *x, int64_t n) IBOT_WARN_UNUSED;
 
 /* d_z [n, b] (overwritten) -> d_x [n, D]; MLP gradients are added up. */

@@ -39,6 +39,12 @@ static enum status check_options(const struct ibot_options *o)
              "out_dim %d and patch_out_dim %d differ while one of shared_head and "
              "shared_head_teacher is on: make them equal, or share both or neither",
              h->out_dim, h->patch_out_dim);
+    if (b->mlp_ratio < 1 || h->hidden_dim < 1 || h->bottleneck_dim < 1 || h->out_dim < 1 ||
+        h->patch_out_dim < 1)
+        FAIL(STATUS_INVALID,
+             "mlp_ratio %d, head widths %d and %d, out_dim %d, patch_out_dim %d: each must be "
+             "positive",
+             b->mlp_ratio, h->hidden_dim, h->bottleneck_dim, h->out_dim, h->patch_out_dim);
     if (!(b->drop_path >= 0.0f && b->drop_path < 1.0f))
         FAIL(STATUS_INVALID, "drop_path: got %g, wanted 0 <= rate < 1", (double)b->drop_path);
     return STATUS_OK;
@@ -342,31 +348,38 @@ static const char *source_name(const struct ibot *ibot, const char *name, char *
     return buffer;
 }
 
-enum status ibot_initialise(struct ibot *ibot, uint64_t seed)
+enum status ibot_teacher_from_student(struct ibot *ibot)
 {
     const struct param_table *student = &ibot->student.table, *teacher = &ibot->teacher.table;
-    struct device *device = ibot->device;
+    char buffer[96];
+
+    for (size_t i = 0; i < teacher->n_params; i++) {
+        const struct param *to = &teacher->params[i];
+        int64_t from = param_find(student, source_name(ibot, to->name, buffer, sizeof(buffer)));
+        CHECK(from >= 0 && student->params[from].n == to->n, "teacher parameter '%s' has no source",
+              to->name);
+        TRY(ibot->device->copy(ibot->device, ibot->teacher.parameters + to->offset,
+                               ibot->student.parameters + student->params[from].offset,
+                               (size_t)to->n * sizeof(float)));
+    }
+    return STATUS_OK;
+}
+
+enum status ibot_initialise(struct ibot *ibot, uint64_t seed)
+{
+    const struct param_table *student = &ibot->student.table;
+    size_t bytes = (size_t)student->n_elements * sizeof(float);
     enum status status = STATUS_OK;
     float *values = NULL;
-    char buffer[96];
 
     TRY(memory_alloc(&values, (size_t)student->n_elements, sizeof(float), "initial weights"));
     for (size_t i = 0; i < student->n_params; i++)
         draw(&student->params[i], seed, (uint32_t)i, values + student->params[i].offset);
-    TRY_OUT(device->copy_in(device, ibot->student.parameters, values,
-                            (size_t)student->n_elements * sizeof(float)));
-    for (size_t i = 0; i < teacher->n_params; i++) {
-        const char *name = source_name(ibot, teacher->params[i].name, buffer, sizeof(buffer));
-        int64_t from = param_find(student, name);
-        CHECK(from >= 0, "teacher parameter '%s' has no source", teacher->params[i].name);
-        TRY_OUT(device->copy_in(device, ibot->teacher.parameters + teacher->params[i].offset,
-                                values + student->params[from].offset,
-                                (size_t)teacher->params[i].n * sizeof(float)));
-    }
-    TRY_OUT(ibot->collective->broadcast(ibot->collective, device, ibot->student.parameters,
-                                        (size_t)student->n_elements * sizeof(float)));
-    TRY_OUT(ibot->collective->broadcast(ibot->collective, device, ibot->teacher.parameters,
-                                        (size_t)teacher->n_elements * sizeof(float)));
+    TRY_OUT(ibot->device->copy_in(ibot->device, ibot->student.parameters, values, bytes));
+    TRY_OUT(ibot->collective->broadcast(ibot->collective, ibot->device, ibot->student.parameters,
+                                        bytes));
+    TRY_OUT(ibot_teacher_from_student(ibot));
+    TRY_OUT(ibot->device->synchronize(ibot->device));
 out:
     memory_free(values);
     return status;

@@ -96,9 +96,14 @@ enum status ibot_open(struct ibot **out, struct device *device, const struct op_
                       struct collective *collective,
                       const struct ibot_options *options) IBOT_WARN_UNUSED;
 
-/* Draws the student (spec 4.4) from Philox keyed by (seed, parameter number), copies it to the
- * teacher as the official non-strict load does (spec 6.4), broadcasts from rank 0. */
+/* Draws the student from Philox keyed by (seed, parameter number), broadcasts it from rank 0 and
+ * sets the teacher from it. */
 enum status ibot_initialise(struct ibot *ibot, uint64_t seed) IBOT_WARN_UNUSED;
+
+/* Teacher parameters = student parameters of the same name, with the original's aliases: a shared
+ * last layer of the teacher takes an unshared student's patch layer (last_layer2), an unshared one
+ * takes a shared student's layer twice. */
+enum status ibot_teacher_from_student(struct ibot *ibot) IBOT_WARN_UNUSED;
 
 enum status ibot_zero_gradients(struct ibot *ibot) IBOT_WARN_UNUSED;
 

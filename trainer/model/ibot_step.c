@@ -222,13 +222,31 @@ static enum status student_backward(struct ibot *ibot, bool masked)
     return vit_backward(vit, student_mask(ibot, masked));
 }
 
+/* n images of `side` px: the sizes that memory was planned for. */
+static void check_pixels(const struct tensor *pixels, int64_t n, int64_t side, const char *what)
+{
+    bool u8 = pixels->dtype == DTYPE_U8;
+
+    CHECK(pixels->rank == 4 && (u8 || pixels->dtype == DTYPE_F32), "%s: wrong type", what);
+    CHECK(pixels->shape[0] == n && pixels->shape[2] == side && pixels->shape[u8 ? 1 : 3] == side &&
+              pixels->shape[u8 ? 3 : 1] == 3,
+          "%s: got %lld of %lld px, planned %lld of %lld px", what, (long long)pixels->shape[0],
+          (long long)pixels->shape[2], (long long)n, (long long)side);
+}
+
 enum status ibot_accumulate(struct ibot *ibot, const struct ibot_input *input,
                             const struct step_control *control)
 {
+    const struct ibot_options *o = &ibot->options;
     struct device *device = ibot->device;
     bool masked = input->masks != NULL;
 
-    CHECK(!ibot->options.inference_only && ibot->n_micro < ibot->options.accumulation_steps);
+    CHECK(!o->inference_only && ibot->n_micro < o->accumulation_steps);
+    check_pixels(&input->globals, (int64_t)o->n_global * o->batch_size, o->global_size_px,
+                 "global crops");
+    if (o->n_local > 0)
+        check_pixels(&input->locals, (int64_t)o->n_local * o->batch_size, o->local_size_px,
+                     "local crops");
     TRY(device->copy_in(device, ibot->control, control, sizeof(*control)));
     TRY(ibot_prepare_rows(ibot, input->masks));
     TRY(ibot_prepare_depth(ibot, input));
@@ -391,6 +409,7 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
     vit->rows = vit->all_rows;
     TRY(vit_forward(vit, teacher ? NULL : student_mask(ibot, ibot->n_masked > 0)));
     TRY(head_prepare(&network->head));
+    network->head.keep_running = true;
     if (network->head.options.norm == HEAD_NORM_BN) {
         rows = vit->pass.n_tokens;
         first = group->first_row;
@@ -400,7 +419,9 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
         features += group->first_row * vit->pass.width;
         rows = group->n_images * group->length;
     }
-    TRY(head_forward(&network->head, features, rows));
+    enum status status = head_forward(&network->head, features, rows);
+    network->head.keep_running = false;
+    TRY(status);
     return copy_logits(ibot, &network->head, patch, rows, first, group->n_images, group->length,
                        out);
 }
