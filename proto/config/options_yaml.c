@@ -9,6 +9,8 @@
 
 #include "proto/base/memory.h"
 
+enum { FIRST_READ_BYTES = 4096 };
+
 struct run_file {
     struct options *options;
     const char *path; /* kept by the options */
@@ -217,16 +219,19 @@ enum status options_read_yaml(struct options *options, const void *bytes, size_t
 enum status options_read_file(struct options *options, const char *path, enum option_source source)
 {
     const char *what = source == OPTION_FROM_RECIPE ? "recipe" : "run file";
+    size_t n_bytes = 0, capacity = 0, n_read;
     enum status status = STATUS_OK;
     char *bytes = NULL;
-    size_t n_bytes;
 
     FILE *stream = fopen(path, "rb");
     if (stream == NULL)
         FAIL(errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "%s '%s': %s", what, path,
              strerror(errno));
-    TRY_OUT(memory_alloc(&bytes, OPTION_MAX_FILE_BYTES + 1, 1, what));
-    n_bytes = fread(bytes, 1, OPTION_MAX_FILE_BYTES + 1, stream);
+    do {
+        TRY_OUT(memory_grow(&bytes, &capacity, n_bytes + FIRST_READ_BYTES, 1, what));
+        n_read = fread(bytes + n_bytes, 1, capacity - n_bytes, stream);
+        n_bytes += n_read;
+    } while (n_read > 0 && n_bytes <= OPTION_MAX_FILE_BYTES);
     if (ferror(stream))
         FAIL_OUT(STATUS_IO, "%s '%s': %s", what, path, strerror(errno));
     if (n_bytes > OPTION_MAX_FILE_BYTES)
