@@ -1,0 +1,53 @@
+/* CPU: own ops, MPI between ranks. CUDA: what kernels/ offers. */
+#include "trainer/backend.h"
+
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+static enum status open_collective(struct backend *backend, enum backend_kind kind)
+{
+    struct collective_environment environment;
+
+    TRY(collective_environment_read(&environment));
+    if (environment.world == 1) {
+        collective_open_alone(&backend->collective);
+        return STATUS_OK;
+    }
+    if (kind == BACKEND_CUDA)
+        return kernels_collective_open(&backend->collective, &backend->device);
+    TRY(collective_open_mpi(&backend->collective));
+    if (backend->collective.world != environment.world)
+        FAIL(STATUS_MISMATCH, "%s says %d ranks, MPI %d: start CPU ranks with mpirun",
+             environment.source, environment.world, backend->collective.world);
+    return STATUS_OK;
+}
+
+enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads)
+{
+    enum status status = STATUS_OK;
+
+    memset(out, 0, sizeof(*out));
+    if (kind == BACKEND_CUDA) {
+        struct collective_environment environment;
+        TRY(collective_environment_read(&environment));
+        TRY(kernels_op_table(&out->ops));
+        TRY(kernels_device_open(&out->device, environment.local_rank));
+    } else {
+        out->ops = &op_table_cpu;
+        TRY(device_open_cpu(&out->device, n_threads));
+    }
+    status = open_collective(out, kind);
+    if (status != STATUS_OK)
+        backend_close(out);
+    return status;
+}
+
+void backend_close(struct backend *backend)
+{
+    if (backend == NULL)
+        return;
+    collective_close(&backend->collective);
+    device_close(&backend->device);
+    memset(backend, 0, sizeof(*backend));
+}

@@ -1,0 +1,25 @@
+/* Which hardware computes: device, op table and collective for a backend name. The only place that
+ * chooses. */
+#ifndef IBOT_TRAINER_BACKEND_H
+#define IBOT_TRAINER_BACKEND_H
+
+#include "ops/collective.h"
+#include "ops/device.h"
+#include "ops/op_table.h"
+
+enum backend_kind { BACKEND_CPU, BACKEND_CUDA };
+
+struct backend {
+    struct device device;
+    struct collective collective;
+    const struct op_table *ops;
+};
+
+/* Rank and world come from the environment (torchrun, Open MPI, Slurm); one process alone needs
+ * nothing. n_threads: of the CPU ops, 0: all cores. Errors: STATUS_UNSUPPORTED (not in this build),
+ * STATUS_INVALID (environment), STATUS_DEVICE. */
+enum status backend_open(struct backend *out, enum backend_kind kind,
+                         int n_threads) IBOT_WARN_UNUSED;
+void backend_close(struct backend *backend);
+
+#endif

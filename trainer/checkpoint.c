@@ -1,0 +1,269 @@
+/* Opening, choosing and restoring checkpoints; checkpoint_save.c writes them. */
+#include "trainer/checkpoint.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "trainer/checkpoint_names.h"
+
+/* ------------------------------------------------------------------------------ choosing */
+
+static int compare_steps(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+enum status checkpoint_steps(const char *folder, int64_t **steps, size_t *n)
+{
+    size_t capacity = 0;
+    struct dirent *item;
+    DIR *dir = opendir(folder);
+
+    *steps = NULL;
+    *n = 0;
+    if (dir == NULL) {
+        if (errno == ENOENT)
+            return STATUS_OK;
+        FAIL(STATUS_IO, "cannot read folder '%s': %s", folder, strerror(errno));
+    }
+    while ((item = readdir(dir)) != NULL) {
+        long long step;
+        char rest;
+        if (sscanf(item->d_name, "step_%lld%c", &step, &rest) != 1 || step < 0)
+            continue;
+        if (memory_grow(steps, &capacity, *n + 1, sizeof(int64_t), "checkpoint list") != STATUS_OK)
+            break;
+        (*steps)[(*n)++] = step;
+    }
+    closedir(dir);
+    if (*n > 1)
+        qsort(*steps, *n, sizeof(int64_t), compare_steps);
+    return STATUS_OK;
+}
+
+static enum status check_json(struct checkpoint *c)
+{
+    const char *hex = json_string_value(json_object_get(c->json, "model_digest"));
+    json_int_t format = json_integer_value(json_object_get(c->json, "format"));
+
+    if (format != CHECKPOINT_FORMAT)
+        FAIL(STATUS_MISMATCH, "%s/state.json: format %lld, wanted %d", c->path, (long long)format,
+             CHECKPOINT_FORMAT);
+    if (hex == NULL || !json_is_object(json_object_get(c->json, "options")))
+        FAIL(STATUS_CORRUPT, "%s/state.json: no model_digest or options", c->path);
+    char *end;
+    uint64_t wanted = strtoull(hex, &end, 16), got = safetensors_digest(&c->model);
+    if (*end != '\0' || got != wanted)
+        FAIL(STATUS_CORRUPT, "%s/model.safetensors: digest %016llx, wanted %s: the file is damaged",
+             c->path, (unsigned long long)got, hex);
+    return STATUS_OK;
+}
+
+/* Opens exactly this folder. */
+static enum status open_exact(struct checkpoint *out, const char *path)
+{
+    char file[CHECKPOINT_MAX_PATH + 32];
+    json_error_t error;
+    enum status status;
+
+    memset(out, 0, sizeof(*out));
+    if (snprintf(out->path, sizeof(out->path), "%s", path) >= (int)sizeof(out->path))
+        FAIL(STATUS_INVALID, "checkpoint path '%s' is too long", path);
+    snprintf(file, sizeof(file), "%s/model.safetensors", path);
+    TRY_OUT(safetensors_open(&out->model, file));
+    snprintf(file, sizeof(file), "%s/state.json", path);
+    out->json = json_load_file(file, JSON_REJECT_DUPLICATES, &error);
+    if (out->json == NULL)
+        FAIL_OUT(STATUS_CORRUPT, "%s: %s", file, error.text);
+    TRY_OUT(check_json(out));
+out:
+    if (status != STATUS_OK)
+        checkpoint_close(out);
+    return status;
+}
+
+enum status checkpoint_open_latest(struct checkpoint *out, const char *folder, bool *found)
+{
+    char path[CHECKPOINT_MAX_PATH];
+    int64_t *steps = NULL;
+    size_t n = 0;
+    enum status status = checkpoint_steps(folder, &steps, &n);
+
+    *found = false;
+    for (size_t i = 0; i < n && status == STATUS_OK; i++) {
+        checkpoint_name(path, sizeof(path), folder, steps[i]);
+        enum status opened = open_exact(out, path);
+        if (opened == STATUS_OK) {
+            *found = true;
+            break;
+        }
+        log_warning("checkpoint passed over: %s", status_message());
+        if (i + 1 == n)
+            status = status_set(STATUS_CORRUPT,
+                                "no checkpoint in '%s' is good (%zu tried): move "
+                                "the folder away to start anew",
+                                folder, n);
+    }
+    memory_free(steps);
+    return status;
+}
+
+enum status checkpoint_open(struct checkpoint *out, const char *path)
+{
+    char inside[CHECKPOINT_MAX_PATH];
+    struct stat info;
+    bool found;
+
+    memset(out, 0, sizeof(*out));
+    if (stat(path, &info) != 0)
+        FAIL(STATUS_NOT_FOUND, "checkpoint '%s': %s", path, strerror(errno));
+    if (snprintf(inside, sizeof(inside), "%s/state.json", path) >= (int)sizeof(inside))
+        FAIL(STATUS_INVALID, "checkpoint path '%s' is too long", path);
+    if (stat(inside, &info) == 0)
+        return open_exact(out, path);
+    snprintf(inside, sizeof(inside), "%s/checkpoints", path);
+    TRY(checkpoint_open_latest(out, stat(inside, &info) == 0 ? inside : path, &found));
+    if (!found)
+        FAIL(STATUS_NOT_FOUND,
+             "'%s' holds no checkpoint: wanted a run folder, its checkpoints "
+             "folder, or one step_N folder with model.safetensors and state.json",
+             path);
+    return STATUS_OK;
+}
+
+void checkpoint_close(struct checkpoint *checkpoint)
+{
+    if (checkpoint == NULL)
+        return;
+    safetensors_release(&checkpoint->model);
+    json_decref(checkpoint->json);
+    memset(checkpoint, 0, sizeof(*checkpoint));
+}
+
+/* ------------------------------------------------------------------------------ reading */
+
+const char *checkpoint_option(const struct checkpoint *checkpoint, const char *name)
+{
+    json_t *options = json_object_get(checkpoint->json, "options");
+    json_t *value = json_object_get(options, name);
+    return json_string_value(json_is_object(value) ? json_object_get(value, "value") : value);
+}
+
+static uint64_t hex_value(json_t *json, const char *name)
+{
+    const char *text = json_string_value(json_object_get(json, name));
+    return text != NULL ? strtoull(text, NULL, 16) : 0;
+}
+
+static enum status copy_clusters(const struct checkpoint *c, const char *name, int64_t n,
+                                 int32_t **out)
+{
+    const struct safetensors_entry *entry = safetensors_find(&c->model, name);
+
+    TRY(memory_alloc(out, (size_t)n, sizeof(int32_t), "clusters"));
+    if (n == 0)
+        return STATUS_OK;
+    if (entry == NULL || entry->tensor.data == NULL || entry->tensor.dtype != DTYPE_I32 ||
+        tensor_n_elements(&entry->tensor) != n)
+        FAIL(STATUS_CORRUPT, "%s: tensor '%s' does not have %lld values of I32", c->path, name,
+             (long long)n);
+    memcpy(*out, entry->tensor.data, (size_t)n * sizeof(int32_t));
+    return STATUS_OK;
+}
+
+enum status checkpoint_state(const struct checkpoint *c, struct checkpoint_state *out)
+{
+    json_t *totals = json_object_get(c->json, "totals");
+
+    *out = (struct checkpoint_state){
+        .step = json_integer_value(json_object_get(c->json, "step")),
+        .steps_per_epoch = json_integer_value(json_object_get(c->json, "steps_per_epoch")),
+        .index_digest = hex_value(c->json, "index_digest"),
+        .n_samples = (uint64_t)json_integer_value(json_object_get(c->json, "n_samples")),
+        .spec_digest = hex_value(c->json, "spec_digest"),
+        .world = (int32_t)json_integer_value(json_object_get(c->json, "world")),
+        .n_bad_images = json_integer_value(json_object_get(c->json, "n_bad_images")),
+        .n_clusters = json_integer_value(json_object_get(c->json, "n_clusters")),
+    };
+    if (out->step < 0 || out->steps_per_epoch < 1 || out->n_clusters < 0 ||
+        json_array_size(totals) != METRICS_TOTALS)
+        FAIL(STATUS_CORRUPT, "%s/state.json: step, steps_per_epoch, n_clusters or totals are wrong",
+             c->path);
+    for (size_t i = 0; i < METRICS_TOTALS; i++)
+        out->totals[i] = json_number_value(json_array_get(totals, i));
+    enum status status = copy_clusters(c, "epoch.labels", out->n_clusters, &out->labels);
+    if (status == STATUS_OK)
+        status = copy_clusters(c, "epoch.clusters", out->n_clusters, &out->clusters);
+    if (status != STATUS_OK) {
+        memory_free(out->labels);
+        memory_free(out->clusters);
+        out->labels = out->clusters = NULL;
+    }
+    return status;
+}
+
+static enum status restore_one(const struct checkpoint *c, struct device *device,
+                               const struct ibot_state_entry *state,
+                               const struct safetensors_entry *entry)
+{
+    if (entry->tensor.data == NULL || entry->tensor.dtype != state->tensor.dtype ||
+        entry->tensor.rank != state->tensor.rank ||
+        memcmp(entry->tensor.shape, state->tensor.shape,
+               (size_t)state->tensor.rank * sizeof(int64_t)) != 0) {
+        char got[96] = "", wanted[96] = "";
+        for (int32_t i = 0; i < entry->tensor.rank; i++)
+            snprintf(got + strlen(got), sizeof(got) - strlen(got), " %lld",
+                     (long long)entry->tensor.shape[i]);
+        for (int32_t i = 0; i < state->tensor.rank; i++)
+            snprintf(wanted + strlen(wanted), sizeof(wanted) - strlen(wanted), " %lld",
+                     (long long)state->tensor.shape[i]);
+        FAIL(STATUS_MISMATCH, "%s: '%s' is %s [%s ], wanted F32 [%s ]: another architecture",
+             c->path, state->name, entry->file_dtype, got, wanted);
+    }
+    return device->copy_in(device, state->tensor.data, entry->tensor.data,
+                           tensor_size_bytes(&state->tensor));
+}
+
+enum status checkpoint_restore(const struct checkpoint *c, struct ibot *ibot, struct device *device,
+                               const char *prefix, struct checkpoint_counts *counts)
+{
+    struct ibot_state_entry state;
+    char first_missing[128] = "";
+
+    *counts = (struct checkpoint_counts){0};
+    for (size_t i = 0; i < ibot_n_state(ibot); i++) {
+        ibot_state(ibot, i, &state);
+        if (strncmp(state.name, prefix, strlen(prefix)) != 0)
+            continue;
+        const struct safetensors_entry *entry = safetensors_find(&c->model, state.name);
+        if (entry == NULL) {
+            if (counts->n_missing++ == 0)
+                snprintf(first_missing, sizeof(first_missing), "%s", state.name);
+            continue;
+        }
+        TRY(restore_one(c, device, &state, entry));
+        counts->n_loaded++;
+    }
+    for (size_t i = 0; i < c->model.n_entries; i++) {
+        const char *name = c->model.entries[i].name;
+        counts->n_unexpected +=
+            strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "epoch.", 6) != 0;
+    }
+    counts->n_unexpected -= counts->n_loaded;
+    TRY(device->synchronize(device));
+    if (counts->n_missing > 0 || counts->n_unexpected > 0 || counts->n_loaded == 0)
+        FAIL(STATUS_MISMATCH,
+             "%s: of the tensors '%s*' %zu were loaded, %zu are missing%s%s, %zu "
+             "are unexpected: another architecture",
+             c->path, prefix, counts->n_loaded, counts->n_missing,
+             counts->n_missing > 0 ? ", first " : "", first_missing, counts->n_unexpected);
+    return STATUS_OK;
+}

@@ -1,0 +1,174 @@
+/* Writing and removing checkpoints. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/base/memory.h"
+#include "trainer/checkpoint.h"
+#include "trainer/checkpoint_names.h"
+
+static enum status sync_path(const char *path)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int failed = file < 0 || fsync(file) != 0 ? errno : 0;
+
+    if (file >= 0)
+        close(file);
+    if (failed != 0)
+        FAIL(STATUS_IO, "cannot sync '%s': %s", path, strerror(failed));
+    return STATUS_OK;
+}
+
+static void remove_folder(const char *path)
+{
+    char file[CHECKPOINT_MAX_PATH + 64];
+
+    snprintf(file, sizeof(file), "%s/state.json", path);
+    unlink(file);
+    snprintf(file, sizeof(file), "%s/model.safetensors", path);
+    unlink(file);
+    rmdir(path);
+}
+
+/* Model tensors, copied to the host, and the clusters of the epoch. */
+static enum status write_model(const char *path, struct ibot *ibot, struct device *device,
+                               const struct checkpoint_state *state)
+{
+    size_t n = ibot_n_state(ibot), n_items = n, total = 0;
+    struct safetensors_item *items = NULL;
+    struct ibot_state_entry *entries = NULL;
+    char *buffer = NULL;
+    enum status status;
+
+    TRY_OUT(memory_alloc(&items, n + 2, sizeof(*items), "checkpoint"));
+    TRY_OUT(memory_alloc(&entries, n, sizeof(*entries), "checkpoint"));
+    for (size_t i = 0; i < n; i++) {
+        ibot_state(ibot, i, &entries[i]);
+        total += tensor_size_bytes(&entries[i].tensor);
+    }
+    TRY_OUT(memory_alloc(&buffer, total, 1, "checkpoint"));
+    for (size_t i = 0, at = 0; i < n; i++) {
+        size_t bytes = tensor_size_bytes(&entries[i].tensor);
+        TRY_OUT(device->copy_out(device, buffer + at, entries[i].tensor.data, bytes));
+        items[i] = (struct safetensors_item){entries[i].name, entries[i].tensor};
+        items[i].tensor.data = buffer + at;
+        at += bytes;
+    }
+    TRY_OUT(device->synchronize(device));
+    if (state->n_clusters > 0) {
+        items[n_items++] = (struct safetensors_item){
+            "epoch.labels", tensor_1d(state->labels, DTYPE_I32, state->n_clusters)};
+        items[n_items++] = (struct safetensors_item){
+            "epoch.clusters", tensor_1d(state->clusters, DTYPE_I32, state->n_clusters)};
+    }
+    const char *metadata[] = {"format", "ibot"};
+    TRY_OUT(safetensors_write(path, items, n_items, metadata, 1));
+out:
+    memory_free(buffer);
+    memory_free(entries);
+    memory_free(items);
+    return status;
+}
+
+static json_t *hex(uint64_t value)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "%016llx", (unsigned long long)value);
+    return json_string(text);
+}
+
+static json_t *describe(const struct checkpoint_state *s, uint64_t digest,
+                        const struct checkpoint_option *options, size_t n_options)
+{
+    json_t *json = json_object(), *totals = json_array(), *all = json_object();
+
+    json_object_set_new(json, "format", json_integer(CHECKPOINT_FORMAT));
+    json_object_set_new(json, "step", json_integer(s->step));
+    json_object_set_new(json, "steps_per_epoch", json_integer(s->steps_per_epoch));
+    json_object_set_new(json, "n_samples", json_integer((json_int_t)s->n_samples));
+    json_object_set_new(json, "index_digest", hex(s->index_digest));
+    json_object_set_new(json, "spec_digest", hex(s->spec_digest));
+    json_object_set_new(json, "world", json_integer(s->world));
+    json_object_set_new(json, "n_bad_images", json_integer(s->n_bad_images));
+    json_object_set_new(json, "n_clusters", json_integer(s->n_clusters));
+    for (size_t i = 0; i < METRICS_TOTALS; i++)
+        json_array_append_new(totals, json_real(s->totals[i]));
+    json_object_set_new(json, "totals", totals);
+    json_object_set_new(json, "model_digest", hex(digest));
+    for (size_t i = 0; i < n_options; i++)
+        json_object_set_new(
+            all, options[i].name,
+            json_pack("{s:s, s:b}", "value", options[i].text, "decides", (int)options[i].digest));
+    json_object_set_new(json, "options", all);
+    return json;
+}
+
+static enum status write_json(const char *path, const struct checkpoint_state *state,
+                              uint64_t digest, const struct checkpoint_option *options,
+                              size_t n_options)
+{
+    json_t *json = describe(state, digest, options, n_options);
+    int failed = json_dump_file(json, path, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+
+    json_decref(json);
+    if (failed != 0)
+        FAIL(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
+    return sync_path(path);
+}
+
+enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device *device,
+                            const struct checkpoint_state *state,
+                            const struct checkpoint_option *options, size_t n_options)
+{
+    char path[CHECKPOINT_MAX_PATH], temporary[CHECKPOINT_MAX_PATH + 16];
+    char file[CHECKPOINT_MAX_PATH + 48];
+    struct safetensors written = {0};
+    enum status status;
+
+    checkpoint_name(path, sizeof(path), folder, state->step);
+    snprintf(temporary, sizeof(temporary), "%s.tmp", path);
+    remove_folder(temporary);
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
+    if (mkdir(temporary, 0777) != 0)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", temporary, strerror(errno));
+    snprintf(file, sizeof(file), "%s/model.safetensors", temporary);
+    TRY_OUT(write_model(file, ibot, device, state));
+    TRY_OUT(safetensors_open(&written, file));
+    uint64_t digest = safetensors_digest(&written);
+    snprintf(file, sizeof(file), "%s/state.json", temporary);
+    TRY_OUT(write_json(file, state, digest, options, n_options));
+    TRY_OUT(sync_path(temporary));
+    remove_folder(path); /* of a run that went on from an older one */
+    if (rename(temporary, path) != 0)
+        FAIL_OUT(STATUS_IO, "cannot rename '%s': %s", temporary, strerror(errno));
+    TRY_OUT(sync_path(folder));
+out:
+    safetensors_release(&written);
+    if (status != STATUS_OK) {
+        status = status_set(status, "checkpoint of step %lld not saved: %s; older ones are intact",
+                            (long long)state->step, status_message());
+        remove_folder(temporary);
+    }
+    return status;
+}
+
+enum status checkpoint_prune(const char *folder, int32_t keep_last, int64_t keep_every)
+{
+    char path[CHECKPOINT_MAX_PATH];
+    int64_t *steps = NULL;
+    size_t n = 0;
+
+    TRY(checkpoint_steps(folder, &steps, &n));
+    for (size_t i = (size_t)keep_last; i < n; i++) {
+        if (steps[i] == 0 || (keep_every > 0 && steps[i] % keep_every == 0))
+            continue;
+        checkpoint_name(path, sizeof(path), folder, steps[i]);
+        remove_folder(path);
+    }
+    memory_free(steps);
+    return STATUS_OK;
+}

@@ -1,0 +1,35 @@
+/* Local loaders: `--loaders N` starts N ibot-loader processes that connect over ipc:// in a folder
+ * that only this user can enter. They end when this process does. */
+#ifndef IBOT_TRAINER_LOADER_PROCESS_H
+#define IBOT_TRAINER_LOADER_PROCESS_H
+
+#include <sys/types.h>
+
+#include "proto/base/status.h"
+
+enum { LOADER_PROCESS_MAX = 64 };
+
+struct loader_processes {
+    char folder[64];                /* temporary, 0700 */
+    char endpoint[96];              /* ipc://folder/stream: what the consumer binds */
+    pid_t pids[LOADER_PROCESS_MAX]; /* 0: ended */
+    int n;
+};
+
+/* Makes the folder and the endpoint's name. */
+enum status loader_processes_prepare(struct loader_processes *processes) IBOT_WARN_UNUSED;
+
+/* Starts n loaders of a data set, found beside this program's own file; `index` may be NULL.
+ * Errors: STATUS_NOT_FOUND (no such program), STATUS_IO. */
+enum status loader_processes_start(struct loader_processes *processes, int n, int threads_each,
+                                   const char *data, const char *index,
+                                   const char *endpoint) IBOT_WARN_UNUSED;
+
+/* STATUS_OK while at least one runs (or none was started); else STATUS_CLOSED with how they
+ * ended. */
+enum status loader_processes_check(struct loader_processes *processes) IBOT_WARN_UNUSED;
+
+/* Ends them (SIGTERM, then SIGKILL), removes the folder. Twice is fine. */
+void loader_processes_stop(struct loader_processes *processes);
+
+#endif
