@@ -342,9 +342,12 @@ out:
 enum status options_print_help(struct options *options)
 {
     const struct options_program *program = options->program;
-    static const char closing[] =
-        "Every option also has a line in the run file (name: value) and an environment variable "
-        "(IBOT_NAME). Default < recipe < run file < environment < command line.";
+    const char *closing =
+        program->run_file
+            ? "Every option also has a line in the run file (name: value) and an environment "
+              "variable "
+              "(IBOT_NAME). Default < recipe < run file < environment < command line."
+            : "Every option also has an environment variable (IBOT_NAME); the command line wins.";
     struct command_line line;
     char text[4096], positional[128] = "";
     enum status status;
