@@ -70,7 +70,8 @@ fi
 
 if [ -x build/bin/ibot-train ]; then
     for recipe in trainer/recipes/*.yaml; do
-        build/bin/ibot-train --recipe "$recipe" --check > /dev/null || failed+=("$recipe")
+        build/bin/ibot-train --recipe "$(basename "$recipe" .yaml)" --data . --check > /dev/null ||
+            failed+=("$recipe")
     done
     echo "recipes: all tried"
 fi

@@ -56,7 +56,7 @@ knn_top1() {
     ibot-eval knn --checkpoint "$1" --train "$data/train" --test "$data/test" |
         sed -n 's/^20-NN classifier result: Top1: \([0-9.]*\).*/\1/p'
 }
-random=$(knn_top1 "$run/checkpoint-0")
+random=$(knn_top1 "$run/checkpoints/step_00000000")
 teacher=$(knn_top1 "$run")
 echo "k-NN top-1, random initialisation: $random %"
 echo "k-NN top-1, teacher: $teacher %"
