@@ -1,0 +1,480 @@
+/* Properties of the step: micro-batches add up, state resumes bit by bit, what is left out does not
+ * matter, features for evaluation, and nothing is allocated once it runs. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proto/base/memory.h"
+#include "tests/trainer/model_fixture.h"
+
+/* ------------------------------------------------------------------------------ allocation count
+ */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { CAN_COUNT = 0 }; /* the sanitizer owns malloc */
+static long n_allocations;
+#else
+enum { CAN_COUNT = 1 };
+static long n_allocations;
+
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t n, size_t bytes);
+void *__libc_realloc(void *pointer, size_t bytes);
+void *__libc_memalign(size_t alignment, size_t bytes);
+
+/* Every allocation of the process, libraries included, passes here. */
+void *malloc(size_t bytes)
+{
+    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    return __libc_malloc(bytes);
+}
+
+void *calloc(size_t n, size_t bytes)
+{
+    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    return __libc_calloc(n, bytes);
+}
+
+void *realloc(void *pointer, size_t bytes)
+{
+    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    return __libc_realloc(pointer, bytes);
+}
+
+void *aligned_alloc(size_t alignment, size_t bytes)
+{
+    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    return __libc_memalign(alignment, bytes);
+}
+
+int posix_memalign(void **out, size_t alignment, size_t bytes)
+{
+    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    *out = __libc_memalign(alignment, bytes);
+    return *out == NULL ? 12 : 0;
+}
+#endif
+
+/* ------------------------------------------------------------------------------ a step's input */
+
+enum { MOST_IMAGES = 4, CELLS = 16, GLOBAL = 3 * 32 * 32, LOCAL = 3 * 16 * 16 };
+
+/* Images 0 .. of a step, of which a micro-batch takes some. */
+struct images {
+    float globals[2][MOST_IMAGES][GLOBAL], locals[2][MOST_IMAGES][LOCAL];
+    uint8_t masks[2][MOST_IMAGES][CELLS];
+};
+
+struct batch {
+    float globals[2 * MOST_IMAGES * GLOBAL], locals[2 * MOST_IMAGES * LOCAL];
+    uint8_t masks[2 * MOST_IMAGES * CELLS];
+    struct ibot_input input;
+};
+
+static struct images images;
+
+static void make_images(uint64_t seed)
+{
+    fill_random(&images.globals[0][0][0], 2 * MOST_IMAGES * GLOBAL, seed);
+    fill_random(&images.locals[0][0][0], 2 * MOST_IMAGES * LOCAL, seed + 1);
+    for (int crop = 0; crop < 2; crop++)
+        for (int i = 0; i < MOST_IMAGES; i++)
+            for (int j = 0; j < CELLS; j++)
+                images.masks[crop][i][j] = (crop + i) % 3 != 0 && (i * 7 + j * 5 + crop) % 4 == 0;
+}
+
+/* Images first .. first + n - 1, crop-major. */
+static struct ibot_input take(struct batch *batch, int first, int n, int64_t step)
+{
+    for (int crop = 0; crop < 2; crop++) {
+        memcpy(batch->globals + crop * n * GLOBAL, images.globals[crop][first],
+               (size_t)n * sizeof(images.globals[0][0]));
+        memcpy(batch->locals + crop * n * LOCAL, images.locals[crop][first],
+               (size_t)n * sizeof(images.locals[0][0]));
+        memcpy(batch->masks + crop * n * CELLS, images.masks[crop][first], (size_t)(n * CELLS));
+    }
+    return (struct ibot_input){
+        .globals = {batch->globals, DTYPE_F32, 4, {2 * n, 3, 32, 32}},
+        .locals = {batch->locals, DTYPE_F32, 4, {2 * n, 3, 16, 16}},
+        .masks = batch->masks,
+        .keep_seed = 5,
+        .step = step,
+        .first_sample = first,
+    };
+}
+
+static struct ibot_options options_of(int batch_size, int accumulation)
+{
+    struct ibot_options o = model_options_small();
+
+    o.batch_size = batch_size;
+    o.accumulation_steps = accumulation;
+    o.backbone.drop_path = 0.4f;
+    return o;
+}
+
+/* One step over MOST_IMAGES images in micro-batches of n. */
+static void run_step(struct model_fixture *f, int n, int32_t step, struct ibot_result *result)
+{
+    static struct batch batch;
+    struct step_control control = plain_control(1e-3, step);
+
+    control.clip_grad = 3.0f;
+    assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
+    for (int first = 0; first < MOST_IMAGES; first += n) {
+        struct ibot_input input = take(&batch, first, n, step);
+        assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
+    }
+    assert_int_equal(ibot_update(f->ibot, &control), STATUS_OK);
+    assert_int_equal(ibot_result(f->ibot, result), STATUS_OK);
+}
+
+/* ------------------------------------------------------------------------------ tests */
+
+static void two_micro_batches_equal_one_of_twice_the_size(void **state)
+{
+    struct ibot_options whole = options_of(4, 1), halves = options_of(2, 2);
+    struct model_fixture a, b;
+    struct ibot_result one, two;
+
+    (void)state;
+    model_fixture_open(&a, &whole);
+    model_fixture_open(&b, &halves);
+    assert_int_equal(ibot_initialise(a.ibot, 1), STATUS_OK);
+    assert_int_equal(ibot_initialise(b.ibot, 1), STATUS_OK);
+    for (int32_t step = 0; step < 3; step++) {
+        make_images(100 + (uint64_t)step);
+        run_step(&a, 4, step, &one);
+        run_step(&b, 2, step, &two);
+        assert_near(two.loss_cls, one.loss_cls, 1e-5);
+        assert_near(two.loss_patch, one.loss_patch, 1e-5);
+        assert_near(two.teacher_entropy_cls, one.teacher_entropy_cls, 1e-5);
+        assert_near(two.teacher_entropy_patch, one.teacher_entropy_patch, 1e-5);
+        assert_int_equal(two.n_samples, 4);
+        assert_int_equal(two.n_masked, one.n_masked);
+        assert_memory_equal(two.teacher_cluster, one.teacher_cluster, 4 * sizeof(int32_t));
+        assert_memory_equal(two.student_cluster, one.student_cluster, 4 * sizeof(int32_t));
+    }
+    for (size_t i = 0; i < ibot_n_state(a.ibot); i++) {
+        struct ibot_state_entry x, y;
+        ibot_state(a.ibot, i, &x);
+        ibot_state(b.ibot, i, &y);
+        if (strstr(x.name, "qkv.bias") != NULL || strncmp(x.name, "moment", 6) == 0)
+            continue; /* key biases have no true gradient: Adam divides noise by noise */
+        double error = relative_error(y.tensor.data, x.tensor.data, tensor_n_elements(&x.tensor));
+        if (!(error < 1e-3))
+            fail_msg("%s differs by %g", x.name, error);
+    }
+    model_fixture_close(&a);
+    model_fixture_close(&b);
+}
+
+/* Gradients of the very first step, before Adam can magnify rounding. */
+static void micro_batches_add_up_to_the_same_gradient(void **state)
+{
+    static struct batch batch;
+    struct ibot_options whole = options_of(4, 1), halves = options_of(2, 2);
+    struct model_fixture a, b;
+    struct step_control control = plain_control(1e-3, 0);
+
+    (void)state;
+    model_fixture_open(&a, &whole);
+    model_fixture_open(&b, &halves);
+    assert_int_equal(ibot_initialise(a.ibot, 1), STATUS_OK);
+    assert_int_equal(ibot_initialise(b.ibot, 1), STATUS_OK);
+    make_images(3);
+    struct ibot_input input = take(&batch, 0, 4, 0);
+    assert_int_equal(ibot_zero_gradients(a.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(a.ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_zero_gradients(b.ibot), STATUS_OK);
+    for (int first = 0; first < 4; first += 2) {
+        input = take(&batch, first, 2, 0);
+        assert_int_equal(ibot_accumulate(b.ibot, &input, &control), STATUS_OK);
+    }
+    double all =
+        relative_error(b.ibot->gradients, a.ibot->gradients, a.ibot->student.table.n_elements);
+    assert_near(all, 0.0, 1e-6);
+    for (size_t i = 0; i < a.ibot->student.table.n_params; i++) {
+        struct tensor x = ibot_gradient(a.ibot, i), y = ibot_gradient(b.ibot, i);
+        const char *name = a.ibot->student.table.params[i].name;
+        if (strstr(name, "qkv.bias") != NULL)
+            continue;
+        double error = relative_error(y.data, x.data, tensor_n_elements(&x));
+        if (!(error < 1e-5))
+            fail_msg("gradient of %s differs by %g", name, error);
+    }
+    model_fixture_close(&a);
+    model_fixture_close(&b);
+}
+
+static void a_restored_state_goes_on_bit_by_bit(void **state)
+{
+    struct ibot_options o = options_of(4, 1);
+    struct model_fixture a, b;
+    struct ibot_result result;
+
+    (void)state;
+    o.head.norm = HEAD_NORM_BN; /* running statistics are state too */
+    model_fixture_open(&a, &o);
+    model_fixture_open(&b, &o);
+    assert_int_equal(ibot_initialise(a.ibot, 1), STATUS_OK);
+    make_images(9);
+    for (int32_t step = 0; step < 2; step++)
+        run_step(&a, 4, step, &result);
+    for (size_t i = 0; i < ibot_n_state(a.ibot); i++) {
+        struct ibot_state_entry x, y;
+        ibot_state(a.ibot, i, &x);
+        ibot_state(b.ibot, i, &y);
+        assert_string_equal(x.name, y.name);
+        memcpy(y.tensor.data, x.tensor.data, tensor_size_bytes(&x.tensor));
+    }
+    for (int32_t step = 2; step < 4; step++) {
+        run_step(&a, 4, step, &result);
+        run_step(&b, 4, step, &result);
+    }
+    for (size_t i = 0; i < ibot_n_state(a.ibot); i++) {
+        struct ibot_state_entry x, y;
+        ibot_state(a.ibot, i, &x);
+        ibot_state(b.ibot, i, &y);
+        if (memcmp(x.tensor.data, y.tensor.data, tensor_size_bytes(&x.tensor)) != 0)
+            fail_msg("%s differs after the restored state", x.name);
+    }
+    model_fixture_close(&a);
+    model_fixture_close(&b);
+}
+
+static void state_names_are_unique(void **state)
+{
+    struct ibot_options o = options_of(2, 1);
+    struct model_fixture f;
+    struct ibot_state_entry x, y;
+
+    (void)state;
+    o.head.shared_student = o.head.shared_teacher = false;
+    o.head.norm = HEAD_NORM_BN;
+    model_fixture_open(&f, &o);
+    for (size_t i = 0; i < ibot_n_state(f.ibot); i++) {
+        ibot_state(f.ibot, i, &x);
+        for (size_t j = 0; j < i; j++) {
+            ibot_state(f.ibot, j, &y);
+            assert_string_not_equal(x.name, y.name);
+        }
+    }
+    model_fixture_close(&f);
+}
+
+/* A step with no mask at all equals one whose masks are all zero; its patch loss is zero. */
+static void no_masks_mean_no_patch_loss(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct model_fixture f;
+    struct ibot_result with, without;
+    struct step_control control = plain_control(0.0, 0);
+
+    (void)state;
+    model_fixture_open(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    make_images(4);
+    struct ibot_input input = take(&batch, 0, 4, 0);
+    memset(batch.masks, 0, sizeof(batch.masks));
+    assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_result(f.ibot, &with), STATUS_OK);
+    input.masks = NULL;
+    assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_result(f.ibot, &without), STATUS_OK);
+    assert_true(with.loss == without.loss);
+    assert_true(without.loss_patch == 0.0 && without.n_masked == 0);
+    assert_int_equal(ibot_update(f.ibot, &control), STATUS_OK);
+    model_fixture_close(&f);
+}
+
+static void a_loss_that_is_not_finite_is_reported(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct model_fixture f;
+    struct ibot_result result;
+    struct step_control control = plain_control(0.0, 0);
+
+    (void)state;
+    model_fixture_open(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    make_images(4);
+    struct ibot_input input = take(&batch, 0, 4, 0);
+    batch.locals[17] = NAN;
+    assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_result(f.ibot, &result), STATUS_NOT_FINITE);
+    assert_non_null(strstr(status_message(), "not finite"));
+    model_fixture_close(&f);
+}
+
+static void dropped_branches_follow_their_rate(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct model_fixture f;
+    int kept = 0, total = 0;
+
+    (void)state;
+    model_fixture_open(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    make_images(4);
+    for (int64_t step = 0; step < 200; step++) {
+        struct ibot_input input = take(&batch, 0, 4, step);
+        assert_int_equal(ibot_prepare_depth(f.ibot, &input), STATUS_OK);
+        const struct vit *vit = &f.ibot->student.vit;
+        assert_null(vit->depths[0].attention_scale);
+        for (int64_t i = 0; i < vit->n_samples; i++) {
+            float scale = vit->depths[1].attention_scale[i];
+            assert_true(scale == 0.0f || fabsf(scale - 1.0f / 0.6f) < 1e-6f);
+            kept += scale != 0.0f;
+            total++;
+        }
+    }
+    double share = (double)kept / total; /* 5 sigma of 3200 draws: 0.043 */
+    assert_near(share, 0.6, 0.044);
+    model_fixture_close(&f);
+}
+
+/* ------------------------------------------------------------------------------ features */
+
+static void expect_feature(const float *got, const float *wanted, int64_t n)
+{
+    assert_near(relative_error(got, wanted, n), 0.0, 1e-6);
+}
+
+static void features_are_those_of_each_mode(void **state)
+{
+    enum { D = 32, N = 3 };
+    struct ibot_options o = model_options_small();
+    struct model_fixture f;
+    static float pixels[N * GLOBAL], out[N * 3 * D], wanted[D];
+
+    (void)state;
+    o.inference_only = true;
+    o.batch_size = 4;
+    o.n_global = 1;
+    o.n_local = 0;
+    model_fixture_open(&f, &o);
+    fill_model(f.ibot);
+    fill_random(pixels, N * GLOBAL, 8);
+    struct tensor images_in = {pixels, DTYPE_F32, 4, {N, 3, 32, 32}};
+    struct vit *vit = &f.ibot->teacher.vit;
+    struct ibot_feature_options mode = {.n_last_blocks = 2, .avgpool = 0};
+
+    assert_int_equal(ibot_feature_dim(f.ibot, &mode), 2 * D);
+    assert_int_equal(ibot_features(f.ibot, images_in, &mode, out), STATUS_OK);
+    for (int i = 0; i < N; i++) /* last block: token 0 after the final norm */
+        expect_feature(out + i * 2 * D + D, vit->features + i * 17 * D, D);
+    /* one block less: the network cut after its first block */
+    float before_last[N * D];
+    for (int i = 0; i < N; i++)
+        memcpy(before_last + i * D, out + i * 2 * D, D * sizeof(float));
+    vit->options.depth = 1;
+    mode.n_last_blocks = 1;
+    assert_int_equal(ibot_features(f.ibot, images_in, &mode, out), STATUS_OK);
+    expect_feature(out, before_last, N * D);
+    vit->options.depth = 2;
+
+    mode.avgpool = 1;
+    assert_int_equal(ibot_feature_dim(f.ibot, &mode), D);
+    assert_int_equal(ibot_features(f.ibot, images_in, &mode, out), STATUS_OK);
+    for (int i = 0; i < N; i++) {
+        memset(wanted, 0, sizeof(wanted));
+        for (int t = 1; t < 17; t++)
+            for (int j = 0; j < D; j++)
+                wanted[j] += vit->final_x[(i * 17 + t) * D + j] / 16.0f;
+        expect_feature(out + i * D, wanted, D);
+    }
+
+    mode.avgpool = 2;
+    assert_int_equal(ibot_feature_dim(f.ibot, &mode), 2 * D);
+    assert_int_equal(ibot_features(f.ibot, images_in, &mode, out), STATUS_OK);
+    for (int i = 0; i < N; i++) {
+        memset(wanted, 0, sizeof(wanted));
+        for (int t = 1; t < 17; t++)
+            for (int j = 0; j < D; j++)
+                wanted[j] += vit->features[(i * 17 + t) * D + j] / 16.0f;
+        expect_feature(out + i * 2 * D, vit->features + i * 17 * D, D);
+        expect_feature(out + i * 2 * D + D, wanted, D);
+    }
+    model_fixture_close(&f);
+}
+
+static void features_do_not_depend_on_the_batch(void **state)
+{
+    enum { D = 32 };
+    struct ibot_options o = model_options_small();
+    struct model_fixture f;
+    static float pixels[2 * GLOBAL], both[2 * D], one[D];
+    struct ibot_feature_options mode = {.n_last_blocks = 1};
+
+    (void)state;
+    model_fixture_open(&f, &o); /* a training model gives features too */
+    fill_model(f.ibot);
+    fill_random(pixels, 2 * GLOBAL, 8);
+    struct tensor images_in = {pixels, DTYPE_F32, 4, {2, 3, 32, 32}};
+    for (int student = 0; student < 2; student++) {
+        mode.student = student != 0;
+        images_in = (struct tensor){pixels, DTYPE_F32, 4, {2, 3, 32, 32}};
+        assert_int_equal(ibot_features(f.ibot, images_in, &mode, both), STATUS_OK);
+        images_in = (struct tensor){pixels + GLOBAL, DTYPE_F32, 4, {1, 3, 32, 32}};
+        assert_int_equal(ibot_features(f.ibot, images_in, &mode, one), STATUS_OK);
+        expect_feature(one, both + D, D);
+    }
+    images_in.shape[0] = 100;
+    assert_int_equal(ibot_features(f.ibot, images_in, &mode, one), STATUS_INVALID);
+    model_fixture_close(&f);
+}
+
+/* ------------------------------------------------------------------------------ allocation */
+
+static void a_step_allocates_nothing_after_the_first(void **state)
+{
+    struct ibot_options o = options_of(2, 2);
+    struct model_fixture f;
+    struct ibot_result result;
+
+    (void)state;
+    if (!CAN_COUNT)
+        skip();
+    model_fixture_open(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    make_images(9);
+    long at_open = n_allocations;
+    void *counted;
+    assert_int_equal(memory_alloc(&counted, 1, 1, "counted"), STATUS_OK);
+    memory_free(counted);
+    assert_true(n_allocations > at_open); /* the counter counts */
+    run_step(&f, 2, 0, &result);
+    long before = n_allocations;
+    for (int32_t step = 1; step < 4; step++)
+        run_step(&f, 2, step, &result);
+    assert_int_equal(n_allocations - before, 0);
+    model_fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_micro_batches_equal_one_of_twice_the_size),
+        cmocka_unit_test(micro_batches_add_up_to_the_same_gradient),
+        cmocka_unit_test(a_restored_state_goes_on_bit_by_bit),
+        cmocka_unit_test(state_names_are_unique),
+        cmocka_unit_test(no_masks_mean_no_patch_loss),
+        cmocka_unit_test(a_loss_that_is_not_finite_is_reported),
+        cmocka_unit_test(dropped_branches_follow_their_rate),
+        cmocka_unit_test(features_are_those_of_each_mode),
+        cmocka_unit_test(features_do_not_depend_on_the_batch),
+        cmocka_unit_test(a_step_allocates_nothing_after_the_first),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
