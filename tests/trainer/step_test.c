@@ -27,34 +27,44 @@ void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *pointer, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);
 
-/* Every allocation of the process, libraries included, passes here. */
+extern const char __executable_start, etext; /* of the linker: the code of this program */
+
+/* Every allocation of the process passes here; those of our own code, which is all linked into the
+ * program, are counted. (OpenBLAS makes a job table of its own for each threaded product.) */
+static void count_if_ours(const void *caller)
+{
+    if ((uintptr_t)caller >= (uintptr_t)&__executable_start &&
+        (uintptr_t)caller < (uintptr_t)&etext)
+        __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+}
+
 void *malloc(size_t bytes)
 {
-    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    count_if_ours(__builtin_return_address(0));
     return __libc_malloc(bytes);
 }
 
 void *calloc(size_t n, size_t bytes)
 {
-    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    count_if_ours(__builtin_return_address(0));
     return __libc_calloc(n, bytes);
 }
 
 void *realloc(void *pointer, size_t bytes)
 {
-    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    count_if_ours(__builtin_return_address(0));
     return __libc_realloc(pointer, bytes);
 }
 
 void *aligned_alloc(size_t alignment, size_t bytes)
 {
-    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    count_if_ours(__builtin_return_address(0));
     return __libc_memalign(alignment, bytes);
 }
 
 int posix_memalign(void **out, size_t alignment, size_t bytes)
 {
-    __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
+    count_if_ours(__builtin_return_address(0));
     *out = __libc_memalign(alignment, bytes);
     return *out == NULL ? 12 : 0;
 }
