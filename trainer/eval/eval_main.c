@@ -1,0 +1,319 @@
+/* ibot-eval: evaluations of a trained backbone, one sub-command each. */
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/config/options.h"
+#include "trainer/eval/features.h"
+#include "trainer/eval/knn.h"
+
+enum { MAX_K = 16 };
+
+struct knn_options {
+    const char *checkpoint, *train, *test, *dump_features, *load_features;
+    int checkpoint_key, backend;
+    float nb_knn[MAX_K];
+    int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
+    int32_t resize_size, crop_size, loaders, loader_threads, threads;
+    double temperature;
+    bool json;
+};
+
+static const char *const keys[] = {"teacher", "student", NULL};
+static const char *const backends[] = {"cpu", "cuda", NULL};
+
+#define AT(field) .offset = offsetof(struct knn_options, field)
+
+static const struct option_spec knn_specs[] = {
+    {.name = "checkpoint",
+     .alias = "pretrained_weights",
+     .type = OPTION_STRING,
+     AT(checkpoint),
+     .argument = "PATH",
+     .group = "Model",
+     .help = "run folder (its newest checkpoint), or one checkpoint folder"},
+    {.name = "checkpoint_key",
+     .type = OPTION_CHOICE,
+     AT(checkpoint_key),
+     .choices = keys,
+     .text = "teacher",
+     .help = "which network"},
+    {.name = "n_last_blocks",
+     .type = OPTION_INT32,
+     AT(n_last_blocks),
+     .text = "1",
+     .minimum = 1,
+     .maximum = 256,
+     .help = "concatenate the [CLS] tokens of this many last blocks"},
+    {.name = "avgpool_patchtokens",
+     .type = OPTION_INT32,
+     AT(avgpool_patchtokens),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 2,
+     .help = "0: [CLS] tokens; 1: mean of the patch tokens; 2: both"},
+    {.name = "train",
+     .type = OPTION_STRING,
+     AT(train),
+     .argument = "DIR",
+     .group = "Data",
+     .help = "labelled images to compare with: one folder per class"},
+    {.name = "test",
+     .type = OPTION_STRING,
+     AT(test),
+     .argument = "DIR",
+     .help = "images to classify, with the same class folders"},
+    {.name = "resize_size",
+     .type = OPTION_INT32,
+     AT(resize_size),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 4096,
+     .unit = "px",
+     .help = "shorter side after resizing; 0: 8/7 of the crop, 256 for "
+             "224"},
+    {.name = "crop_size",
+     .type = OPTION_INT32,
+     AT(crop_size),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 4096,
+     .unit = "px",
+     .help = "central crop; 0: the size of the run's global crops"},
+    {.name = "batch_size_per_gpu",
+     .type = OPTION_INT32,
+     AT(batch_size_per_gpu),
+     .text = "32",
+     .minimum = 1,
+     .maximum = 4096,
+     .unit = "images",
+     .help = "images at a time"},
+    {.name = "loaders",
+     .type = OPTION_INT32,
+     AT(loaders),
+     .text = "1",
+     .minimum = 1,
+     .maximum = 64,
+     .help = "loader processes"},
+    {.name = "loader_threads",
+     .type = OPTION_INT32,
+     AT(loader_threads),
+     .text = "1",
+     .minimum = 0,
+     .maximum = 1024,
+     .help = "threads of each; 0: one per core"},
+    {.name = "dump_features",
+     .type = OPTION_STRING,
+     AT(dump_features),
+     .argument = "DIR",
+     .help = "keep the features: train.safetensors and test.safetensors"},
+    {.name = "load_features",
+     .type = OPTION_STRING,
+     AT(load_features),
+     .argument = "DIR",
+     .help = "classify kept features instead of images"},
+    {.name = "nb_knn",
+     .type = OPTION_FLOAT_LIST,
+     AT(nb_knn),
+     .count_offset = offsetof(struct knn_options, n_nb_knn),
+     .capacity = MAX_K,
+     .text = "10 20 100 200",
+     .minimum = 1,
+     .maximum = 100000,
+     .group = "Classifier",
+     .help = "numbers of neighbours; those beyond the number of training images are left out"},
+    {.name = "temperature",
+     .type = OPTION_DOUBLE,
+     AT(temperature),
+     .text = "0.07",
+     .minimum = 1e-4,
+     .maximum = 100,
+     .help = "neighbours weigh exp(similarity / temperature)"},
+    {.name = "json",
+     .type = OPTION_BOOL,
+     AT(json),
+     .text = "off",
+     .help = "print one JSON object per number of neighbours"},
+    {.name = "backend",
+     .type = OPTION_CHOICE,
+     AT(backend),
+     .choices = backends,
+     .text = "cpu",
+     .group = "Process",
+     .help = "what computes"},
+    {.name = "threads",
+     .type = OPTION_INT32,
+     AT(threads),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 1024,
+     .help = "threads of the CPU backend; 0: one per core"},
+};
+
+static const struct options_program knn_program = {
+    .name = "ibot-eval knn",
+    .summary = "Weighted k-NN classification on frozen features.",
+    .epilogue = "  ibot-eval knn --checkpoint runs/small --train DIR/train --test DIR/val",
+    .specs = knn_specs,
+    .n_specs = sizeof(knn_specs) / sizeof(knn_specs[0]),
+};
+
+static const struct options_program *const commands[] = {&knn_program};
+
+static atomic_int stop_asked;
+
+static void ask_to_stop(int signal_number)
+{
+    atomic_store(&stop_asked, 1);
+    signal(signal_number, SIG_DFL);
+}
+
+static enum status check(const struct knn_options *o)
+{
+    if (o->load_features != NULL)
+        return STATUS_OK;
+    if (o->checkpoint == NULL || o->train == NULL || o->test == NULL)
+        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
+                             "features)");
+    for (int32_t i = 0; i < o->n_nb_knn; i++)
+        if (o->nb_knn[i] != floorf(o->nb_knn[i]))
+            FAIL(STATUS_INVALID, "--nb_knn: got %g, wanted whole numbers", (double)o->nb_knn[i]);
+    return STATUS_OK;
+}
+
+static enum status both_splits(const struct knn_options *o, struct backend *backend,
+                               struct features *train, struct features *test)
+{
+    struct feature_model_options model_options = {
+        .checkpoint = o->checkpoint,
+        .student = o->checkpoint_key == 1,
+        .n_last_blocks = o->n_last_blocks,
+        .avgpool = o->avgpool_patchtokens,
+        .batch_size = o->batch_size_per_gpu,
+        .crop_size_px = o->crop_size,
+    };
+    struct feature_model model;
+    enum status status;
+
+    TRY(feature_model_open(&model, backend, &model_options));
+    struct feature_data_options data = {
+        .data = o->train,
+        .resize_px = o->resize_size > 0 ? o->resize_size : model.crop_size_px * 8 / 7,
+        .n_loaders = o->loaders,
+        .loader_threads = o->loader_threads,
+    };
+    TRY_OUT(features_compute(train, &model, &data, &stop_asked));
+    data.data = o->test;
+    TRY_OUT(features_compute(test, &model, &data, &stop_asked));
+out:
+    feature_model_close(&model);
+    return status;
+}
+
+/* Feature files of both splits: kept under `folder`, or read from it. */
+static enum status feature_files(const char *folder, bool write, struct features *train,
+                                 struct features *test)
+{
+    char path[CHECKPOINT_MAX_PATH];
+    struct features *splits[] = {train, test};
+    static const char *const names[] = {"train", "test"};
+
+    if (write && mkdir(folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/%s.safetensors", folder, names[i]);
+        if (write)
+            TRY(features_write(splits[i], path));
+        else
+            TRY(features_read(splits[i], path));
+    }
+    return STATUS_OK;
+}
+
+static enum status classify(const struct knn_options *o, struct backend *backend,
+                            const struct features *train, const struct features *test)
+{
+    struct knn_result results[MAX_K];
+    struct knn_args args = {
+        .train = train->values,
+        .test = test->values,
+        .train_labels = train->labels,
+        .test_labels = test->labels,
+        .n_train = train->n,
+        .n_test = test->n,
+        .dim = train->dim,
+        .n_classes = train->n_classes,
+        .temperature = (float)o->temperature,
+        .results = results,
+    };
+
+    if (train->dim != test->dim || train->n_classes != test->n_classes)
+        FAIL(STATUS_MISMATCH,
+             "train has %d classes (features of %d), test %d (%d): wanted the same "
+             "class folders in both",
+             train->n_classes, train->dim, test->n_classes, test->dim);
+    for (int32_t i = 0; i < o->n_nb_knn; i++) {
+        if ((int64_t)o->nb_knn[i] > train->n)
+            log_warning("k = %g is left out: there are %lld training images", (double)o->nb_knn[i],
+                        (long long)train->n);
+        else
+            results[args.n_results++].k = (int32_t)o->nb_knn[i];
+    }
+    TRY(knn_classify(&backend->device, backend->ops, &args));
+    for (int32_t i = 0; i < args.n_results; i++)
+        printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
+                       : "%d-NN classifier result: Top1: %.4f, Top5: %.4f\n",
+               results[i].k, results[i].top1, results[i].top5);
+    return STATUS_OK;
+}
+
+static enum status knn(const struct knn_options *o)
+{
+    struct features train = {0}, test = {0};
+    struct backend backend;
+    enum status status;
+
+    TRY(check(o));
+    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads));
+    if (o->load_features != NULL)
+        TRY_OUT(feature_files(o->load_features, false, &train, &test));
+    else
+        TRY_OUT(both_splits(o, &backend, &train, &test));
+    if (o->dump_features != NULL)
+        TRY_OUT(feature_files(o->dump_features, true, &train, &test));
+    TRY_OUT(classify(o, &backend, &train, &test));
+out:
+    features_release(&train);
+    features_release(&test);
+    backend_close(&backend);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    const struct options_program *chosen = NULL;
+    struct options options = {0};
+    struct knn_options values;
+
+    log_start("ibot-eval", LOG_INFO);
+    signal(SIGINT, ask_to_stop);
+    signal(SIGTERM, ask_to_stop);
+    enum status status =
+        options_command(&chosen, "ibot-eval", "Evaluate a trained backbone.", commands,
+                        sizeof(commands) / sizeof(commands[0]), argc, argv);
+    if (status == STATUS_OK && chosen == &knn_program) {
+        status = options_parse(&options, chosen, &values, argc - 1, argv + 1);
+        if (status == STATUS_OK && !options.finished)
+            status = knn(&values);
+    }
+    if (status != STATUS_OK)
+        log_error("%s", status_message());
+    options_release(&options);
+    return status_exit_code(status);
+}

@@ -1,0 +1,233 @@
+/* Features: the model from a checkpoint, the images from local loaders. */
+#include "trainer/eval/features.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+
+/* ------------------------------------------------------------------------------ model */
+
+static enum status option_number(const struct checkpoint *checkpoint, const char *name,
+                                 int32_t *out)
+{
+    const char *text = checkpoint_option(checkpoint, name);
+    char *end;
+
+    if (text == NULL)
+        FAIL(STATUS_CORRUPT, "%s/state.json: no option '%s'", checkpoint->path, name);
+    long value = strtol(text, &end, 10);
+    if (*end != '\0' || value < 0 || value > INT32_MAX)
+        FAIL(STATUS_CORRUPT, "%s/state.json: option %s: got '%s'", checkpoint->path, name, text);
+    *out = (int32_t)value;
+    return STATUS_OK;
+}
+
+/* Backbone options as the run had them; the head is not built for evaluation. */
+static enum status model_options(const struct checkpoint *checkpoint, struct ibot_options *out)
+{
+    struct backbone_options *b = &out->backbone;
+    const char *arch = checkpoint_option(checkpoint, "arch");
+    int32_t dim, depth, heads;
+
+    memset(out, 0, sizeof(*out));
+    if (arch == NULL)
+        FAIL(STATUS_CORRUPT, "%s/state.json: no option 'arch'", checkpoint->path);
+    TRY(backbone_options_for(b, arch));
+    TRY(option_number(checkpoint, "embed_dim", &dim));
+    TRY(option_number(checkpoint, "depth", &depth));
+    TRY(option_number(checkpoint, "num_heads", &heads));
+    TRY(option_number(checkpoint, "patch_size", &b->patch_size_px));
+    TRY(option_number(checkpoint, "global_crop_size", &b->image_size_px));
+    b->embed_dim = dim > 0 ? dim : b->embed_dim;
+    b->depth = depth > 0 ? depth : b->depth;
+    b->n_heads = heads > 0 ? heads : b->n_heads;
+    out->head = (struct head_options){
+        .hidden_dim = 1,
+        .bottleneck_dim = 1,
+        .out_dim = 1,
+        .patch_out_dim = 1,
+        .shared_student = true,
+        .shared_teacher = true,
+    };
+    out->n_global = 1;
+    out->inference_only = true;
+    return STATUS_OK;
+}
+
+enum status feature_model_open(struct feature_model *out, struct backend *backend,
+                               const struct feature_model_options *o)
+{
+    const char *prefix = o->student ? "student.backbone." : "teacher.backbone.";
+    struct checkpoint checkpoint;
+    struct checkpoint_counts counts;
+    struct ibot_options model;
+    enum status status;
+
+    memset(out, 0, sizeof(*out));
+    TRY(checkpoint_open(&checkpoint, o->checkpoint));
+    TRY_OUT(model_options(&checkpoint, &model));
+    model.batch_size = o->batch_size;
+    model.global_size_px = o->crop_size_px > 0 ? o->crop_size_px : model.backbone.image_size_px;
+    TRY_OUT(ibot_open(&out->ibot, &backend->device, backend->ops, &backend->collective, &model));
+    TRY_OUT(checkpoint_restore(&checkpoint, out->ibot, &backend->device, prefix, &counts));
+    log_info("%s: %zu tensors '%s*' loaded, %zu missing, %zu unexpected", checkpoint.path,
+             counts.n_loaded, prefix, counts.n_missing, counts.n_unexpected);
+    out->backend = backend;
+    out->options = (struct ibot_feature_options){o->student, o->n_last_blocks, o->avgpool};
+    out->dim = ibot_feature_dim(out->ibot, &out->options);
+    out->batch_size = o->batch_size;
+    out->crop_size_px = model.global_size_px;
+out:
+    checkpoint_close(&checkpoint);
+    if (status != STATUS_OK)
+        feature_model_close(out);
+    return status;
+}
+
+void feature_model_close(struct feature_model *model)
+{
+    if (model == NULL)
+        return;
+    ibot_close(&model->ibot);
+    memset(model, 0, sizeof(*model));
+}
+
+/* ------------------------------------------------------------------------------ data */
+
+static void normalise(float *row, int32_t dim)
+{
+    double squares = 0.0;
+
+    for (int32_t i = 0; i < dim; i++)
+        squares += (double)row[i] * (double)row[i];
+    double factor = 1.0 / fmax(sqrt(squares), 1e-12);
+    for (int32_t i = 0; i < dim; i++)
+        row[i] = (float)(row[i] * factor);
+}
+
+static enum status take_batches(struct features *out, const struct feature_model *model,
+                                struct receiver *receiver)
+{
+    struct ibot_input input;
+    struct batch *batch;
+    int64_t filled = 0;
+
+    while (filled < out->n) {
+        TRY(receiver_next(receiver, &batch, &input));
+        CHECK(filled + batch->n_samples <= out->n);
+        float *rows = out->values + filled * out->dim;
+        TRY(ibot_features(model->ibot, input.globals, &model->options, rows));
+        for (int32_t i = 0; i < batch->n_samples; i++) {
+            normalise(rows + (int64_t)i * out->dim, out->dim);
+            out->labels[filled + i] = batch->samples[i].label;
+        }
+        filled += batch->n_samples;
+        char line[80];
+        snprintf(line, sizeof(line), "features: %lld of %lld images", (long long)filled,
+                 (long long)out->n);
+        log_status_line(line);
+    }
+    log_status_line(NULL);
+    return STATUS_OK;
+}
+
+enum status features_compute(struct features *out, const struct feature_model *model,
+                             const struct feature_data_options *o, const atomic_int *stop)
+{
+    struct data_spec spec = data_spec_centre_crop(o->resize_px, model->crop_size_px);
+    struct receiver_options options = {
+        .spec = spec,
+        .batch_size = model->batch_size,
+        .slice_size = model->batch_size < 32 ? model->batch_size : 32,
+        .prefetch = 4,
+        .world = 1,
+        .data = o->data,
+        .n_loaders = o->n_loaders,
+        .loader_threads = o->loader_threads,
+    };
+    struct receiver receiver = {0};
+    struct dataset_info dataset;
+    enum status status;
+
+    memset(out, 0, sizeof(*out));
+    options.spec.bad_image_policy = BAD_IMAGE_FAIL;
+    TRY(data_spec_check(&options.spec));
+    TRY(receiver_open(&receiver, &model->backend->device, &options, stop));
+    TRY_OUT(receiver_dataset(&receiver, &dataset));
+    out->n = (int64_t)dataset.n_samples;
+    out->dim = model->dim;
+    out->n_classes = dataset.n_classes;
+    TRY_OUT(memory_alloc(&out->values, dataset.n_samples * (size_t)model->dim, sizeof(float),
+                         "features"));
+    TRY_OUT(memory_alloc(&out->labels, dataset.n_samples, sizeof(int32_t), "labels"));
+    TRY_OUT(consumer_start(receiver.consumer, 0, 1));
+    TRY_OUT(take_batches(out, model, &receiver));
+out:
+    receiver_close(&receiver);
+    if (status != STATUS_OK)
+        features_release(out);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ files */
+
+enum status features_write(const struct features *features, const char *path)
+{
+    char classes[16];
+    struct safetensors_item items[] = {
+        {"values", tensor_2d(features->values, DTYPE_F32, features->n, features->dim)},
+        {"labels", tensor_1d(features->labels, DTYPE_I32, features->n)},
+    };
+    const char *metadata[] = {"n_classes", classes};
+
+    snprintf(classes, sizeof(classes), "%d", features->n_classes);
+    return safetensors_write(path, items, 2, metadata, 1);
+}
+
+enum status features_read(struct features *out, const char *path)
+{
+    struct safetensors file;
+    enum status status = STATUS_OK;
+
+    memset(out, 0, sizeof(*out));
+    TRY(safetensors_open(&file, path));
+    const struct safetensors_entry *values = safetensors_find(&file, "values");
+    const struct safetensors_entry *labels = safetensors_find(&file, "labels");
+    const char *classes = safetensors_metadata(&file, "n_classes");
+    if (values == NULL || labels == NULL || classes == NULL || values->tensor.dtype != DTYPE_F32 ||
+        labels->tensor.dtype != DTYPE_I32 || values->file_rank != 2 ||
+        tensor_n_elements(&labels->tensor) != values->file_shape[0] || values->file_shape[0] < 1)
+        FAIL_OUT(STATUS_CORRUPT,
+                 "%s: wanted 'values' [n, dim] F32, 'labels' [n] I32 and n_classes, "
+                 "as --dump_features writes them",
+                 path);
+    out->n = values->file_shape[0];
+    out->dim = (int32_t)values->file_shape[1];
+    out->n_classes = (int32_t)strtol(classes, NULL, 10);
+    TRY_OUT(memory_alloc(&out->values, values->n_bytes, 1, "features"));
+    TRY_OUT(memory_alloc(&out->labels, labels->n_bytes, 1, "labels"));
+    memcpy(out->values, values->tensor.data, values->n_bytes);
+    memcpy(out->labels, labels->tensor.data, labels->n_bytes);
+    for (int64_t i = 0; i < out->n; i++)
+        if (out->labels[i] < 0 || out->labels[i] >= out->n_classes)
+            FAIL_OUT(STATUS_CORRUPT, "%s: label %d of %d classes", path, out->labels[i],
+                     out->n_classes);
+out:
+    safetensors_release(&file);
+    if (status != STATUS_OK)
+        features_release(out);
+    return status;
+}
+
+void features_release(struct features *features)
+{
+    if (features == NULL)
+        return;
+    memory_free(features->values);
+    memory_free(features->labels);
+    memset(features, 0, sizeof(*features));
+}

@@ -1,0 +1,55 @@
+/* Features of a data set by a trained backbone: images through the same loaders, as evaluation
+ * crops, in index order; [CLS] features, L2-normalised. */
+#ifndef IBOT_TRAINER_EVAL_FEATURES_H
+#define IBOT_TRAINER_EVAL_FEATURES_H
+
+#include <stdatomic.h>
+
+#include "trainer/backend.h"
+#include "trainer/checkpoint.h"
+#include "trainer/receiver.h"
+
+/* A network for evaluation, rebuilt from a checkpoint. */
+struct feature_model {
+    struct backend *backend; /* borrowed */
+    struct ibot *ibot;
+    struct ibot_feature_options options;
+    int32_t dim, batch_size, crop_size_px;
+};
+
+struct feature_model_options {
+    const char *checkpoint; /* checkpoint, or run folder */
+    bool student;           /* else the teacher */
+    int32_t n_last_blocks, avgpool, batch_size;
+    int32_t crop_size_px; /* 0: the run's global crop size */
+};
+
+/* Loads strictly; says in the log what was loaded. Errors: STATUS_NOT_FOUND, STATUS_MISMATCH. */
+enum status feature_model_open(struct feature_model *out, struct backend *backend,
+                               const struct feature_model_options *options) IBOT_WARN_UNUSED;
+void feature_model_close(struct feature_model *model);
+
+struct features {
+    float *values;   /* [n, dim] */
+    int32_t *labels; /* [n] */
+    int64_t n;
+    int32_t dim, n_classes;
+};
+
+struct feature_data_options {
+    const char *data;
+    int32_t resize_px, n_loaders, loader_threads;
+};
+
+/* Every image of a folder. A bad image is an error: an evaluation leaves nothing out. Errors: those
+ * of receiver_next, STATUS_NO_MEMORY. */
+enum status features_compute(struct features *out, const struct feature_model *model,
+                             const struct feature_data_options *options,
+                             const atomic_int *stop) IBOT_WARN_UNUSED;
+
+/* features.safetensors: "values" [n, dim] F32 and "labels" [n] I32. */
+enum status features_write(const struct features *features, const char *path) IBOT_WARN_UNUSED;
+enum status features_read(struct features *out, const char *path) IBOT_WARN_UNUSED;
+void features_release(struct features *features);
+
+#endif

@@ -1,0 +1,30 @@
+/* Weighted k-NN classification of features (Wu et al. 2018, as DINO and iBOT use it). */
+#ifndef IBOT_TRAINER_EVAL_KNN_H
+#define IBOT_TRAINER_EVAL_KNN_H
+
+#include "ops/device.h"
+#include "ops/op_table.h"
+
+struct knn_result {
+    int32_t k;
+    double top1, top5; /* percent */
+};
+
+/* Each test row is given the class with the greatest sum of exp(similarity / temperature) over its
+ * k nearest training rows; equal sums: the lower class.
+ *   train [n, dim], test [m, dim] f32 host memory, rows of length 1; labels in 0 .. n_classes-1
+ *   results[i].k in: up to n; top1, top5 out
+ * Errors: STATUS_INVALID (k beyond n, dims that differ), STATUS_NO_MEMORY, STATUS_DEVICE. */
+struct knn_args {
+    const float *train, *test;
+    const int32_t *train_labels, *test_labels;
+    int64_t n_train, n_test;
+    int32_t dim, n_classes;
+    float temperature;
+    struct knn_result *results;
+    int32_t n_results;
+};
+enum status knn_classify(struct device *device, const struct op_table *ops,
+                         const struct knn_args *args) IBOT_WARN_UNUSED;
+
+#endif

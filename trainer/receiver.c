@@ -1,0 +1,160 @@
+/* Waiting for batches, with an eye on signals and on the local loaders. */
+#include "trainer/receiver.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+
+static const int64_t look_ns = 200000000;       /* between looks at signals and children */
+static const int64_t complain_ns = 10000000000; /* between log lines while nothing comes */
+
+static enum status alloc_slot(void *context, void **out, size_t bytes)
+{
+    struct device *device = context;
+    return device->alloc_host(device, out, bytes, "batch slot");
+}
+
+static void free_slot(void *context, void *pointer)
+{
+    struct device *device = context;
+    device->free_host(device, pointer);
+}
+
+/* "tcp://host:5550" for rank 2 is "tcp://host:5552"; port 0 or * stays. */
+static enum status own_endpoint(const char *listen, int rank, char *out, size_t size)
+{
+    const char *colon = strrchr(listen, ':');
+    char *end;
+
+    if (rank == 0 || strncmp(listen, "tcp://", 6) != 0 || colon == NULL) {
+        if (rank > 0)
+            FAIL(STATUS_INVALID, "--listen %s: with several ranks it must be tcp://HOST:PORT",
+                 listen);
+        snprintf(out, size, "%s", listen);
+        return STATUS_OK;
+    }
+    long port = strtol(colon + 1, &end, 10);
+    if (*end != '\0' || port < 0 || port + rank > 65535)
+        FAIL(STATUS_INVALID, "--listen %s: no port for rank %d", listen, rank);
+    snprintf(out, size, "%.*s:%ld", (int)(colon - listen), listen, port > 0 ? port + rank : 0);
+    return STATUS_OK;
+}
+
+enum status receiver_open(struct receiver *out, struct device *device,
+                          const struct receiver_options *o, const atomic_int *stop)
+{
+    struct consumer_options consumer = {
+        .n_endpoints = 0,
+        .insecure = o->insecure,
+        .spec = o->spec,
+        .batch_size = o->batch_size,
+        .slice_size = o->slice_size,
+        .prefetch = o->prefetch,
+        .rank = o->rank,
+        .world = o->world,
+        .drop_last = o->drop_last,
+        .index_digest = o->index_digest,
+        .alloc = alloc_slot,
+        .free = free_slot,
+        .alloc_context = device,
+    };
+    enum status status = STATUS_OK;
+
+    *out = (struct receiver){.device = device, .spec = o->spec, .stop = stop};
+    if (o->n_loaders > 0) {
+        TRY(loader_processes_prepare(&out->loaders));
+        consumer.endpoints[consumer.n_endpoints++] = out->loaders.endpoint;
+    }
+    if (o->listen != NULL) {
+        TRY_OUT(own_endpoint(o->listen, o->rank, out->endpoint, sizeof(out->endpoint)));
+        consumer.endpoints[consumer.n_endpoints++] = out->endpoint;
+    }
+    TRY_OUT(consumer_open(&out->consumer, &consumer));
+    if (o->listen != NULL)
+        log_info("listening on %s", consumer_endpoint(out->consumer, consumer.n_endpoints - 1));
+    if (o->n_loaders > 0)
+        TRY_OUT(loader_processes_start(&out->loaders, o->n_loaders, o->loader_threads, o->data,
+                                       o->index, consumer_endpoint(out->consumer, 0)));
+out:
+    if (status != STATUS_OK)
+        receiver_close(out);
+    return status;
+}
+
+/* Between two waits: is there a reason to give up, or to say something? */
+static enum status look_around(struct receiver *receiver, int64_t since_ns, int64_t *complained_ns)
+{
+    int64_t now = clock_monotonic_ns();
+    struct consumer_stats stats;
+
+    if (receiver->stop != NULL && atomic_load(receiver->stop) != 0)
+        FAIL(STATUS_INTERRUPTED, "interrupted");
+    TRY(loader_processes_check(&receiver->loaders));
+    if (now - since_ns < complain_ns || now - *complained_ns < complain_ns)
+        return STATUS_OK;
+    *complained_ns = now;
+    consumer_stats(receiver->consumer, &stats);
+    log_warning("waiting for data since %.0f s: %d loaders connected, %d slices under way",
+                1e-9 * (double)(now - since_ns), stats.n_loaders, stats.n_leases_out);
+    return STATUS_OK;
+}
+
+enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out)
+{
+    int64_t since = clock_monotonic_ns(), complained = since;
+
+    for (;;) {
+        enum status status =
+            consumer_dataset(receiver->consumer, out, clock_monotonic_ns() + look_ns);
+        if (status != STATUS_TIMEOUT)
+            return status;
+        TRY(look_around(receiver, since, &complained));
+    }
+}
+
+static struct tensor crops(uint8_t *pixels, int32_t n_views, int32_t n_images, int32_t size_px)
+{
+    return (struct tensor){pixels, DTYPE_U8, 4, {(int64_t)n_views * n_images, size_px, size_px, 3}};
+}
+
+enum status receiver_next(struct receiver *receiver, struct batch **out, struct ibot_input *input)
+{
+    int64_t since = clock_monotonic_ns(), complained = since;
+    enum status status;
+
+    if (receiver->batch != NULL)
+        consumer_return(receiver->consumer, receiver->batch);
+    receiver->batch = NULL;
+    do {
+        status =
+            consumer_next(receiver->consumer, &receiver->batch, clock_monotonic_ns() + look_ns);
+        if (status == STATUS_TIMEOUT)
+            TRY(look_around(receiver, since, &complained));
+    } while (status == STATUS_TIMEOUT);
+    receiver->waited_ns += clock_monotonic_ns() - since;
+    if (status != STATUS_OK)
+        return status;
+    const struct batch *batch = *out = receiver->batch;
+    input->globals = crops(batch->globals, receiver->spec.n_global, batch->n_samples,
+                           receiver->spec.global_size_px);
+    input->locals = receiver->spec.n_local > 0
+                        ? crops(batch->locals, receiver->spec.n_local, batch->n_samples,
+                                receiver->spec.local_size_px)
+                        : (struct tensor){0};
+    input->masks = batch->masks;
+    return STATUS_OK;
+}
+
+void receiver_close(struct receiver *receiver)
+{
+    if (receiver == NULL)
+        return;
+    if (receiver->batch != NULL)
+        consumer_return(receiver->consumer, receiver->batch);
+    consumer_close(&receiver->consumer);
+    loader_processes_stop(&receiver->loaders);
+    memset(receiver, 0, sizeof(*receiver));
+}

@@ -1,0 +1,53 @@
+/* The trainer's end of the stream: a consumer, the local loaders that feed it, and the way of a
+ * batch into device memory. Slots are pinned memory of the device, so that a copy can run while the
+ * step before computes; on the CPU the slot itself is the input. */
+#ifndef IBOT_TRAINER_RECEIVER_H
+#define IBOT_TRAINER_RECEIVER_H
+
+#include <stdatomic.h>
+
+#include "ops/device.h"
+#include "proto/wire/consumer.h"
+#include "trainer/loader_process.h"
+#include "trainer/model/ibot.h"
+
+struct receiver_options {
+    struct data_spec spec;
+    int32_t batch_size, slice_size, prefetch;
+    int rank, world;
+    bool drop_last;
+    const char *listen; /* NULL: ipc, for local loaders alone */
+    bool insecure;
+    const char *data, *index; /* of local loaders */
+    int32_t n_loaders, loader_threads;
+    uint64_t index_digest; /* of the run that is resumed; 0: any */
+};
+
+struct receiver {
+    struct device *device; /* borrowed */
+    struct consumer *consumer;
+    struct loader_processes loaders;
+    struct data_spec spec;
+    const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
+    int64_t waited_ns;      /* in receiver_next, in all */
+    struct batch *batch;    /* the current one */
+    char endpoint[256];
+};
+
+/* Binds, starts local loaders. Errors: those of consumer_open and loader_processes_start. */
+enum status receiver_open(struct receiver *out, struct device *device,
+                          const struct receiver_options *options,
+                          const atomic_int *stop) IBOT_WARN_UNUSED;
+
+/* Waits for a first loader; says so in the log while it takes long. Errors: STATUS_MISMATCH,
+ * STATUS_CLOSED (all local loaders ended), STATUS_INTERRUPTED. */
+enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out) IBOT_WARN_UNUSED;
+
+/* The next batch in order, borrowed until the next call; pixels and masks of `input` are set.
+ * Errors: as above, and STATUS_CLOSED at the end of the stream. */
+enum status receiver_next(struct receiver *receiver, struct batch **batch,
+                          struct ibot_input *input) IBOT_WARN_UNUSED;
+
+void receiver_close(struct receiver *receiver);
+
+#endif
