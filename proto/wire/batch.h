@@ -7,24 +7,35 @@
 
 #include "proto/wire/data_spec.h"
 
+enum { SLICE_MAX_SAMPLES = 256 }; /* of a lease */
+
 /* One sample of a batch. */
 struct batch_sample {
-    uint64_t position;    /* in the epoch's order (global, before striding by rank) */
-    uint32_t index;       /* in the data set: of the image that was used */
+    uint64_t position; /* in the epoch's order (global, before striding by rank) */
+    uint32_t index;    /* in the data set: of the image that was used */
     int32_t label;
     uint32_t n_substituted; /* bad images passed over on the way to it */
 };
 
-struct batch {
-    int64_t step;          /* since the start of the run; from 0 */
+/* A bad image that some slice met. */
+struct bad_image {
     int32_t epoch;
-    int32_t n_samples;     /* B; fewer only in the last batch of an evaluation */
-    uint8_t *globals;      /* [n_global, B, S, S, 3] */
-    uint8_t *locals;       /* [n_local, B, s, s, 3], NULL without local crops */
-    uint8_t *masks;        /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
+    uint32_t index;
+    char path[256];
+    char reason[256];
+};
+
+struct batch {
+    int64_t step; /* since the start of the run; from 0 */
+    int32_t epoch;
+    int32_t n_samples; /* B below; smaller only in the last batch of an evaluation */
+    uint8_t *globals;  /* [n_global, B, S, S, 3] */
+    uint8_t *locals;   /* [n_local, B, s, s, 3], NULL without local crops */
+    uint8_t *masks;    /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
     struct batch_sample *samples; /* [B] */
-    uint64_t digest;       /* XXH3 over the image records in order: the same for the same stream */
-    void *slot;            /* of the consumer */
+    uint64_t digest; /* XXH3 over samples and the hashes of their records, in order: the same
+                        for the same stream, whatever the slices and loaders */
+    void *slot;      /* of the consumer */
 };
 
 #endif

@@ -18,17 +18,18 @@
 enum { CONSUMER_MAX_ENDPOINTS = 8 };
 
 struct consumer_options {
-    const char *endpoints[CONSUMER_MAX_ENDPOINTS]; /* tcp://host:port (port 0 or *: any), ipc://path */
+    const char
+        *endpoints[CONSUMER_MAX_ENDPOINTS]; /* tcp://host:port (port 0 or *: any), ipc://path */
     int n_endpoints;
-    bool insecure;              /* allow a plain bind to a non-loopback address */
+    bool insecure; /* allow a plain bind to a non-loopback address */
     struct data_spec spec;
-    int32_t batch_size;         /* B: images of this rank's batch */
-    int32_t slice_size;         /* images per lease; 0: 16 */
-    int32_t prefetch;           /* batches ready or in the making beyond the current one; 0: 4 */
-    int rank, world;            /* this rank takes positions rank, rank + world, … */
-    bool drop_last;             /* training: only whole batches */
-    int64_t lease_timeout_ns;   /* a lease older than this is re-issued; 0: 10 s */
-    uint64_t index_digest;      /* the data set that loaders must have; 0: the first loader's */
+    int32_t batch_size;       /* B: images of this rank's batch */
+    int32_t slice_size;       /* images per lease; 0: 16 */
+    int32_t prefetch;         /* batches ready or in the making beyond the current one; 0: 4 */
+    int rank, world;          /* this rank takes positions rank, rank + world, … */
+    bool drop_last;           /* training: only whole batches */
+    int64_t lease_timeout_ns; /* a lease older than this is re-issued; 0: 10 s */
+    uint64_t index_digest;    /* the data set that loaders must have; 0: the first loader's */
     /* Where batch slots live; NULL: plain memory. Called at consumer_dataset and close only. */
     enum status (*alloc)(void *context, void **out, size_t bytes);
     void (*free)(void *context, void *pointer);
@@ -42,27 +43,19 @@ struct dataset_info {
     int32_t n_classes;
 };
 
-/* A bad image that some slice met; each (epoch, index) is reported once. */
-struct bad_image {
-    int32_t epoch;
-    uint32_t index;
-    char path[256];
-    char reason[256];
-};
-
 struct consumer_stats {
     uint64_t n_batches, n_slices, n_bytes; /* handed on; accepted */
     uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders, n_bad_images;
     int32_t n_loaders, n_leases_out, n_batches_ready;
-    int64_t waited_ns;          /* in consumer_next, in all */
+    int64_t waited_ns; /* in consumer_next, in all */
 };
 
 struct consumer; /* opaque: threads and sockets */
 
 /* Binds and starts the thread; loaders may connect from now on. Errors: STATUS_INVALID (spec,
  * endpoint, plain public bind), STATUS_IO (address in use: named). */
-enum status consumer_open(struct consumer **out, const struct consumer_options *options)
-    IBOT_WARN_UNUSED;
+enum status consumer_open(struct consumer **out,
+                          const struct consumer_options *options) IBOT_WARN_UNUSED;
 
 /* The bound address of endpoint i, with the real port. Borrowed until close. */
 const char *consumer_endpoint(const struct consumer *consumer, int i);
@@ -75,18 +68,23 @@ enum status consumer_dataset(struct consumer *consumer, struct dataset_info *out
 /* Starts leasing at step `step` of the run, which is batch (step mod steps_per_epoch) of epoch
  * step / steps_per_epoch; stops after n_epochs. steps per epoch: ceil(n/world)/B, floor with
  * drop_last. Once, after consumer_dataset. */
-enum status consumer_start(struct consumer *consumer, int64_t step, int32_t n_epochs)
-    IBOT_WARN_UNUSED;
+enum status consumer_start(struct consumer *consumer, int64_t step,
+                           int32_t n_epochs) IBOT_WARN_UNUSED;
 int64_t consumer_steps_per_epoch(const struct consumer *consumer);
 
 /* The next batch in order; borrowed until consumer_return. Errors: STATUS_TIMEOUT (try again),
  * STATUS_CLOSED (all epochs done), STATUS_CORRUPT (policy fail met a bad image), STATUS_IO. */
-enum status consumer_next(struct consumer *consumer, struct batch **out, int64_t deadline_ns)
-    IBOT_WARN_UNUSED;
+enum status consumer_next(struct consumer *consumer, struct batch **out,
+                          int64_t deadline_ns) IBOT_WARN_UNUSED;
 void consumer_return(struct consumer *consumer, struct batch *batch);
 
-/* Takes one bad-image report, oldest first; false when there is none. */
+/* Takes one bad-image report, oldest first; false when there is none. Each (epoch, index) is
+ * reported once; reports that nobody takes are dropped beyond some hundreds, but counted. */
 bool consumer_bad_image(struct consumer *consumer, struct bad_image *out);
+
+/* Takes one text about a loader that was refused (or went, with a reason), oldest first; false when
+ * there is none. */
+bool consumer_refusal(struct consumer *consumer, char *out, size_t out_bytes);
 
 void consumer_stats(struct consumer *consumer, struct consumer_stats *out);
 

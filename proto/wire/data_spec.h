@@ -4,7 +4,8 @@
  *
  * One image on the wire is one image record, of the same size for every sample:
  *
- *   [global views: n_global x S x S x 3 u8][local views: n_local x s x s x 3 u8][masks: n_global x ceil(g*g/8) bits]
+ *   [global views: n_global x S x S x 3 u8][local views: n_local x s x s x 3 u8][masks: n_global x
+ * ceil(g*g/8) bits]
  *
  * Mask bits are row-major over the g x g grid, least significant bit first. */
 #ifndef IBOT_PROTO_WIRE_DATA_SPEC_H
@@ -17,9 +18,10 @@
 #include "proto/base/status.h"
 
 enum {
-    DATA_SPEC_MAX_VIEWS = 64,   /* global + local */
+    DATA_SPEC_MAX_VIEWS = 64, /* global + local */
     DATA_SPEC_MAX_SIZE_PX = 4096,
     DATA_SPEC_MAX_RATIOS = 16,
+    DATA_SPEC_MAX_RECORD_BYTES = 256 << 20, /* of one image */
 };
 
 enum data_kind {
@@ -41,27 +43,27 @@ struct view_transform {
 
 struct data_spec {
     enum data_kind kind;
-    bool shuffle;          /* official permutation of the epoch; else index order */
-    uint64_t order_seed;   /* official: 0 */
-    uint64_t seed;         /* of every other draw */
+    bool shuffle;        /* official permutation of the epoch; else index order */
+    uint64_t order_seed; /* official: 0 */
+    uint64_t seed;       /* of every other draw */
 
     int32_t n_global, global_size_px; /* centre crop: n_global 1, n_local 0 */
     int32_t n_local, local_size_px;
-    int32_t resize_px;                /* centre crop: shorter side */
+    int32_t resize_px;                     /* centre crop: shorter side */
     float global_scale[2], local_scale[2]; /* area */
-    float aspect[2];                  /* 3/4 .. 4/3 */
+    float aspect[2];                       /* 3/4 .. 4/3 */
 
-    struct view_transform first, other, local; /* global crop 0, further ones, local ones */
+    struct view_transform first, other, local;   /* global crop 0, further ones, local ones */
     float brightness, contrast, saturation, hue; /* 0.4 0.4 0.2 0.1 */
-    float blur_radius[2];             /* 0.1 .. 2.0 */
-    int32_t solarize_threshold;       /* 128 */
+    float blur_radius[2];                        /* 0.1 .. 2.0 */
+    int32_t solarize_threshold;                  /* 128 */
 
-    int32_t mask_cell_px;             /* patch size; the grid is global_size_px / mask_cell_px */
+    int32_t mask_cell_px; /* patch size; the grid is global_size_px / mask_cell_px */
     enum mask_shape mask_shape;
-    int32_t n_pred_ratios;            /* 0: no masks at all */
+    int32_t n_pred_ratios; /* 0: no masks at all */
     float pred_ratio[DATA_SPEC_MAX_RATIOS], pred_ratio_var[DATA_SPEC_MAX_RATIOS];
-    float mask_aspect[2];             /* 0.3 .. 1/0.3 */
-    int32_t pred_start_epoch;         /* ratio 0 before it */
+    float mask_aspect[2];     /* 0.3 .. 1/0.3 */
+    int32_t pred_start_epoch; /* ratio 0 before it */
 
     enum bad_image_policy bad_image_policy;
 };
@@ -75,16 +77,19 @@ struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px);
 /* Every field within its limits, or a text that names the field. Errors: STATUS_INVALID. */
 enum status data_spec_check(const struct data_spec *spec) IBOT_WARN_UNUSED;
 
-/* XXH3 of the canonical encoding: two specs with this digest make the same bytes. */
+/* XXH3 of the canonical encoding: two specs with this digest make the same bytes. Fields that the
+ * kind, or a count of 0, leaves without effect do not count. */
 uint64_t data_spec_digest(const struct data_spec *spec);
+
+/* The functions below are for specs that passed data_spec_check. */
 
 /* Side of the mask grid in cells; 0 without masks. */
 int32_t data_spec_mask_grid(const struct data_spec *spec);
 
-size_t data_spec_view_bytes(const struct data_spec *spec, int32_t view);      /* pixels of a view */
-size_t data_spec_view_offset(const struct data_spec *spec, int32_t view);     /* in the record */
-size_t data_spec_mask_bytes(const struct data_spec *spec);                    /* of one view */
-size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view);     /* in the record */
-size_t data_spec_record_bytes(const struct data_spec *spec);                  /* of one image */
+size_t data_spec_view_bytes(const struct data_spec *spec, int32_t view);  /* pixels of a view */
+size_t data_spec_view_offset(const struct data_spec *spec, int32_t view); /* in the record */
+size_t data_spec_mask_bytes(const struct data_spec *spec);                /* of one view */
+size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view); /* in the record */
+size_t data_spec_record_bytes(const struct data_spec *spec);              /* of one image */
 
 #endif

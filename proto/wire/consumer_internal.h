@@ -1,0 +1,156 @@
+/* The parts of a consumer, for consumer*.c alone.
+ *
+ *   consumer.c         what the caller sees: open, next, return, …
+ *   consumer_thread.c  the thread: sockets, loaders, leases
+ *   consumer_slot.c    slots: places for batches, filled from slices
+ *
+ * A slot goes round: free ─> making (it has a step; slices arrive) ─> ready ─> the caller ─> free.
+ */
+#ifndef IBOT_PROTO_WIRE_CONSUMER_INTERNAL_H
+#define IBOT_PROTO_WIRE_CONSUMER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdint.h>
+#include <zmq.h>
+
+#include "proto/wire/consumer.h"
+#include "proto/wire/message.h"
+#include "proto/wire/session.h"
+#include "proto/wire/socket.h"
+
+enum {
+    CONSUMER_PENDING_REPORTS = 256, /* bad images that wait for the caller */
+    CONSUMER_SEEN_REPORTS = 1024,   /* bad images remembered as reported */
+    CONSUMER_PENDING_REFUSALS = 16,
+    CONSUMER_BANNED = 64,      /* instances remembered as refused for what they did */
+    CONSUMER_MAX_STRIKES = 3,  /* corrupt slices before a loader is refused */
+    CONSUMER_MAX_FAILURES = 3, /* of one slice, or of a loader in a row */
+};
+
+/* A place for one batch. */
+struct slot {
+    struct batch batch;
+    uint8_t *memory;       /* of options.alloc: globals, locals, masks */
+    uint64_t *hashes;      /* [B] of the image records */
+    uint8_t *failures;     /* [slices per batch] that loaders reported */
+    int32_t n_slices_left; /* to arrive */
+};
+
+/* A connected loader that was accepted; its place in the array is its number in the session. */
+struct peer {
+    bool used;
+    uint8_t n_routing;
+    uint8_t routing[255]; /* ZeroMQ's name for the connection */
+    uint64_t instance;
+    uint32_t attempt;
+    int64_t heard_ns;
+    int32_t n_strikes, n_failures;
+    char name[MESSAGE_NAME_BYTES];
+};
+
+struct ban {
+    uint64_t instance;
+    char reason[MESSAGE_REASON_BYTES];
+};
+
+/* What is being received: filled by the thread, one at a time. */
+struct received {
+    uint8_t n_routing;
+    uint8_t routing[255];
+    bool more; /* frames are left */
+    struct message message;
+};
+
+struct consumer {
+    /* immutable after open */
+    struct consumer_options options;
+    uint64_t session_id, spec_digest;
+    char endpoints[CONSUMER_MAX_ENDPOINTS][SOCKET_ENDPOINT_BYTES];
+    int32_t n_slots, slices_per_batch;
+    size_t record_bytes;
+    int wake; /* eventfd: the thread has something to look at */
+    pthread_t thread;
+    bool thread_started;
+    void *context, *socket; /* the socket is the thread's once it runs */
+
+    /* thread only */
+    struct session *session;
+    struct peer *peers; /* [SESSION_MAX_LOADERS] */
+    struct ban bans[CONSUMER_BANNED];
+    uint32_t n_bans;
+    struct slot **making;                       /* [n_slots], of step s at s mod n_slots */
+    int64_t assign_step, ready_step, last_step; /* next to get a slot, next to be ready, end */
+    bool leasing, finished, failed;
+    int64_t failed_step; /* the stream ends before it; INT64_MAX: no such step */
+    char failure[MESSAGE_REASON_BYTES];
+    struct dataset_info thread_dataset; /* n_samples 0: not known yet */
+    uint64_t self_test;
+    int64_t spoke_ns; /* when Alive went out last */
+    struct {
+        int32_t epoch;
+        uint32_t index;
+    } seen[CONSUMER_SEEN_REPORTS]; /* ring */
+    uint32_t n_seen;
+    struct received in;
+    struct message out;
+    struct lease_pair {
+        int32_t loader;
+        uint64_t slice;
+    } * pairs; /* [window] leases on their way out */
+
+    /* guarded by lock */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* dataset, ready, error */
+    bool stop, start;
+    int64_t start_step, end_step, steps_per_epoch;
+    bool dataset_known;
+    struct dataset_info dataset;
+    struct slot *slots;          /* [n_slots], made by consumer_dataset */
+    struct slot **ready, **free; /* [n_slots]; ready is in order */
+    int32_t n_ready, n_free;
+    enum status error; /* why there is nothing more after what is ready; STATUS_CLOSED: all done */
+    char error_text[MESSAGE_REASON_BYTES];
+    struct bad_image *reports; /* ring */
+    uint32_t first_report, n_reports;
+    char refusals[CONSUMER_PENDING_REFUSALS][MESSAGE_REASON_BYTES]; /* ring */
+    uint32_t first_refusal, n_refusals;
+    char last_refusal[MESSAGE_REASON_BYTES];
+    struct consumer_stats stats;
+};
+
+/* ---- consumer_slot.c ---- */
+
+/* Makes the slots; lock held. Errors: STATUS_NO_MEMORY, or the caller's allocator's. */
+enum status consumer_make_slots(struct consumer *consumer) IBOT_WARN_UNUSED;
+void consumer_free_slots(struct consumer *consumer);
+
+/* What slice j of a step consists of; n_samples 0: the batch is too short to have it. */
+struct lease_item consumer_slice_of(const struct consumer *consumer, uint64_t slice_id);
+
+/* Gives the step a slot: sizes and counts. */
+void consumer_slot_begin(struct consumer *consumer, struct slot *slot, int64_t step);
+
+/* Puts image record i (in the batch) into its places. */
+void consumer_slot_put(const struct consumer *consumer, struct slot *slot, int32_t i,
+                       const uint8_t *record);
+
+/* Every slice is in: the digest. */
+void consumer_slot_end(struct slot *slot);
+
+/* ---- consumer_receive.c ---- */
+
+/* Takes one message from the socket, if there is one; false when there is none. */
+bool consumer_receive(struct consumer *consumer, int64_t now_ns);
+
+/* Forgets a loader and frees its leases. */
+void consumer_forget(struct consumer *consumer, int32_t loader);
+
+/* Sends consumer->out to a connection, never waiting. STATUS_OK, STATUS_CLOSED (it is gone) or
+ * STATUS_TIMEOUT (its queue is full); no text. */
+enum status consumer_send(struct consumer *consumer, const uint8_t *routing, size_t n_routing);
+
+/* ---- consumer_thread.c ---- */
+
+void *consumer_thread(void *consumer);
+
+#endif

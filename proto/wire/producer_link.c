@@ -1,0 +1,407 @@
+/* One consumer, from the loader's side. Whatever goes wrong between the two ends in a new Hello
+ * with a higher attempt: the consumer then counts the leases of the former one as free, and jobs
+ * of the former one come to nothing. */
+#include "proto/wire/producer_internal.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "proto/base/clock.h"
+#include "proto/base/memory.h"
+
+static const int64_t hello_retry_ns = 100000000;   /* while there is no connection */
+static const int64_t hello_repeat_ns = 1000000000; /* while there is no answer */
+static const int64_t alive_ns = 1000000000;
+static const int64_t silence_ns = (int64_t)SOCKET_SILENCE_MS * 1000000;
+
+/* ---- open and close ---- */
+
+static void free_outbox(struct link *link)
+{
+    for (struct job *job = job_list_pop(&link->outbox); job != NULL;
+         job = job_list_pop(&link->outbox))
+        producer_free_job(job);
+    link->n_waiting = 0;
+}
+
+static void drop_spec(struct shared_spec **spec)
+{
+    if (*spec != NULL && --(*spec)->n_users == 0)
+        memory_free(*spec);
+    *spec = NULL;
+}
+
+enum status link_open(struct link *link, struct producer *producer, const char *endpoint)
+{
+    TRY(endpoint_check_connect(endpoint));
+    snprintf(link->endpoint, sizeof(link->endpoint), "%s", endpoint);
+    link->producer = producer;
+    link->state = LINK_NEW;
+    TRY(socket_open(&link->socket, producer->context, SOCKET_PRODUCER, MESSAGE_MAX_BYTES));
+    int ipv6 = strchr(endpoint, '[') != NULL;
+    zmq_setsockopt(link->socket, ZMQ_IPV6, &ipv6, sizeof(ipv6));
+    if (zmq_connect(link->socket, endpoint) != 0)
+        FAIL(STATUS_INVALID, "endpoint '%s': %s", endpoint, zmq_strerror(errno));
+    return STATUS_OK;
+}
+
+void link_close(struct link *link)
+{
+    free_outbox(link);
+    drop_spec(&link->spec);
+    if (link->socket != NULL)
+        zmq_close(link->socket);
+    link->socket = NULL;
+}
+
+/* ---- state ---- */
+
+/* Back to the beginning: leases are void, Hello is said at the given time. */
+static void start_over(struct link *link, int64_t hello_ns)
+{
+    free_outbox(link);
+    drop_spec(&link->spec);
+    link->attempt++;
+    link->state = LINK_NEW;
+    link->hello_ns = hello_ns;
+}
+
+static void refuse(struct link *link, uint64_t session, const char *reason)
+{
+    start_over(link, INT64_MAX);
+    link->state = LINK_REFUSED;
+    link->session = session;
+    snprintf(link->reason, sizeof(link->reason), "%s", reason);
+}
+
+/* ---- sending ---- */
+
+/* Sends producer->out; false when it cannot go now. */
+static bool say(struct link *link, enum message_kind kind, uint64_t session)
+{
+    struct message *out = &link->producer->out;
+    uint8_t bytes[MESSAGE_MAX_BYTES];
+
+    out->kind = kind;
+    out->session = session;
+    return zmq_send(link->socket, bytes, message_pack(out, bytes), ZMQ_DONTWAIT) >= 0;
+}
+
+void link_say_goodbye(struct link *link, const char *reason)
+{
+    struct message *out = &link->producer->out;
+
+    if (link->state != LINK_SERVING && reason[0] == '\0')
+        return;
+    snprintf(out->goodbye.reason, sizeof(out->goodbye.reason), "%s", reason);
+    say(link, MESSAGE_GOODBYE, link->session);
+}
+
+static void say_hello(struct link *link, int64_t now_ns)
+{
+    const struct producer *producer = link->producer;
+    const struct producer_options *options = &producer->options;
+    struct message_hello *hello = &link->producer->out.hello;
+
+    *hello = (struct message_hello){
+        .version = WIRE_VERSION,
+        .instance = producer->instance,
+        .attempt = link->attempt,
+        .self_test = options->self_test,
+        .index_digest = options->dataset.index_digest,
+        .n_samples = options->dataset.n_samples,
+        .n_classes = options->dataset.n_classes,
+        .credit = options->credit,
+        .n_threads = options->n_threads,
+    };
+    memcpy(hello->name, producer->name, sizeof(hello->name));
+    if (say(link, MESSAGE_HELLO, 0)) {
+        link->hello_ns = INT64_MAX;
+        link->said_ns = link->spoke_ns = now_ns;
+    } else {
+        link->hello_ns = now_ns + hello_retry_ns;
+    }
+}
+
+/* The pixels of one slice, shared by the frames that carry them; freed by whichever is sent last,
+ * in a thread of ZeroMQ's. */
+struct payload {
+    atomic_int n_frames;
+    uint8_t *bytes;
+};
+
+static void release_frame(void *bytes, void *hint)
+{
+    struct payload *payload = hint;
+
+    (void)bytes;
+    if (atomic_fetch_sub_explicit(&payload->n_frames, 1, memory_order_acq_rel) > 1)
+        return;
+    memory_free(payload->bytes);
+    memory_free(payload);
+}
+
+static void fill_slice(struct message_slice *out, const struct job *job)
+{
+    const struct slice_job *slice = &job->slice;
+    size_t n_bad =
+        slice->n_bad_images < MESSAGE_MAX_BAD_IMAGES ? slice->n_bad_images : MESSAGE_MAX_BAD_IMAGES;
+
+    out->lease = (struct lease_item){.slice_id = slice->slice_id,
+                                     .epoch = slice->epoch,
+                                     .first_position = slice->first_position,
+                                     .stride = slice->stride,
+                                     .n_samples = slice->n_samples};
+    out->spec_digest = job->spec->digest;
+    for (int32_t i = 0; i < slice->n_samples; i++) {
+        out->index[i] = slice->samples[i].index;
+        out->label[i] = slice->samples[i].label;
+        out->n_substituted[i] = slice->samples[i].n_substituted;
+        out->hash[i] = job->hashes[i];
+    }
+    out->n_bad_images = (int32_t)n_bad;
+    if (n_bad > 0)
+        memcpy(out->bad_images, slice->bad_images, n_bad * sizeof(out->bad_images[0]));
+    for (size_t i = 0; i < n_bad; i++) {
+        out->bad_images[i].path[sizeof(out->bad_images[i].path) - 1] = '\0';
+        out->bad_images[i].reason[sizeof(out->bad_images[i].reason) - 1] = '\0';
+    }
+}
+
+/* The payload as frames of whole images, without a copy. Errors: STATUS_CLOSED: the connection went
+ * meanwhile; ZeroMQ drops what is left of the message. */
+static enum status send_frames(struct link *link, struct job *job, struct payload *payload)
+{
+    size_t record = job->spec->record_bytes;
+    int32_t most = socket_images_per_frame(record), n_images = job->slice.n_samples;
+    enum status status = STATUS_OK;
+
+    atomic_init(&payload->n_frames, (n_images + most - 1) / most);
+    payload->bytes = job->slice.payload;
+    job->slice.payload = NULL;
+    uint8_t *bytes = payload->bytes;
+    for (int32_t i = 0; i < n_images; i += most) {
+        int32_t n = n_images - i < most ? n_images - i : most;
+        bool last = i + n == n_images;
+        zmq_msg_t part;
+        if (zmq_msg_init_data(&part, bytes + (size_t)i * record, (size_t)n * record, release_frame,
+                              payload) != 0) {
+            zmq_msg_init(&part); /* no memory: an empty frame ends the message as it must end */
+            release_frame(NULL, payload);
+            status = STATUS_CLOSED;
+        }
+        if (zmq_msg_send(&part, link->socket, ZMQ_DONTWAIT | (last ? 0 : ZMQ_SNDMORE)) < 0) {
+            zmq_msg_close(&part);
+            status = STATUS_CLOSED;
+        }
+    }
+    return status;
+}
+
+/* One finished job. Errors: STATUS_TIMEOUT (not now), STATUS_CLOSED (lost on the way). */
+static enum status send_job(struct link *link, struct job *job)
+{
+    struct producer *producer = link->producer;
+    struct message *out = &producer->out;
+    struct payload *payload = NULL;
+    uint8_t bytes[MESSAGE_MAX_BYTES];
+
+    if (job->slice.status != STATUS_OK) {
+        out->failure.slice_id = job->slice.slice_id;
+        snprintf(out->failure.reason, sizeof(out->failure.reason), "%s", job->slice.reason);
+        return say(link, MESSAGE_FAILURE, link->session) ? STATUS_OK : STATUS_TIMEOUT;
+    }
+    out->kind = MESSAGE_SLICE;
+    out->session = link->session;
+    fill_slice(&out->slice, job);
+    size_t n_bytes = message_pack(out, bytes);
+    if (memory_alloc(&payload, 1, sizeof(*payload), "payload") != STATUS_OK)
+        return STATUS_TIMEOUT;
+    if (zmq_send(link->socket, bytes, n_bytes, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
+        memory_free(payload);
+        return STATUS_TIMEOUT;
+    }
+    enum status status = send_frames(link, job, payload);
+    if (status == STATUS_OK) {
+        pthread_mutex_lock(&producer->lock);
+        producer->stats.n_slices++;
+        producer->stats.n_images += (uint64_t)job->slice.n_samples;
+        producer->stats.n_bytes += (uint64_t)job->slice.n_samples * job->spec->record_bytes;
+        pthread_mutex_unlock(&producer->lock);
+    }
+    return status;
+}
+
+static void send_outbox(struct link *link, int64_t now_ns)
+{
+    while (link->outbox.first != NULL) {
+        enum status status = send_job(link, link->outbox.first);
+        if (status == STATUS_TIMEOUT)
+            return;
+        if (status == STATUS_CLOSED) {
+            start_over(link, now_ns + hello_retry_ns);
+            return;
+        }
+        producer_free_job(job_list_pop(&link->outbox));
+        link->n_waiting--;
+        link->spoke_ns = now_ns;
+    }
+}
+
+/* ---- receiving ---- */
+
+static void take_spec(struct link *link, const struct message *message)
+{
+    struct shared_spec *spec;
+
+    if (link->state != LINK_NEW || message->spec.attempt != link->attempt)
+        return; /* the answer to an earlier attempt */
+    if (memory_alloc(&spec, 1, sizeof(*spec), "data spec") != STATUS_OK)
+        return;
+    spec->n_users = 1;
+    spec->spec = message->spec.data_spec;
+    spec->digest = message->spec.digest;
+    spec->record_bytes = data_spec_record_bytes(&spec->spec);
+    link->spec = spec;
+    link->session = message->session;
+    link->state = LINK_SERVING;
+    link->reached = true;
+    link->finished = false;
+}
+
+/* True when the lease is one that a sound consumer would give. */
+static bool sensible(const struct link *link, const struct lease_item *item)
+{
+    const struct producer_options *options = &link->producer->options;
+    uint64_t last = item->first_position + (uint64_t)(item->n_samples - 1) * item->stride;
+
+    return link->n_making + link->n_waiting < options->credit &&
+           last < options->dataset.n_samples + item->stride;
+}
+
+static void take_lease(struct link *link, const struct message_lease *lease, int64_t now_ns)
+{
+    struct producer *producer = link->producer;
+
+    for (int32_t i = 0; i < lease->n_items && link->state == LINK_SERVING; i++) {
+        const struct lease_item *item = &lease->items[i];
+        struct job *job = NULL;
+        if (!sensible(link, item) || producer_take_job(producer, &job, link) != STATUS_OK) {
+            start_over(link, now_ns + hello_repeat_ns);
+            return;
+        }
+        struct slice_job *slice = &job->slice;
+        slice->spec = &job->spec->spec;
+        slice->slice_id = item->slice_id;
+        slice->epoch = item->epoch;
+        slice->first_position = item->first_position;
+        slice->stride = item->stride;
+        slice->n_samples = item->n_samples;
+        link->n_making++;
+        producer->make(producer->make_context, slice);
+    }
+}
+
+static void handle(struct link *link, const struct message *message, int64_t now_ns)
+{
+    bool ours = message->session == link->session;
+
+    link->heard_ns = now_ns;
+    switch (message->kind) {
+    case MESSAGE_SPEC:
+        take_spec(link, message);
+        break;
+    case MESSAGE_REJECT:
+        refuse(link, message->session, message->reject.reason);
+        break;
+    case MESSAGE_LEASE:
+        if (link->state == LINK_SERVING && ours)
+            take_lease(link, &message->lease, now_ns);
+        break;
+    case MESSAGE_HELLO_WANTED:
+        /* In LINK_NEW, Hello is on its way; the one who refused us asks in vain. */
+        if (link->state == LINK_SERVING || (link->state == LINK_REFUSED && !ours))
+            start_over(link, now_ns);
+        break;
+    case MESSAGE_ALIVE:
+        if (link->state == LINK_SERVING && !ours)
+            start_over(link, now_ns);
+        break;
+    case MESSAGE_FINISHED:
+        link->finished = link->finished || (link->state == LINK_SERVING && ours);
+        break;
+    case MESSAGE_GOODBYE:
+        if (link->state == LINK_SERVING && ours)
+            start_over(link, now_ns + hello_retry_ns);
+        break;
+    default:
+        break; /* loaders' messages: not for us */
+    }
+}
+
+void link_receive(struct link *link, int64_t now_ns)
+{
+    struct message *in = &link->producer->in;
+    char reason[MESSAGE_REASON_BYTES];
+    zmq_msg_t part;
+
+    for (;;) {
+        zmq_msg_init(&part);
+        if (zmq_msg_recv(&part, link->socket, ZMQ_DONTWAIT) < 0)
+            break;
+        bool more = zmq_msg_more(&part) != 0;
+        enum status status = message_unpack(in, zmq_msg_data(&part), zmq_msg_size(&part));
+        zmq_msg_close(&part);
+        while (more) {
+            zmq_msg_init(&part);
+            more = zmq_msg_recv(&part, link->socket, ZMQ_DONTWAIT) >= 0 && zmq_msg_more(&part) != 0;
+            zmq_msg_close(&part);
+        }
+        if (status == STATUS_OK) {
+            handle(link, in, now_ns);
+        } else if (status == STATUS_INVALID) { /* a Spec that we cannot serve */
+            snprintf(reason, sizeof(reason), "it cannot serve: %.*s", MESSAGE_REASON_BYTES - 32,
+                     status_message());
+            link->session = in->session;
+            link_say_goodbye(link, reason);
+            refuse(link, in->session, status_message());
+        } else {
+            start_over(link, now_ns + hello_repeat_ns);
+        }
+    }
+    zmq_msg_close(&part);
+}
+
+/* ---- steps ---- */
+
+void link_take_back(struct link *link, struct job *job)
+{
+    link->n_making--;
+    if (link->state != LINK_SERVING || job->attempt != link->attempt) {
+        producer_free_job(job);
+        return;
+    }
+    job_list_push(&link->outbox, job);
+    link->n_waiting++;
+}
+
+void link_step(struct link *link, int64_t now_ns)
+{
+    if (link->state == LINK_SERVING && now_ns - link->heard_ns > silence_ns)
+        start_over(link, now_ns);
+    if (link->state == LINK_NEW) {
+        if (link->hello_ns == INT64_MAX && now_ns - link->said_ns > hello_repeat_ns)
+            link->hello_ns = now_ns;
+        /* Not before the last job of the former attempt is back: the caller's threads never have
+         * more than our credit. */
+        if (link->hello_ns <= now_ns && link->n_making == 0)
+            say_hello(link, now_ns);
+        return;
+    }
+    send_outbox(link, now_ns);
+    if (link->state != LINK_NEW && now_ns - link->spoke_ns >= alive_ns &&
+        say(link, MESSAGE_ALIVE, link->session))
+        link->spoke_ns = now_ns;
+}

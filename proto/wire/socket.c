@@ -1,0 +1,239 @@
+/* Contexts, socket options, and addresses. */
+#include "proto/wire/socket.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <zmq.h>
+
+/* ---- contexts and options ---- */
+
+enum status socket_context_open(void **out, int n_io_threads)
+{
+    int major, minor, patch;
+
+    zmq_version(&major, &minor, &patch);
+    if (major * 10000 + minor * 100 + patch < 40304)
+        FAIL(STATUS_UNSUPPORTED,
+             "ZeroMQ %d.%d.%d has known holes; 4.3.4 or newer is needed (package libzmq5)", major,
+             minor, patch);
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the most that is allowed */
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
+
+    void *context = zmq_ctx_new();
+    if (context == NULL)
+        FAIL(STATUS_IO, "ZeroMQ: %s", zmq_strerror(errno));
+    zmq_ctx_set(context, ZMQ_IO_THREADS, n_io_threads);
+    *out = context;
+    return STATUS_OK;
+}
+
+void socket_context_close(void **context)
+{
+    if (context == NULL || *context == NULL)
+        return;
+    while (zmq_ctx_term(*context) != 0 && errno == EINTR)
+        continue;
+    *context = NULL;
+}
+
+enum status socket_open(void **out, void *context, enum socket_side side, int64_t max_frame_bytes)
+{
+    bool consumer = side == SOCKET_CONSUMER;
+    const struct {
+        int option, value;
+    } options[] = {
+        {consumer ? ZMQ_ROUTER_MANDATORY : ZMQ_IMMEDIATE, 1},
+        {ZMQ_SNDHWM, consumer ? SOCKET_QUEUED_CONTROL : SOCKET_QUEUED_MESSAGES},
+        {ZMQ_RCVHWM, consumer ? SOCKET_QUEUED_MESSAGES : SOCKET_QUEUED_CONTROL},
+        {ZMQ_LINGER, 500},
+        {ZMQ_HANDSHAKE_IVL, 5000},
+        {ZMQ_HEARTBEAT_IVL, 1000},
+        {ZMQ_HEARTBEAT_TIMEOUT, SOCKET_SILENCE_MS},
+        {ZMQ_HEARTBEAT_TTL, SOCKET_SILENCE_MS},
+        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_RECONNECT_IVL, 50},
+        {ZMQ_RECONNECT_IVL_MAX, 1000},
+        {ZMQ_SNDBUF, 4 << 20},
+        {ZMQ_RCVBUF, 4 << 20},
+        {ZMQ_BACKLOG, 1024},
+    };
+    void *socket = zmq_socket(context, consumer ? ZMQ_ROUTER : ZMQ_DEALER);
+
+    if (socket == NULL)
+        FAIL(STATUS_IO, "ZeroMQ: %s; are there enough file descriptors (ulimit -n)?",
+             zmq_strerror(errno));
+    int failed = zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &max_frame_bytes, sizeof(max_frame_bytes));
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        failed |= zmq_setsockopt(socket, options[i].option, &options[i].value, sizeof(int));
+    CHECK(failed == 0, "a socket option: %s", zmq_strerror(errno));
+    *out = socket;
+    return STATUS_OK;
+}
+
+int32_t socket_images_per_frame(size_t record_bytes)
+{
+    size_t n = (SOCKET_FRAME_BYTES + record_bytes / 2) / record_bytes;
+    return n < 1 ? 1 : n > INT32_MAX ? INT32_MAX : (int32_t)n;
+}
+
+/* ---- addresses ---- */
+
+/* The part after the scheme, or NULL when it is another scheme. */
+static const char *after(const char *endpoint, const char *scheme)
+{
+    size_t n = strlen(scheme);
+    return strncmp(endpoint, scheme, n) == 0 ? endpoint + n : NULL;
+}
+
+/* Splits tcp://HOST:PORT; port 0 stands for any. Errors: STATUS_INVALID. */
+static enum status split_tcp(char *host, size_t host_bytes, long *port, const char *endpoint)
+{
+    const char *rest = after(endpoint, "tcp://");
+    const char *colon = strrchr(rest, ':');
+    char *end;
+
+    if (colon == NULL || colon == rest || (size_t)(colon - rest) >= host_bytes)
+        FAIL(STATUS_INVALID, "endpoint '%s': write tcp://HOST:PORT", endpoint);
+    memcpy(host, rest, (size_t)(colon - rest));
+    host[colon - rest] = '\0';
+    if (strcmp(colon + 1, "*") == 0) {
+        *port = 0;
+        return STATUS_OK;
+    }
+    *port = strtol(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || *port > 65535)
+        FAIL(STATUS_INVALID, "endpoint '%s': '%s' is no port; wanted 1..65535, or 0 for any",
+             endpoint, colon + 1);
+    return STATUS_OK;
+}
+
+static bool is_loopback(const char *host)
+{
+    return strncmp(host, "127.", 4) == 0 || strcmp(host, "localhost") == 0 ||
+           strcmp(host, "[::1]") == 0 || strcmp(host, "lo") == 0;
+}
+
+static enum status check_path(const char *endpoint)
+{
+    const char *path = after(endpoint, "ipc://");
+    size_t most = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
+
+    if (path[0] == '\0')
+        FAIL(STATUS_INVALID, "endpoint '%s': write ipc://PATH", endpoint);
+    if (strlen(path) > most)
+        FAIL(STATUS_INVALID, "endpoint '%s': the path has %zu bytes; a socket's has at most %zu",
+             endpoint, strlen(path), most);
+    return STATUS_OK;
+}
+
+enum status endpoint_check_connect(const char *endpoint)
+{
+    char host[SOCKET_ENDPOINT_BYTES];
+    long port;
+
+    if (after(endpoint, "ipc://") != NULL)
+        return check_path(endpoint);
+    if (after(endpoint, "tcp://") == NULL)
+        FAIL(STATUS_INVALID, "endpoint '%s': write tcp://HOST:PORT or ipc://PATH", endpoint);
+    TRY(split_tcp(host, sizeof(host), &port, endpoint));
+    if (port == 0)
+        FAIL(STATUS_INVALID, "endpoint '%s': name the port to connect to", endpoint);
+    return STATUS_OK;
+}
+
+enum status endpoint_check_bind(const char *endpoint, bool insecure)
+{
+    char host[SOCKET_ENDPOINT_BYTES];
+    long port;
+
+    if (after(endpoint, "ipc://") != NULL) {
+        TRY(check_path(endpoint));
+        if (endpoint[strlen("ipc://")] == '@' && !insecure)
+            FAIL(STATUS_INVALID,
+                 "endpoint '%s': every user of this machine can reach an abstract socket; use "
+                 "ipc://PATH, or --insecure",
+                 endpoint);
+        return STATUS_OK;
+    }
+    if (after(endpoint, "tcp://") == NULL)
+        FAIL(STATUS_INVALID, "endpoint '%s': write tcp://HOST:PORT or ipc://PATH", endpoint);
+    TRY(split_tcp(host, sizeof(host), &port, endpoint));
+    if (!insecure && !is_loopback(host))
+        FAIL(STATUS_INVALID,
+             "endpoint '%s' can be reached from other machines and the stream is neither encrypted "
+             "nor authenticated; listen on 127.0.0.1 or ipc://PATH, or add --insecure on a network "
+             "that you trust",
+             endpoint);
+    return STATUS_OK;
+}
+
+/* Makes room at an ipc path: ZeroMQ would remove whatever lies there. Errors: STATUS_IO. */
+static enum status clear_path(const char *endpoint)
+{
+    const char *path = after(endpoint, "ipc://");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat info;
+
+    if (path[0] == '@' || strcmp(path, "*") == 0 || lstat(path, &info) != 0)
+        return STATUS_OK;
+    if (!S_ISSOCK(info.st_mode))
+        FAIL(STATUS_IO, "endpoint '%s': a file is there already, and it is no socket", endpoint);
+    memcpy(address.sun_path, path, strlen(path) + 1); /* check_path: it fits */
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (probe < 0)
+        FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, strerror(errno));
+    int failed = connect(probe, (struct sockaddr *)&address, sizeof(address));
+    int error = errno;
+    close(probe);
+    if (failed != 0 && error == ECONNREFUSED) {
+        unlink(path);
+        return STATUS_OK;
+    }
+    FAIL(STATUS_IO, "endpoint '%s': in use by another process; choose another path", endpoint);
+}
+
+static enum status bind_failed(const char *endpoint, int error)
+{
+    if (error == EADDRINUSE)
+        FAIL(STATUS_IO, "endpoint '%s': in use by another process; choose another port, or 0",
+             endpoint);
+    if (error == ENODEV || error == EADDRNOTAVAIL)
+        FAIL(STATUS_IO, "endpoint '%s': this machine has no such address or interface", endpoint);
+    FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, zmq_strerror(error));
+}
+
+enum status endpoint_bind(char out[SOCKET_ENDPOINT_BYTES], void *socket, const char *endpoint)
+{
+    char address[SOCKET_ENDPOINT_BYTES + 16], host[SOCKET_ENDPOINT_BYTES];
+    const char *path = after(endpoint, "ipc://");
+    size_t n_bytes = SOCKET_ENDPOINT_BYTES;
+    long port;
+
+    if (path != NULL) {
+        TRY(clear_path(endpoint));
+        snprintf(address, sizeof(address), "%s", endpoint);
+    } else {
+        TRY(split_tcp(host, sizeof(host), &port, endpoint));
+        int ipv6 = host[0] == '[';
+        zmq_setsockopt(socket, ZMQ_IPV6, &ipv6, sizeof(ipv6));
+        if (port == 0)
+            snprintf(address, sizeof(address), "tcp://%s:*", host);
+        else
+            snprintf(address, sizeof(address), "tcp://%s:%ld", host, port);
+    }
+    if (zmq_bind(socket, address) != 0)
+        return bind_failed(endpoint, errno);
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, out, &n_bytes) != 0)
+        FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, zmq_strerror(errno));
+    if (path != NULL && path[0] != '@' && chmod(after(out, "ipc://"), 0600) != 0)
+        FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, strerror(errno));
+    return STATUS_OK;
+}

@@ -1,0 +1,49 @@
+/* ZeroMQ sockets as both sides of the stream use them: bounded in every direction, watched by
+ * heartbeats, and bound where it is safe. */
+#ifndef IBOT_PROTO_WIRE_SOCKET_H
+#define IBOT_PROTO_WIRE_SOCKET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/base/status.h"
+
+enum {
+    SOCKET_ENDPOINT_BYTES = 256,
+    SOCKET_FRAME_BYTES = 1 << 20, /* what a payload frame should have, give or take a half */
+    SOCKET_SILENCE_MS = 10000,    /* a peer from which nothing comes for so long is gone */
+    SOCKET_QUEUED_MESSAGES = 2,   /* slices waiting in each direction and side */
+    SOCKET_QUEUED_CONTROL = 256,  /* small messages waiting */
+};
+
+/* A context for one side, with this many I/O threads. Also makes malloc keep large frames, which
+ * ZeroMQ allocates one by one, instead of giving them back to the system each time. Errors:
+ * STATUS_UNSUPPORTED (ZeroMQ older than 4.3.4), STATUS_IO. */
+enum status socket_context_open(void **out, int n_io_threads) IBOT_WARN_UNUSED;
+
+/* Waits until what was said last is out, for a bounded time. Takes the address and nulls it. */
+void socket_context_close(void **context);
+
+enum socket_side { SOCKET_CONSUMER /* ROUTER */, SOCKET_PRODUCER /* DEALER */ };
+
+/* max_frame_bytes: a peer that sends a longer one is disconnected. Errors: STATUS_IO. */
+enum status socket_open(void **out, void *context, enum socket_side side,
+                        int64_t max_frame_bytes) IBOT_WARN_UNUSED;
+
+/* Images that one payload frame has: whole ones. */
+int32_t socket_images_per_frame(size_t record_bytes);
+
+/* Where a consumer may listen: tcp://HOST:PORT on a loopback address, ipc://PATH, or anything with
+ * `insecure`. Errors: STATUS_INVALID. */
+enum status endpoint_check_bind(const char *endpoint, bool insecure) IBOT_WARN_UNUSED;
+
+/* Where a loader may connect to. Errors: STATUS_INVALID. */
+enum status endpoint_check_connect(const char *endpoint) IBOT_WARN_UNUSED;
+
+/* Binds a checked endpoint; the real address goes to `out`. A port of 0 or * is any free one. A
+ * socket file that a dead process has left is taken over, one that somebody listens at is not, and
+ * no other file is touched; the new one is the user's alone. Errors: STATUS_IO. */
+enum status endpoint_bind(char out[SOCKET_ENDPOINT_BYTES], void *socket,
+                          const char *endpoint) IBOT_WARN_UNUSED;
+
+#endif
