@@ -31,7 +31,7 @@ static enum status model_options(const struct checkpoint *checkpoint, struct ibo
 {
     struct backbone_options *b = &out->backbone;
     const char *arch = checkpoint_option(checkpoint, "arch");
-    int32_t dim, depth, heads;
+    int32_t dim = 0, depth = 0, heads = 0;
 
     memset(out, 0, sizeof(*out));
     if (arch == NULL)
