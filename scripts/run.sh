@@ -53,7 +53,8 @@ ibot-train --recipe cifar10_small --data "$data/train" --loaders 2 --output_dir 
 
 echo "== evaluation" >&2
 knn_top1() {
-    ibot-eval knn --checkpoint "$1" --train "$data/train" --test "$data/test" |
+    ibot-eval knn --checkpoint "$1" --train "$data/train" --test "$data/test" --loaders 2 \
+        --resize_size 32 --crop_size 32 --nb_knn 20 |
         sed -n 's/^20-NN classifier result: Top1: \([0-9.]*\).*/\1/p'
 }
 random=$(knn_top1 "$run/checkpoints/step_00000000")

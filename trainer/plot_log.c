@@ -28,6 +28,7 @@ static const struct {
       {"train_fscore", "FMI"}}},
     {"k-NN top-1 (%)", {{"knn_top1", "teacher"}, {"test_knn_top1", "teacher"}}},
     {"learning rate", {{"train_lr", "lr"}}},
+    {"images per second", {{"train_images_per_second", "speed"}}},
     {"weight decay", {{"train_wd", "wd"}}},
 };
 
