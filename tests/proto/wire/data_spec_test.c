@@ -1,0 +1,215 @@
+/* The data spec: its limits, its digest, and the layout of an image record. */
+#include "proto/wire/data_spec.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void the_official_specs_are_accepted(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_default();
+    assert_int_equal(data_spec_check(&spec), STATUS_OK);
+    assert_int_equal(data_spec_mask_grid(&spec), 14);
+    spec = data_spec_centre_crop(256, 224);
+    assert_int_equal(data_spec_check(&spec), STATUS_OK);
+    assert_int_equal(data_spec_mask_grid(&spec), 0);
+    assert_int_equal(data_spec_record_bytes(&spec), 224 * 224 * 3);
+}
+
+static void a_record_holds_globals_then_locals_then_masks(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_default();
+    assert_int_equal(data_spec_view_bytes(&spec, 1), 150528);
+    assert_int_equal(data_spec_view_bytes(&spec, 2), 27648);
+    assert_int_equal(data_spec_view_offset(&spec, 0), 0);
+    assert_int_equal(data_spec_view_offset(&spec, 1), 150528);
+    assert_int_equal(data_spec_view_offset(&spec, 2), 301056);
+    assert_int_equal(data_spec_view_offset(&spec, 11), 301056 + 9 * 27648);
+    assert_int_equal(data_spec_mask_bytes(&spec), 25); /* 196 bits */
+    assert_int_equal(data_spec_mask_offset(&spec, 0), 577536);
+    assert_int_equal(data_spec_mask_offset(&spec, 1), 577561);
+    assert_int_equal(data_spec_record_bytes(&spec), 577586);
+    spec.n_pred_ratios = 0;
+    assert_int_equal(data_spec_record_bytes(&spec), 577536);
+    spec.n_local = 0;
+    assert_int_equal(data_spec_record_bytes(&spec), 301056);
+}
+
+/* Expects a refusal whose text names the field. */
+static void refused(const struct data_spec *spec, const char *field)
+{
+    assert_int_equal(data_spec_check(spec), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), field));
+}
+
+#define REFUSED(field, value)                                                                      \
+    do {                                                                                           \
+        struct data_spec wrong = data_spec_default();                                              \
+        wrong.field = (value);                                                                     \
+        char name[] = #field;                                                                      \
+        name[strcspn(name, "[")] = '\0';                                                           \
+        char *last = strrchr(name, '.');                                                           \
+        refused(&wrong, last != NULL ? last + 1 : name);                                           \
+    } while (0)
+
+static void each_field_out_of_its_limits_is_named(void **state)
+{
+    (void)state;
+    REFUSED(kind, (enum data_kind)2);
+    REFUSED(n_global, 0);
+    REFUSED(n_global, DATA_SPEC_MAX_VIEWS + 1);
+    REFUSED(n_local, DATA_SPEC_MAX_VIEWS - 1);
+    REFUSED(n_local, -1);
+    REFUSED(global_size_px, 0);
+    REFUSED(global_size_px, DATA_SPEC_MAX_SIZE_PX + 1);
+    REFUSED(local_size_px, 0);
+    REFUSED(global_scale[0], 0.0f);
+    REFUSED(global_scale[1], 1.5f);
+    REFUSED(local_scale[0], 0.3f); /* above the other end */
+    REFUSED(local_scale[1], NAN);
+    REFUSED(aspect[0], -1.0f);
+    REFUSED(first.flip, 1.1f);
+    REFUSED(other.jitter, -0.1f);
+    REFUSED(local.blur, NAN);
+    REFUSED(first.solarize, INFINITY);
+    REFUSED(brightness, -0.5f);
+    REFUSED(contrast, 11.0f);
+    REFUSED(saturation, NAN);
+    REFUSED(hue, 0.6f);
+    REFUSED(blur_radius[0], 3.0f);
+    REFUSED(blur_radius[1], INFINITY);
+    REFUSED(solarize_threshold, 257);
+    REFUSED(mask_cell_px, 0);
+    REFUSED(mask_cell_px, 225);
+    REFUSED(mask_shape, (enum mask_shape)7);
+    REFUSED(n_pred_ratios, DATA_SPEC_MAX_RATIOS + 1);
+    REFUSED(n_pred_ratios, -1);
+    REFUSED(pred_ratio[1], 1.2f);
+    REFUSED(pred_ratio_var[1], 0.4f); /* above its ratio */
+    REFUSED(mask_aspect[0], 4.0f);
+    REFUSED(pred_start_epoch, -1);
+    REFUSED(bad_image_policy, (enum bad_image_policy)2);
+}
+
+static void a_record_that_is_too_large_is_refused(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_default();
+    spec.global_size_px = 4096;
+    spec.n_global = 64;
+    spec.n_local = 0;
+    refused(&spec, "bytes");
+}
+
+static void a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_centre_crop(100, 101);
+    refused(&spec, "resize_px");
+    spec = data_spec_centre_crop(256, 224);
+    spec.n_global = 2;
+    refused(&spec, "n_global");
+    spec = data_spec_centre_crop(256, 224);
+    spec.n_local = 1;
+    refused(&spec, "n_local");
+    spec = data_spec_centre_crop(256, 224);
+    spec.n_pred_ratios = 1;
+    refused(&spec, "n_pred_ratios");
+}
+
+#define CHANGES_DIGEST(field, value)                                                               \
+    do {                                                                                           \
+        struct data_spec changed = data_spec_default();                                            \
+        uint64_t before = data_spec_digest(&changed);                                              \
+        changed.field = (value);                                                                   \
+        assert_int_not_equal(data_spec_digest(&changed), before);                                  \
+    } while (0)
+
+static void every_field_with_an_effect_changes_the_digest(void **state)
+{
+    (void)state;
+    CHANGES_DIGEST(shuffle, false);
+    CHANGES_DIGEST(order_seed, 1);
+    CHANGES_DIGEST(seed, 1);
+    CHANGES_DIGEST(n_global, 3);
+    CHANGES_DIGEST(global_size_px, 225);
+    CHANGES_DIGEST(n_local, 9);
+    CHANGES_DIGEST(local_size_px, 97);
+    CHANGES_DIGEST(global_scale[0], 0.3f);
+    CHANGES_DIGEST(global_scale[1], 0.9f);
+    CHANGES_DIGEST(local_scale[0], 0.06f);
+    CHANGES_DIGEST(local_scale[1], 0.4f);
+    CHANGES_DIGEST(aspect[0], 0.8f);
+    CHANGES_DIGEST(aspect[1], 1.2f);
+    CHANGES_DIGEST(first.blur, 0.9f);
+    CHANGES_DIGEST(other.solarize, 0.3f);
+    CHANGES_DIGEST(local.grayscale, 0.3f);
+    CHANGES_DIGEST(brightness, 0.5f);
+    CHANGES_DIGEST(contrast, 0.5f);
+    CHANGES_DIGEST(saturation, 0.5f);
+    CHANGES_DIGEST(hue, 0.2f);
+    CHANGES_DIGEST(blur_radius[1], 3.0f);
+    CHANGES_DIGEST(solarize_threshold, 127);
+    CHANGES_DIGEST(mask_cell_px, 8);
+    CHANGES_DIGEST(mask_shape, MASK_RANDOM);
+    CHANGES_DIGEST(n_pred_ratios, 1);
+    CHANGES_DIGEST(pred_ratio[1], 0.4f);
+    CHANGES_DIGEST(pred_ratio_var[1], 0.1f);
+    CHANGES_DIGEST(mask_aspect[0], 0.5f);
+    CHANGES_DIGEST(pred_start_epoch, 50);
+    CHANGES_DIGEST(bad_image_policy, BAD_IMAGE_FAIL);
+    struct data_spec eval = data_spec_centre_crop(256, 224);
+    uint64_t before = data_spec_digest(&eval);
+    eval.resize_px = 257;
+    assert_int_not_equal(data_spec_digest(&eval), before);
+}
+
+static void fields_without_effect_do_not_change_the_digest(void **state)
+{
+    (void)state;
+    struct data_spec a = data_spec_default(), b = data_spec_default();
+    a.n_local = b.n_local = 0;
+    b.local_size_px = 7;
+    b.local.flip = 1;
+    a.n_pred_ratios = b.n_pred_ratios = 0;
+    b.mask_cell_px = 3;
+    a.shuffle = b.shuffle = false;
+    b.order_seed = 99;
+    b.brightness = a.brightness = 0.0f;
+    b.brightness = -0.0f;
+    assert_int_equal(data_spec_digest(&a), data_spec_digest(&b));
+    a = b = data_spec_centre_crop(256, 224);
+    b.seed = 5;
+    b.hue = 0.5f;
+    assert_int_equal(data_spec_digest(&a), data_spec_digest(&b));
+}
+
+/* Recordings and resumed runs compare digests: the encoding must not change by accident. */
+static void the_digest_of_the_official_spec_stays_what_it_was(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_default();
+    assert_int_equal(data_spec_digest(&spec), 0x4c69dd8586323898u);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_official_specs_are_accepted),
+        cmocka_unit_test(a_record_holds_globals_then_locals_then_masks),
+        cmocka_unit_test(each_field_out_of_its_limits_is_named),
+        cmocka_unit_test(a_record_that_is_too_large_is_refused),
+        cmocka_unit_test(a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from),
+        cmocka_unit_test(every_field_with_an_effect_changes_the_digest),
+        cmocka_unit_test(fields_without_effect_do_not_change_the_digest),
+        cmocka_unit_test(the_digest_of_the_official_spec_stays_what_it_was),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
