@@ -1,8 +1,11 @@
-/* Decoding: bytes of a file to RGB, 8 bits, rows packed. JPEG through libjpeg-turbo, by the
- * settings of Pillow (slow integer DCT, fancy upsampling); everything else through libvips with
- * loaders for untrusted data blocked. The type is told by content. Conversions to RGB are Pillow's:
- * grey is replicated, alpha dropped, CMYK taken as inverted. EXIF orientation is ignored, as the
- * original does. */
+/* Decoding: bytes of a file to 8-bit RGB. The kind of file is told by its content. JPEG goes
+ * through libjpeg-turbo with Pillow's settings (slow integer DCT, fancy upsampling), PNG, WebP and
+ * TIFF through libvips, whose every other loader is blocked, BMP and PNM through readers of our
+ * own. Conversions to RGB are Pillow's: grey is replicated, alpha dropped, 16-bit colour keeps its
+ * high byte, 16-bit grey is cut off at 255, CMYK of a JPEG counts as inverted. EXIF orientation and
+ * colour profiles are ignored, as the original does; a truncated file is a bad image, as for it.
+ *
+ * Decoding is a function of the bytes alone: nothing of one file stays for the next. */
 #ifndef IBOT_LOADER_IMAGE_H
 #define IBOT_LOADER_IMAGE_H
 
@@ -12,38 +15,48 @@
 #include "proto/base/status.h"
 
 enum {
+    IMAGE_CHANNELS = 4, /* R, G, B and a byte without meaning: one pixel is one word */
     IMAGE_MAX_SIDE_PX = 65500,
     IMAGE_MAX_PIXELS = 178956970, /* where Pillow refuses */
     IMAGE_MAX_FILE_BYTES = 1 << 30,
-    IMAGE_MAX_SCANS = 100, /* of a progressive JPEG */
+    IMAGE_MAX_SCANS = 500,            /* of a progressive JPEG */
+    IMAGE_MAX_SCAN_MEGAPIXELS = 2000, /* scans times pixels, when there are more than 12 scans */
+    IMAGE_PADDING_BYTES = 64,         /* readable after the last pixel, for vector loads */
 };
 
 /* A decoded image; the buffer is kept and reused. Zeroed is valid and empty. */
 struct image {
-    uint8_t *pixels; /* [height, width, 3] */
+    uint8_t *pixels; /* [height, width, IMAGE_CHANNELS] */
     int32_t width, height;
     size_t capacity; /* bytes */
 };
 
-/* One thread's decoder: handles and buffers that are reused. Opaque. */
-struct image_decoder;
+/* One thread's decoder: buffers that are reused. */
+struct image_decoder; /* opaque */
 
-/* Once per process, before any decoder: starts libvips, blocks its unsafe loaders. */
+/* Once per process, before any decoder: starts libvips, blocks its unsafe loaders. `program` is
+ * borrowed for ever. */
 enum status image_library_start(const char *program) IBOT_WARN_UNUSED;
 
 enum status image_decoder_open(struct image_decoder **out) IBOT_WARN_UNUSED;
 void image_decoder_close(struct image_decoder **decoder);
 
-/* Decodes a file in memory. Errors: STATUS_CORRUPT (not an image, truncated, too large: which). */
+/* Decodes a file in memory. Errors: STATUS_CORRUPT (not an image, truncated, too large: which),
+ * STATUS_UNSUPPORTED (an image, but of a kind that is not read), STATUS_NO_MEMORY. On failure the
+ * content of `out` is undefined, its buffer still valid. */
 enum status image_decode(struct image_decoder *decoder, const void *bytes, size_t n_bytes,
                          struct image *out) IBOT_WARN_UNUSED;
 
-/* Reads and decodes; the text names the path. Errors: also STATUS_IO. */
+/* Reads and decodes; the text names the path. Errors: also STATUS_NOT_FOUND, STATUS_IO. */
 enum status image_read(struct image_decoder *decoder, const char *path,
                        struct image *out) IBOT_WARN_UNUSED;
 
-/* Room for width x height pixels. */
-enum status image_reserve(struct image *image, int32_t width, int32_t height) IBOT_WARN_UNUSED;
+/* Damage that libjpeg met and repaired in the last image: those images are used, as Pillow does. */
+long image_decoder_warnings(const struct image_decoder *decoder);
+
+/* Room for width x height pixels, which are then undefined. Errors: STATUS_CORRUPT (over the
+ * limits), STATUS_NO_MEMORY. */
+enum status image_reserve(struct image *image, int64_t width, int64_t height) IBOT_WARN_UNUSED;
 void image_release(struct image *image);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include "loader/image.h"
 #include "loader/pool.h"
-#include "loader/view.h"
+#include "loader/self_test.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
@@ -101,7 +101,7 @@ struct loader {
     struct order *order;
     struct pool *pool;
     struct producer *producer;
-    char endpoints[PRODUCER_MAX_ENDPOINTS][256];
+    char endpoints[PRODUCER_MAX_ENDPOINTS][256], name[96];
 };
 
 static void start_slice(void *context, struct slice_job *job)
@@ -147,18 +147,18 @@ static enum status expand(struct loader *loader, const struct loader_options *op
 
 static enum status open_producer(struct loader *loader, const struct loader_options *options)
 {
-    char host[64] = "", name[96];
+    char host[64] = "";
     struct producer_options producer = {
         .dataset = {loader->index.header->digest, loader->index.header->n_samples,
                     (int32_t)loader->index.header->n_classes},
         .credit = options->credit,
         .n_threads = options->threads,
-        .name = name,
+        .name = loader->name,
     };
 
     gethostname(host, sizeof(host) - 1);
-    snprintf(name, sizeof(name), "%s:%d", host, (int)getpid());
-    TRY(view_self_test(&producer.self_test));
+    snprintf(loader->name, sizeof(loader->name), "%s:%d", host, (int)getpid());
+    TRY(self_test_pixels(&producer.self_test));
     TRY(expand(loader, options, &producer));
     int in_hand = producer.credit > 0 ? producer.credit : 2 * options->threads;
     TRY(pool_open(&loader->pool, &loader->index, loader->order, options->threads,

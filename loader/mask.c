@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "loader/log_uniform.h"
+
 double mask_ratio_draw(struct rng *rng, const struct data_spec *spec, int32_t epoch)
 {
     double ratios[DATA_SPEC_MAX_RATIOS] = {0};
@@ -24,7 +26,7 @@ static int32_t try_block(struct rng *rng, const float aspect[2], int32_t grid, d
 {
     double low = (double)(grid / 3) * (double)(grid / 3);
     double area = rng_range(rng, low, rest);
-    double ratio = exp(rng_range(rng, log((double)aspect[0]), log((double)aspect[1])));
+    double ratio = log_uniform_draw(rng, (double)aspect[0], (double)aspect[1]);
     int32_t h = (int32_t)rint(sqrt(area * ratio)), w = (int32_t)rint(sqrt(area / ratio));
 
     if (w >= grid || h >= grid)

@@ -1,25 +1,34 @@
-/* Colour operations on packed RGB, 8 bits, in place; every byte is Pillow's/torchvision's. */
+/* Colour operations on planes of bytes, in place; every byte is Pillow's/torchvision's. */
 #ifndef IBOT_LOADER_PHOTOMETRIC_H
 #define IBOT_LOADER_PHOTOMETRIC_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* pixels [n, 3] */
-void photometric_brightness(uint8_t *pixels, size_t n, float factor);
-void photometric_contrast(uint8_t *pixels, size_t n, float factor);
-void photometric_saturation(uint8_t *pixels, size_t n, float factor);
-void photometric_hue(uint8_t *pixels, size_t n, float factor); /* of a turn, -0.5 .. 0.5 */
-void photometric_grayscale(uint8_t *pixels, size_t n);
-void photometric_solarize(uint8_t *pixels, size_t n, int32_t threshold);
+#include "loader/pixel_kernels.h"
+#include "loader/planes.h"
+#include "loader/scratch.h"
 
-/* pixels [height, width, 3] */
-void photometric_flip(uint8_t *pixels, int32_t width, int32_t height);
+/* One thread's tools. Zeroed but for the kernels is valid and empty. */
+struct photometric {
+    const struct pixel_kernels *kernels;
+    struct scratch blur;
+};
+
+void photometric_brightness(struct photometric *photometric, struct planes *planes, float factor);
+void photometric_contrast(struct photometric *photometric, struct planes *planes, float factor);
+void photometric_saturation(struct photometric *photometric, struct planes *planes, float factor);
+void photometric_hue(struct photometric *photometric, struct planes *planes,
+                     float turns); /* -0.5 .. 0.5 */
+void photometric_grayscale(struct photometric *photometric, struct planes *planes);
+void photometric_solarize(struct photometric *photometric, struct planes *planes,
+                          int32_t threshold);
 
 /* Pillow's GaussianBlur(radius): three passes of an extended box per axis, horizontal first, 8 bits
- * after each. `scratch` holds as many bytes as the image. */
-void photometric_blur(uint8_t *pixels, int32_t width, int32_t height, float radius,
-                      uint8_t *scratch);
+ * after each. Errors: STATUS_NO_MEMORY. */
+enum status photometric_blur(struct photometric *photometric, struct planes *planes,
+                             float radius) IBOT_WARN_UNUSED;
+
+void photometric_release(struct photometric *photometric);
 
 #endif

@@ -1,12 +1,13 @@
-/* Resize in integers. Source: the arithmetic of Pillow's Resample.c, as formulas. */
+/* Resize in integers. Source: the arithmetic of Pillow's Resample.c, as formulas.
+ *
+ * A pass that changes nothing (as many outputs as inputs) needs no case of its own: its weights are
+ * exactly 1 and 0, and 1 is exact in 22 bits. */
 #include "loader/resample.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "proto/base/memory.h"
-
-enum { WEIGHT_BITS = 22 };
 
 static double bicubic(double t)
 {
@@ -26,130 +27,144 @@ static double bilinear(double t)
     return t < 1.0 ? 1.0 - t : 0.0;
 }
 
-/* Weights of every output along one axis; *taps is the stride of a row of weights. */
-static enum status make_weights(struct resampler *r, int axis, enum resample_filter filter,
-                                int32_t n_in, int32_t n_out, int32_t *taps)
-{
-    double scale = (double)n_in / (double)n_out, filter_scale = scale < 1.0 ? 1.0 : scale;
-    double support = (filter == RESAMPLE_BICUBIC ? 2.0 : 1.0) * filter_scale;
-    int32_t stride = (int32_t)ceil(support) * 2 + 1;
-    double *w;
+/* How one axis is filtered. */
+struct filter {
+    enum resample_filter kind;
+    double scale, filter_scale, support; /* inputs per output; the same, at least 1; half width */
+    int32_t n_in;
+};
 
-    TRY(memory_grow(&r->exact, &r->exact_capacity, (size_t)stride, sizeof(double),
-                    "resize weights"));
-    w = r->exact;
-    TRY(memory_grow(&r->weights[axis], &r->weight_capacity[axis], (size_t)stride * (size_t)n_out,
-                    sizeof(int32_t), "resize weights"));
-    TRY(memory_grow(&r->bounds[axis], &r->bound_capacity[axis], 2 * (size_t)n_out, sizeof(int32_t),
-                    "resize bounds"));
-    for (int32_t x = 0; x < n_out; x++) {
-        double centre = (x + 0.5) * scale, sum = 0.0;
-        int32_t low = (int32_t)(centre - support + 0.5), high = (int32_t)(centre + support + 0.5);
-        low = low < 0 ? 0 : low;
-        high = high > n_in ? n_in : high;
-        int32_t *row = r->weights[axis] + (int64_t)x * stride;
-        for (int32_t k = 0; k < high - low; k++) {
-            double t = (k + low - centre + 0.5) / filter_scale;
-            w[k] = filter == RESAMPLE_BICUBIC ? bicubic(t) : bilinear(t);
-            sum += w[k];
-        }
-        for (int32_t k = 0; k < high - low; k++) {
-            double value = (sum != 0.0 ? w[k] / sum : w[k]) * (1 << WEIGHT_BITS);
-            row[k] = (int32_t)(value < 0.0 ? value - 0.5 : value + 0.5);
-        }
-        r->bounds[axis][2 * x] = low;
-        r->bounds[axis][2 * x + 1] = high - low;
+static struct filter filter_of(enum resample_filter kind, int32_t n_in, int32_t n_out)
+{
+    double scale = (double)n_in / n_out, filter_scale = scale < 1.0 ? 1.0 : scale;
+
+    return (struct filter){.kind = kind,
+                           .scale = scale,
+                           .filter_scale = filter_scale,
+                           .support = (kind == RESAMPLE_BICUBIC ? 2.0 : 1.0) * filter_scale,
+                           .n_in = n_in};
+}
+
+/* The inputs of output x: the first one; returns how many. */
+static int32_t taps_of(const struct filter *filter, int32_t x, int32_t *first)
+{
+    double centre = (x + 0.5) * filter->scale;
+    int32_t low = (int32_t)(centre - filter->support + 0.5);
+    int32_t high = (int32_t)(centre + filter->support + 0.5);
+
+    *first = low < 0 ? 0 : low;
+    return (high > filter->n_in ? filter->n_in : high) - *first;
+}
+
+/* Integer weights of output x to out [n]. */
+static void weights_of(const struct filter *filter, int32_t x, int32_t first, int32_t n,
+                       double *exact, int32_t *out)
+{
+    double centre = (x + 0.5) * filter->scale, step = 1.0 / filter->filter_scale, sum = 0.0;
+
+    for (int32_t k = 0; k < n; k++) {
+        double t = (k + first - centre + 0.5) * step;
+        exact[k] = filter->kind == RESAMPLE_BICUBIC ? bicubic(t) : bilinear(t);
+        sum += exact[k];
     }
-    *taps = stride;
+    for (int32_t k = 0; k < n; k++) {
+        double weight = (sum != 0.0 ? exact[k] / sum : exact[k]) * (1 << RESAMPLE_BITS);
+        out[k] = (int32_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);
+    }
+}
+
+/* Fills an axis for outputs from .. from+n-1. Across, each output has the same number of groups,
+ * and begins at any input; down, groups are those of the middle rows, counted from input row
+ * `base`. */
+static enum status make_axis(struct resampler *r, int which, const struct filter *filter,
+                             int32_t from, int32_t n, int32_t base)
+{
+    struct resample_axis *axis = &r->axis[which];
+    int32_t most = (int32_t)ceil(filter->support) * 2 + 1;
+    int32_t groups =
+        (most + (which == 1 ? RESAMPLE_GROUP - 1 : 0) + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
+
+    TRY(scratch_reserve(&r->exact, (size_t)most * sizeof(double), "weights"));
+    TRY(scratch_reserve(&r->whole, (size_t)groups * RESAMPLE_GROUP * sizeof(int32_t), "weights"));
+    TRY(scratch_reserve(&r->first[which], (size_t)n * sizeof(int32_t), "weights"));
+    TRY(scratch_reserve(&r->n_groups[which], (size_t)n * sizeof(int32_t), "weights"));
+    TRY(scratch_reserve(&r->packed[which],
+                        (size_t)n * (size_t)groups * RESAMPLE_MAX_PACKED * sizeof(int32_t),
+                        "weights"));
+    int32_t *whole = r->whole.memory;
+    axis->first = r->first[which].memory;
+    axis->n_groups = r->n_groups[which].memory;
+    axis->packed = r->packed[which].memory;
+    axis->n_out = n;
+    axis->n_in = filter->n_in;
+    axis->max_groups = groups;
+    for (int32_t x = 0; x < n; x++) {
+        int32_t first, n_taps = taps_of(filter, from + x, &first), start = first, used = groups;
+        if (which == 1) {
+            start = base + (first - base) / RESAMPLE_GROUP * RESAMPLE_GROUP;
+            used = (first + n_taps - start + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
+        } else if (first + groups * RESAMPLE_GROUP > filter->n_in) {
+            start = filter->n_in - groups * RESAMPLE_GROUP; /* not past the row's end */
+            start = start < 0 ? 0 : start;
+        }
+        memset(whole, 0, sizeof(int32_t) * (size_t)used * RESAMPLE_GROUP);
+        weights_of(filter, from + x, first, n_taps, r->exact.memory, whole + (first - start));
+        axis->first[x] = start - (which == 1 ? base : 0);
+        axis->n_groups[x] = used;
+        for (int32_t g = 0; g < used; g++)
+            r->kernels->pack_weights(axis->packed + ((int64_t)x * groups + g) * RESAMPLE_MAX_PACKED,
+                                     whole + g * RESAMPLE_GROUP);
+    }
     return STATUS_OK;
 }
 
-static uint8_t clip(int32_t sum)
+/* Middle rows: those that the window's outputs read, base .. base+n-1 of the region. */
+static int32_t rows_needed(const struct filter *filter, const struct region *window, int32_t *base)
 {
-    int32_t value = sum >> WEIGHT_BITS;
-    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+    int32_t last_first, n = taps_of(filter, window->top + window->height - 1, &last_first);
+
+    taps_of(filter, window->top, base);
+    return last_first + n - *base;
 }
 
-static void horizontal(const struct resampler *r, const uint8_t *source, size_t source_stride,
-                       int32_t rows, uint8_t *out, int32_t width, int32_t taps)
+enum status resample(struct resampler *r, struct planes *out, const struct image *image,
+                     const struct resample_plan *plan)
 {
-    for (int32_t y = 0; y < rows; y++) {
-        const uint8_t *line = source + (size_t)y * source_stride;
-        uint8_t *to = out + (size_t)y * (size_t)width * 3;
-        for (int32_t x = 0; x < width; x++) {
-            const int32_t *weight = r->weights[0] + (int64_t)x * taps;
-            const uint8_t *from = line + 3 * (size_t)r->bounds[0][2 * x];
-            int32_t n = r->bounds[0][2 * x + 1], half = 1 << (WEIGHT_BITS - 1);
-            int32_t red = half, green = half, blue = half;
-            for (int32_t k = 0; k < n; k++) {
-                red += from[3 * k] * weight[k];
-                green += from[3 * k + 1] * weight[k];
-                blue += from[3 * k + 2] * weight[k];
-            }
-            to[3 * x] = clip(red);
-            to[3 * x + 1] = clip(green);
-            to[3 * x + 2] = clip(blue);
+    const struct region *source = &plan->source, *window = &plan->window;
+    struct filter across = filter_of(plan->filter, source->width, plan->width);
+    struct filter down = filter_of(plan->filter, source->height, plan->height);
+    size_t stride = (size_t)image->width * IMAGE_CHANNELS;
+    int32_t base, n_rows = rows_needed(&down, window, &base);
+    int32_t n_groups = (n_rows + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
+    size_t line = ((size_t)window->width + RESAMPLE_COLUMNS - 1) / RESAMPLE_COLUMNS *
+                  RESAMPLE_COLUMNS * RESAMPLE_GROUP;
+
+    CHECK(source->left >= 0 && source->top >= 0 && source->width > 0 && source->height > 0 &&
+          source->left + source->width <= image->width &&
+          source->top + source->height <= image->height);
+    CHECK(window->left >= 0 && window->top >= 0 && window->left + window->width <= plan->width &&
+          window->top + window->height <= plan->height);
+    TRY(planes_reserve(out, window->width, window->height));
+    TRY(make_axis(r, 0, &across, window->left, window->width, 0));
+    TRY(make_axis(r, 1, &down, window->top, window->height, base));
+    TRY(scratch_reserve(&r->middle, (size_t)n_groups * 3 * line, "resize rows"));
+
+    uint8_t *middle = r->middle.memory;
+    const uint8_t *pixels = image->pixels + (size_t)(source->top + base) * stride +
+                            (size_t)source->left * IMAGE_CHANNELS;
+    for (int32_t g = 0; g < n_groups; g++) {
+        const uint8_t *rows[RESAMPLE_GROUP];
+        for (int32_t i = 0; i < RESAMPLE_GROUP; i++) {
+            int32_t row = RESAMPLE_GROUP * g + i; /* past the end: any, its weights are 0 */
+            rows[i] = pixels + (size_t)(row < n_rows ? row : n_rows - 1) * stride;
         }
+        r->kernels->resample_across(middle + (size_t)g * 3 * line, line, rows, &r->axis[0]);
     }
-}
-
-/* Rows of `from` start at input row `first`. */
-static void vertical(const struct resampler *r, const uint8_t *from, size_t stride, int32_t first,
-                     uint8_t *out, int32_t width, int32_t height, int32_t taps)
-{
-    size_t n = (size_t)width * 3;
-    int32_t sums[3 * 256];
-
-    for (int32_t y = 0; y < height; y++) {
-        const int32_t *weight = r->weights[1] + (int64_t)y * taps;
-        int32_t low = r->bounds[1][2 * y] - first, count = r->bounds[1][2 * y + 1];
-        for (size_t start = 0; start < n; start += 3 * 256) {
-            size_t length = n - start < 3 * 256 ? n - start : 3 * 256;
-            for (size_t i = 0; i < length; i++)
-                sums[i] = 1 << (WEIGHT_BITS - 1);
-            for (int32_t k = 0; k < count; k++) {
-                const uint8_t *line = from + (size_t)(low + k) * stride + start;
-                for (size_t i = 0; i < length; i++)
-                    sums[i] += line[i] * weight[k];
-            }
-            for (size_t i = 0; i < length; i++)
-                out[(size_t)y * n + start + i] = clip(sums[i]);
-        }
-    }
-}
-
-enum status resample(struct resampler *r, const uint8_t *source, int32_t source_width,
-                     struct region region, enum resample_filter filter, uint8_t *out, int32_t width,
-                     int32_t height)
-{
-    bool across = region.width != width, down = region.height != height;
-    size_t stride = (size_t)source_width * 3;
-    int32_t taps_x = 0, taps_y = 0, first = 0, rows = region.height;
-
-    source += (size_t)region.top * stride + 3 * (size_t)region.left;
-    if (down) {
-        TRY(make_weights(r, 1, filter, region.height, height, &taps_y));
-        /* only the rows that the vertical pass reads */
-        first = r->bounds[1][0];
-        rows = r->bounds[1][2 * (height - 1)] + r->bounds[1][2 * (height - 1) + 1] - first;
-    }
-    if (across) {
-        TRY(make_weights(r, 0, filter, region.width, width, &taps_x));
-        uint8_t *to = out;
-        if (down) {
-            TRY(memory_grow(&r->middle, &r->middle_capacity, (size_t)rows * (size_t)width * 3, 1,
-                            "resize rows"));
-            to = r->middle;
-        }
-        horizontal(r, source + (size_t)first * stride, stride, rows, to, width, taps_x);
-        if (down)
-            vertical(r, to, (size_t)width * 3, first, out, width, height, taps_y);
-    } else if (down) {
-        vertical(r, source + (size_t)first * stride, stride, first, out, width, height, taps_y);
-    } else {
-        for (int32_t y = 0; y < height; y++)
-            memcpy(out + (size_t)y * (size_t)width * 3, source + (size_t)y * stride,
-                   (size_t)width * 3);
+    for (int32_t y = 0; y < window->height; y++) {
+        uint8_t *const rows[3] = {out->channel[0] + (size_t)y * (size_t)window->width,
+                                  out->channel[1] + (size_t)y * (size_t)window->width,
+                                  out->channel[2] + (size_t)y * (size_t)window->width};
+        r->kernels->resample_down(rows, middle, line, (size_t)window->width, &r->axis[1], y);
     }
     return STATUS_OK;
 }
@@ -158,11 +173,15 @@ void resampler_release(struct resampler *r)
 {
     if (r == NULL)
         return;
+    const struct pixel_kernels *kernels = r->kernels;
     for (int i = 0; i < 2; i++) {
-        memory_free(r->weights[i]);
-        memory_free(r->bounds[i]);
+        scratch_release(&r->first[i]);
+        scratch_release(&r->n_groups[i]);
+        scratch_release(&r->packed[i]);
     }
-    memory_free(r->exact);
-    memory_free(r->middle);
+    scratch_release(&r->exact);
+    scratch_release(&r->whole);
+    scratch_release(&r->middle);
     memset(r, 0, sizeof(*r));
+    r->kernels = kernels;
 }

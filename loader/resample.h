@@ -6,29 +6,46 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "loader/image.h"
+#include "loader/pixel_kernels.h"
+#include "loader/planes.h"
+#include "loader/scratch.h"
 #include "proto/base/status.h"
 
 enum resample_filter { RESAMPLE_BICUBIC, RESAMPLE_BILINEAR };
 
-/* A region of an image: no pixel outside it is read. */
 struct region {
     int32_t left, top, width, height;
 };
 
-/* One thread's working memory, reused. Zeroed is valid and empty. */
-struct resampler {
-    int32_t *weights[2]; /* x, y: [n_out, taps] */
-    int32_t *bounds[2];  /* [n_out, 2]: first input, count */
-    double *exact;       /* weights of one output before rounding */
-    uint8_t *middle;     /* [rows, width_out, 3] */
-    size_t weight_capacity[2], bound_capacity[2], exact_capacity, middle_capacity;
+/* The source region becomes a width x height picture, of which `window` is wanted. */
+struct resample_plan {
+    struct region source; /* no pixel outside it has an influence */
+    int32_t width, height;
+    struct region window;
+    enum resample_filter filter;
 };
 
-/* source [.., source_width, 3] -> out [height, width, 3]. Errors: STATUS_NO_MEMORY. The region must
- * lie in the image. */
-enum status resample(struct resampler *resampler, const uint8_t *source, int32_t source_width,
-                     struct region region, enum resample_filter filter, uint8_t *out, int32_t width,
-                     int32_t height) IBOT_WARN_UNUSED;
+/* One thread's working memory, reused. Zeroed but for the kernels is valid and empty. */
+struct resampler {
+    const struct pixel_kernels *kernels;
+    struct resample_axis axis[2];                    /* x, y */
+    struct scratch first[2], n_groups[2], packed[2]; /* what the axes point into */
+    struct scratch exact, whole; /* weights of one output before rounding; rounded and padded */
+    struct scratch middle;       /* rows after the horizontal pass, see pixel_kernels.h */
+};
+
+/* All of a region to width x height. */
+static inline struct resample_plan resample_whole(struct region source, int32_t width,
+                                                  int32_t height)
+{
+    return (struct resample_plan){source, width, height, {0, 0, width, height}, RESAMPLE_BICUBIC};
+}
+
+/* out: the window's pixels. The source must lie in the image, the window in the picture. Errors:
+ * STATUS_NO_MEMORY. */
+enum status resample(struct resampler *resampler, struct planes *out, const struct image *image,
+                     const struct resample_plan *plan) IBOT_WARN_UNUSED;
 
 void resampler_release(struct resampler *resampler);
 

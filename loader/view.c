@@ -1,5 +1,7 @@
 /* From a decoded image to its record. The order of operations is the original's: crop, flip,
- * jitter, grayscale, blur, solarize; each purpose draws from a stream of its own. */
+ * jitter, grayscale, blur, solarize; each purpose draws from a stream of its own. The flip is made
+ * last, while the planes are packed: everything in between gives the same bytes on a mirrored
+ * picture, since it works pixel by pixel, by sums over all pixels, or by symmetric windows. */
 #include "loader/view.h"
 
 #include <math.h>
@@ -7,9 +9,6 @@
 
 #include "loader/crop.h"
 #include "loader/mask.h"
-#include "loader/photometric.h"
-#include "proto/base/hash.h"
-#include "proto/base/memory.h"
 
 enum { MAX_SUBSTITUTES = 1000 }; /* in a row: then the data set is not what it should be */
 
@@ -17,8 +16,8 @@ struct view {
     const struct data_spec *spec;
     const struct view_transform *transform;
     struct rng_key key; /* purpose left open */
-    uint8_t *pixels;
-    int32_t size_px;
+    struct photometric *photometric;
+    struct planes *planes;
 };
 
 static struct rng stream(const struct view *view, enum rng_purpose purpose)
@@ -39,10 +38,9 @@ static void jitter(const struct view *view)
 {
     const struct data_spec *spec = view->spec;
     struct rng rng = stream(view, RNG_JITTER);
-    size_t n = (size_t)view->size_px * (size_t)view->size_px;
     int order[4] = {0, 1, 2, 3};
 
-    if (rng_uniform(&rng) > (double)view->transform->jitter)
+    if (rng_uniform(&rng) >= (double)view->transform->jitter)
         return;
     for (uint32_t i = 0; i < 3; i++) {
         uint32_t j = i + rng_below(&rng, 4 - i);
@@ -59,16 +57,17 @@ static void jitter(const struct view *view)
     for (int i = 0; i < 4; i++)
         switch (order[i]) {
         case 0:
-            photometric_brightness(view->pixels, n, factors[0]);
+            photometric_brightness(view->photometric, view->planes, factors[0]);
             break;
         case 1:
-            photometric_contrast(view->pixels, n, factors[1]);
+            photometric_contrast(view->photometric, view->planes, factors[1]);
             break;
         case 2:
-            photometric_saturation(view->pixels, n, factors[2]);
+            photometric_saturation(view->photometric, view->planes, factors[2]);
             break;
         default:
-            photometric_hue(view->pixels, n, factors[3]);
+            if (spec->hue > 0.0f) /* else not even the way to HSV and back, which loses a little */
+                photometric_hue(view->photometric, view->planes, factors[3]);
         }
 }
 
@@ -78,25 +77,37 @@ static bool gate(const struct view *view, enum rng_purpose purpose, float probab
     return rng_uniform(&rng) < (double)probability;
 }
 
-static void photometrics(const struct view *view, uint8_t *scratch)
+/* All but the flip. */
+static enum status photometrics(const struct view *view)
 {
     const struct view_transform *t = view->transform;
-    size_t n = (size_t)view->size_px * (size_t)view->size_px;
 
-    if (gate(view, RNG_FLIP, t->flip))
-        photometric_flip(view->pixels, view->size_px, view->size_px);
-    if (t->jitter > 0.0f)
-        jitter(view);
+    jitter(view);
     if (gate(view, RNG_GRAYSCALE, t->grayscale))
-        photometric_grayscale(view->pixels, n);
+        photometric_grayscale(view->photometric, view->planes);
     struct rng rng = stream(view, RNG_BLUR);
     if (rng_uniform(&rng) < (double)t->blur) {
         float radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
                                         (double)view->spec->blur_radius[1]);
-        photometric_blur(view->pixels, view->size_px, view->size_px, radius, scratch);
+        TRY(photometric_blur(view->photometric, view->planes, radius));
     }
     if (gate(view, RNG_SOLARIZE, t->solarize))
-        photometric_solarize(view->pixels, n, view->spec->solarize_threshold);
+        photometric_solarize(view->photometric, view->planes, view->spec->solarize_threshold);
+    return STATUS_OK;
+}
+
+/* Planes to packed RGB in the record. */
+static void pack(const struct view_maker *maker, uint8_t *out, bool mirrored)
+{
+    const struct planes *planes = &maker->planes;
+    size_t width = (size_t)planes->width, height = (size_t)planes->height;
+
+    for (size_t y = 0; y < height; y++) {
+        const uint8_t *const rows[3] = {planes->channel[0] + y * width,
+                                        planes->channel[1] + y * width,
+                                        planes->channel[2] + y * width};
+        maker->resampler.kernels->interleave(out + 3 * y * width, rows, width, mirrored);
+    }
 }
 
 static enum status render_crop(struct view_maker *maker, const struct data_spec *spec,
@@ -104,6 +115,7 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
                                uint8_t *record)
 {
     bool global = v < spec->n_global;
+    int32_t size_px = global ? spec->global_size_px : spec->local_size_px;
     struct view view = {
         .spec = spec,
         .transform = v == 0   ? &spec->first
@@ -113,18 +125,18 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
                 .epoch = (uint32_t)epoch,
                 .sample = sample,
                 .view = (uint16_t)v},
-        .pixels = record + data_spec_view_offset(spec, v),
-        .size_px = global ? spec->global_size_px : spec->local_size_px,
+        .photometric = &maker->photometric,
+        .planes = &maker->planes,
     };
     struct rng rng = stream(&view, RNG_CROP);
     struct region region = crop_draw(&rng, image->width, image->height,
                                      global ? spec->global_scale : spec->local_scale, spec->aspect);
+    struct resample_plan plan = resample_whole(region, size_px, size_px);
 
-    TRY(resample(&maker->resampler, image->pixels, image->width, region, RESAMPLE_BICUBIC,
-                 view.pixels, view.size_px, view.size_px));
-    TRY(memory_grow(&maker->scratch, &maker->scratch_capacity, data_spec_view_bytes(spec, v), 1,
-                    "blur"));
-    photometrics(&view, maker->scratch);
+    TRY(resample(&maker->resampler, &maker->planes, image, &plan));
+    TRY(photometrics(&view));
+    pack(maker, record + data_spec_view_offset(spec, v),
+         gate(&view, RNG_FLIP, view.transform->flip));
     return STATUS_OK;
 }
 
@@ -149,25 +161,24 @@ static void render_mask(const struct data_spec *spec, int32_t epoch, uint32_t sa
         bits[i / 8] = (uint8_t)(bits[i / 8] | cells[i] << (i % 8));
 }
 
-/* Shorter side to resize_px, the other cut off; central crop with offsets rounded half to even. */
+/* Shorter side to resize_px, the other cut off; central crop with offsets rounded half to even.
+ * Only the crop is computed. */
 static enum status render_centre(struct view_maker *maker, const struct data_spec *spec,
                                  const struct image *image, uint8_t *record)
 {
-    int32_t w = image->width, h = image->height, side = spec->resize_px,
-            crop = spec->global_size_px;
-    int32_t width = w <= h ? side : (int32_t)((double)side * (double)w / (double)h);
-    int32_t height = h <= w ? side : (int32_t)((double)side * (double)h / (double)w);
-    struct region all = {0, 0, w, h};
-    int32_t top = (int32_t)rint((height - crop) / 2.0), left = (int32_t)rint((width - crop) / 2.0);
+    int64_t w = image->width, h = image->height, side = spec->resize_px;
+    int32_t crop = spec->global_size_px;
+    struct resample_plan plan = {
+        .source = {0, 0, image->width, image->height},
+        .width = (int32_t)(w <= h ? side : side * w / h),
+        .height = (int32_t)(h <= w ? side : side * h / w),
+        .filter = RESAMPLE_BICUBIC,
+    };
 
-    TRY(memory_grow(&maker->scratch, &maker->scratch_capacity, (size_t)width * (size_t)height * 3,
-                    1, "resized image"));
-    TRY(resample(&maker->resampler, image->pixels, w, all, RESAMPLE_BICUBIC, maker->scratch, width,
-                 height));
-    for (int32_t y = 0; y < crop; y++)
-        memcpy(record + (size_t)y * (size_t)crop * 3,
-               maker->scratch + ((size_t)(top + y) * (size_t)width + (size_t)left) * 3,
-               (size_t)crop * 3);
+    plan.window = (struct region){(int32_t)rint((plan.width - crop) / 2.0),
+                                  (int32_t)rint((plan.height - crop) / 2.0), crop, crop};
+    TRY(resample(&maker->resampler, &maker->planes, image, &plan));
+    pack(maker, record, false);
     return STATUS_OK;
 }
 
@@ -213,7 +224,12 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
 enum status view_maker_open(struct view_maker *maker, const struct index *index,
                             struct order *order)
 {
-    *maker = (struct view_maker){.index = index, .order = order};
+    const struct pixel_kernels *kernels = pixel_kernels_best();
+
+    *maker = (struct view_maker){.index = index,
+                                 .order = order,
+                                 .resampler.kernels = kernels,
+                                 .photometric.kernels = kernels};
     return image_decoder_open(&maker->decoder);
 }
 
@@ -223,34 +239,8 @@ void view_maker_close(struct view_maker *maker)
         return;
     image_decoder_close(&maker->decoder);
     image_release(&maker->image);
+    planes_release(&maker->planes);
     resampler_release(&maker->resampler);
-    memory_free(maker->scratch);
+    photometric_release(&maker->photometric);
     memset(maker, 0, sizeof(*maker));
-}
-
-enum status view_self_test(uint64_t *hash)
-{
-    struct view_maker maker = {0};
-    struct image image = {0};
-    struct data_spec spec = data_spec_default();
-    uint8_t *record = NULL;
-    enum status status;
-
-    spec.global_size_px = 64;
-    spec.local_size_px = 32;
-    spec.first.blur = spec.other.solarize = spec.local.jitter = 1.0f;
-    TRY_OUT(image_reserve(&image, 150, 101));
-    for (size_t i = 0; i < 3 * 150 * 101; i++)
-        image.pixels[i] = (uint8_t)((i * 2654435761u) >> 13);
-    TRY_OUT(memory_alloc(&record, data_spec_record_bytes(&spec), 1, "self test"));
-    *hash = 0;
-    for (uint32_t sample = 0; sample < 4; sample++) {
-        TRY_OUT(view_render(&maker, &spec, 0, sample, &image, record));
-        *hash = hash_bytes_seeded(record, data_spec_record_bytes(&spec), *hash);
-    }
-out:
-    memory_free(record);
-    image_release(&image);
-    view_maker_close(&maker);
-    return status;
 }

@@ -6,6 +6,7 @@
 #include "loader/image.h"
 #include "loader/index.h"
 #include "loader/order.h"
+#include "loader/photometric.h"
 #include "loader/resample.h"
 #include "proto/wire/batch.h"
 #include "proto/wire/data_spec.h"
@@ -16,14 +17,15 @@ struct view_maker {
     struct order *order;       /* borrowed, shared, locks itself */
     struct image_decoder *decoder;
     struct image image;
+    struct planes planes; /* the view in work */
     struct resampler resampler;
-    uint8_t *scratch; /* of the blur, and the resized evaluation image */
-    size_t scratch_capacity;
+    struct photometric photometric;
 };
 
 /* Told of every bad image that was passed over. */
 typedef void view_bad_image(void *context, uint32_t sample, const char *path, const char *reason);
 
+/* Without index and order, only view_render works. */
 enum status view_maker_open(struct view_maker *maker, const struct index *index,
                             struct order *order) IBOT_WARN_UNUSED;
 void view_maker_close(struct view_maker *maker);
@@ -34,13 +36,10 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
                       uint64_t position, uint8_t *record, struct batch_sample *sample,
                       view_bad_image *bad, void *context) IBOT_WARN_UNUSED;
 
-/* The same from a decoded image: all views and masks of sample number `sample`. */
+/* The same from a decoded image: all views and masks of sample number `sample`. The spec has passed
+ * data_spec_check. */
 enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                         uint32_t sample, const struct image *image,
                         uint8_t *record) IBOT_WARN_UNUSED;
-
-/* Hash of the records of a synthetic image through every operation: two loaders whose arithmetic
- * differs have different hashes. */
-enum status view_self_test(uint64_t *hash) IBOT_WARN_UNUSED;
 
 #endif

@@ -1,0 +1,44 @@
+/* What the decoders of the several kinds of files share. */
+#ifndef IBOT_LOADER_IMAGE_INTERNAL_H
+#define IBOT_LOADER_IMAGE_INTERNAL_H
+
+#include "loader/image.h"
+
+struct image_decoder {
+    uint8_t *file; /* the bytes of the file being decoded */
+    size_t file_capacity;
+    uint8_t *line; /* one line of CMYK */
+    size_t line_capacity;
+    long n_warnings; /* of the last image */
+};
+
+enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *bytes, size_t n_bytes,
+                              struct image *out) IBOT_WARN_UNUSED;
+enum status image_decode_vips(const uint8_t *bytes, size_t n_bytes,
+                              struct image *out) IBOT_WARN_UNUSED;
+enum status image_decode_bmp(const uint8_t *bytes, size_t n_bytes,
+                             struct image *out) IBOT_WARN_UNUSED;
+enum status image_decode_pnm(const uint8_t *bytes, size_t n_bytes,
+                             struct image *out) IBOT_WARN_UNUSED;
+
+static inline void image_put(uint8_t *pixel, unsigned red, unsigned green, unsigned blue)
+{
+    pixel[0] = (uint8_t)red;
+    pixel[1] = (uint8_t)green;
+    pixel[2] = (uint8_t)blue;
+    pixel[3] = 255;
+}
+
+/* Inks to RGB as Pillow's cmyk2rgb: R = (255-K) - C*(255-K)/255, rounded. */
+static inline void image_put_cmyk(uint8_t *pixel, int cyan, int magenta, int yellow, int black)
+{
+    int rest = 255 - black, inks[3] = {cyan, magenta, yellow};
+
+    for (int i = 0; i < 3; i++) {
+        int t = inks[i] * rest + 128;
+        pixel[i] = (uint8_t)(rest - (((t >> 8) + t) >> 8));
+    }
+    pixel[3] = 255;
+}
+
+#endif

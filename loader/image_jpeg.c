@@ -1,0 +1,188 @@
+/* JPEG through libjpeg-turbo. The handle is made anew for each file: a reused one keeps the tables
+ * of the last file, and a file without tables of its own would then decode by them.
+ *
+ * libjpeg's errors leave by longjmp; everything that is read after it lives in struct session. Its
+ * warnings (damage that it repairs) are counted. What it can't know, it is told: input that ends is
+ * an error, not a made-up end of image, and the number of scans is limited, since a small file can
+ * ask for thousands of passes over a large image. */
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jpeglib.h> /* needs stdio.h before it */
+
+#include "loader/image_internal.h"
+#include "proto/base/memory.h"
+
+enum {
+    MAX_MEMORY_BYTES = 512 << 20, /* coefficients of progressive files */
+    LARGE_PIXELS = 16 << 20,
+    FEW_SCANS = 12, /* what ordinary progressive files have */
+};
+
+struct session {
+    struct jpeg_decompress_struct jpeg;
+    struct jpeg_error_mgr errors;
+    struct jpeg_progress_mgr progress;
+    struct jpeg_source_mgr source;
+    jmp_buf escape;
+    char message[JMSG_LENGTH_MAX];
+};
+
+static void failed(j_common_ptr common)
+{
+    struct session *session = common->client_data;
+
+    common->err->format_message(common, session->message);
+    longjmp(session->escape, 1);
+}
+
+static void message(j_common_ptr common, int level)
+{
+    if (level < 0)
+        common->err->num_warnings++;
+}
+
+static void silent(j_common_ptr common)
+{
+    (void)common;
+}
+
+__attribute__((noreturn)) static void leave(struct session *session, const char *text)
+{
+    snprintf(session->message, sizeof(session->message), "%s", text);
+    longjmp(session->escape, 1);
+}
+
+static void source_ignore(j_decompress_ptr jpeg)
+{
+    (void)jpeg;
+}
+
+static boolean source_is_empty(j_decompress_ptr jpeg)
+{
+    leave(jpeg->client_data, "the file is truncated");
+}
+
+static void source_skip(j_decompress_ptr jpeg, long n_bytes)
+{
+    struct jpeg_source_mgr *source = jpeg->src;
+
+    if (n_bytes <= 0)
+        return;
+    if ((size_t)n_bytes > source->bytes_in_buffer)
+        source_is_empty(jpeg);
+    source->next_input_byte += n_bytes;
+    source->bytes_in_buffer -= (size_t)n_bytes;
+}
+
+static void watch_scans(j_common_ptr common)
+{
+    struct session *session = common->client_data;
+    const struct jpeg_decompress_struct *jpeg = &session->jpeg;
+    int64_t n = jpeg->input_scan_number, pixels = (int64_t)jpeg->image_width * jpeg->image_height;
+
+    if (n > IMAGE_MAX_SCANS ||
+        (n > FEW_SCANS && n * pixels > IMAGE_MAX_SCAN_MEGAPIXELS * INT64_C(1000000)))
+        leave(session, "more scans than an image of this size needs");
+}
+
+/* Each 8x8 block of a sequential Huffman file takes at least 2 bits. Large headers with next to
+ * nothing behind them would cost seconds. */
+static bool is_hollow(const struct jpeg_decompress_struct *jpeg, size_t n_bytes)
+{
+    int64_t n_blocks = (int64_t)jpeg->image_width * jpeg->image_height / 64;
+
+    return n_blocks * 64 > LARGE_PIXELS && !jpeg->progressive_mode && !jpeg->arith_code &&
+           n_blocks / 4 > (int64_t)n_bytes;
+}
+
+/* Lines of the opened file to pixels; inside setjmp. */
+static void read_lines(struct session *session, uint8_t *line, struct image *out)
+{
+    struct jpeg_decompress_struct *jpeg = &session->jpeg;
+    size_t stride = (size_t)out->width * IMAGE_CHANNELS;
+
+    while (jpeg->output_scanline < jpeg->output_height) {
+        uint8_t *row = out->pixels + jpeg->output_scanline * stride;
+        if (jpeg->out_color_space != JCS_CMYK) {
+            JSAMPROW rows[4];
+            for (int i = 0; i < 4; i++) /* rows past the end are never written */
+                rows[i] = row + (size_t)i * stride;
+            JDIMENSION left = jpeg->output_height - jpeg->output_scanline;
+            jpeg_read_scanlines(jpeg, rows, left < 4 ? left : 4);
+            continue;
+        }
+        jpeg_read_scanlines(jpeg, &line, 1);
+        for (int32_t x = 0; x < out->width; x++) {
+            const uint8_t *inks = line + 4 * (size_t)x; /* inverted: 0 is all ink */
+            image_put_cmyk(row + 4 * (size_t)x, 255 - inks[0], 255 - inks[1], 255 - inks[2],
+                           255 - inks[3]);
+        }
+    }
+    jpeg_finish_decompress(jpeg);
+}
+
+static enum status prepare(struct session *session, struct image_decoder *decoder, size_t n_bytes,
+                           struct image *out)
+{
+    struct jpeg_decompress_struct *jpeg = &session->jpeg;
+
+    TRY(image_reserve(out, jpeg->image_width, jpeg->image_height));
+    if (is_hollow(jpeg, n_bytes))
+        FAIL(STATUS_CORRUPT, "%u x %u pixels can't be in %zu bytes", jpeg->image_width,
+             jpeg->image_height, n_bytes);
+    bool inks = jpeg->jpeg_color_space == JCS_CMYK || jpeg->jpeg_color_space == JCS_YCCK;
+    if (inks)
+        TRY(memory_grow(&decoder->line, &decoder->line_capacity, 4 * (size_t)jpeg->image_width, 1,
+                        "CMYK line"));
+    jpeg->out_color_space = inks ? JCS_CMYK : JCS_EXT_RGBX;
+    jpeg->dct_method = JDCT_ISLOW;
+    jpeg->do_fancy_upsampling = TRUE;
+    return STATUS_OK;
+}
+
+enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *bytes, size_t n_bytes,
+                              struct image *out)
+{
+    struct session session;
+    struct jpeg_decompress_struct *jpeg = &session.jpeg;
+    enum status status = STATUS_OK;
+
+    memset(&session, 0, sizeof(session));
+    jpeg->err = jpeg_std_error(&session.errors);
+    session.errors.error_exit = failed;
+    session.errors.emit_message = message;
+    session.errors.output_message = silent;
+    jpeg->client_data = &session;
+    if (setjmp(session.escape)) {
+        decoder->n_warnings = session.errors.num_warnings;
+        jpeg_destroy_decompress(jpeg);
+        FAIL(STATUS_CORRUPT, "JPEG: %s", session.message);
+    }
+    jpeg_create_decompress(jpeg);
+    jpeg->mem->max_memory_to_use = MAX_MEMORY_BYTES;
+    session.progress.progress_monitor = watch_scans;
+    jpeg->progress = &session.progress;
+    session.source = (struct jpeg_source_mgr){
+        .next_input_byte = bytes,
+        .bytes_in_buffer = n_bytes,
+        .init_source = source_ignore,
+        .fill_input_buffer = source_is_empty,
+        .skip_input_data = source_skip,
+        .resync_to_restart = jpeg_resync_to_restart,
+        .term_source = source_ignore,
+    };
+    jpeg->src = &session.source;
+    jpeg_read_header(jpeg, TRUE);
+    status = prepare(&session, decoder, n_bytes, out);
+    if (status == STATUS_OK) {
+        jpeg_start_decompress(jpeg);
+        read_lines(&session, decoder->line, out);
+        decoder->n_warnings = session.errors.num_warnings;
+    } else {
+        status = status_set(status, "JPEG: %s", status_message());
+    }
+    jpeg_destroy_decompress(jpeg);
+    return status;
+}

@@ -1,0 +1,101 @@
+/* The inner loops of the loader, once in plain C and once for each vector instruction set. The set
+ * is chosen once, at start, by what the processor has; every entry of every table gives the same
+ * bytes, which a randomised test checks.
+ *
+ * Rows of four: the resampler keeps four picture rows in one line, their bytes side by side, so
+ * that a vector instruction that sums four products per lane runs along either axis:
+ *
+ *   middle: [row group][channel][column][row in group]
+ */
+#ifndef IBOT_LOADER_PIXEL_KERNELS_H
+#define IBOT_LOADER_PIXEL_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum simd { SIMD_NONE, SIMD_AVX2, SIMD_AVX512, SIMD_COUNT };
+
+enum {
+    RESAMPLE_BITS = 22,     /* of a weight's fraction */
+    RESAMPLE_GROUP = 4,     /* taps, and rows, that are taken together */
+    RESAMPLE_COLUMNS = 16,  /* middle lines are padded to a multiple of this */
+    RESAMPLE_MAX_PACKED = 4 /* words of one group of taps */
+};
+
+/* Weights along one axis, as a kernel wants them. Output x is the sum over n_groups[x] groups of
+ * four inputs, beginning with input first[x]; weights past the filter's ends are 0. */
+struct resample_axis {
+    int32_t n_out, n_in;
+    int32_t max_groups;
+    int32_t *first, *n_groups; /* [n_out] */
+    int32_t *packed;           /* [n_out, max_groups, RESAMPLE_MAX_PACKED] */
+};
+
+/* One pass of a box blur: 2*radius + 1 whole neighbours, and one more in part at either end. */
+struct box {
+    int32_t radius;
+    uint32_t inner, edge; /* weights, in 2^-24 */
+};
+
+struct pixel_kernels {
+    const char *name;
+
+    /* Four weights (integers of RESAMPLE_BITS) to the form that the two passes want. */
+    void (*pack_weights)(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4]);
+
+    /* Four rows of words (R, G, B, any) -> one row group of middle: three lines of `stride` bytes.
+     * May read up to three pixels past a row's last input, and writes whole columns of 16. */
+    void (*resample_across)(uint8_t *middle, size_t stride, const uint8_t *const rows[4],
+                            const struct resample_axis *axis);
+
+    /* Middle -> output row y of each plane, n columns. */
+    void (*resample_down)(uint8_t *const out[3], const uint8_t *middle, size_t stride, size_t n,
+                          const struct resample_axis *axis, int32_t y);
+
+    /* bytes [n]: each replaced by table[byte]. */
+    void (*lookup)(uint8_t *bytes, size_t n, const uint8_t table[256]);
+
+    /* Sum of the luma of n pixels. */
+    uint64_t (*luma_sum)(uint8_t *const rgb[3], size_t n);
+
+    /* All channels become the luma. */
+    void (*grey)(uint8_t *const rgb[3], size_t n);
+
+    /* Each channel blended with the luma: luma + factor * (channel - luma). */
+    void (*saturate)(uint8_t *const rgb[3], size_t n, float factor);
+
+    /* Hue moved by shift / 255 turns, by way of 8-bit HSV. */
+    void (*hue)(uint8_t *const rgb[3], size_t n, uint8_t shift);
+
+    /* Three box passes along the rows, or the columns, of a plane, in place. Scratch: BOX_SCRATCH.
+     */
+    void (*blur_across)(uint8_t *plane, int32_t width, int32_t height, const struct box *box,
+                        uint8_t *scratch);
+    void (*blur_down)(uint8_t *plane, int32_t width, int32_t height, const struct box *box,
+                      uint8_t *scratch);
+
+    /* out [n, 3] <- planes; mirrored: last pixel first. */
+    void (*interleave)(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored);
+};
+
+/* Luma, one channel's part in 2^-16. */
+enum { LUMA_RED = 19595, LUMA_GREEN = 38470, LUMA_BLUE = 7471, LUMA_HALF = 32768 };
+
+/* Bytes of scratch for a blur of a width x height plane. */
+static inline size_t blur_scratch_bytes(int32_t width, int32_t height, int32_t radius)
+{
+    size_t longest = (size_t)(width > height ? width : height);
+    return 2 * 64 * (longest + 2 * (size_t)radius + 2 + 128);
+}
+
+/* The table of an instruction set, or NULL when this processor lacks it. */
+const struct pixel_kernels *pixel_kernels_for(enum simd simd);
+
+/* The best one; IBOT_SIMD=none|avx2|avx512 in the environment asks for a lesser one. */
+const struct pixel_kernels *pixel_kernels_best(void);
+
+/* Plain C entries, for sets that have nothing better. */
+extern const struct pixel_kernels pixel_kernels_plain;
+
+#endif
