@@ -52,12 +52,27 @@ echo "== training: $run" >&2
 ibot-train --recipe cifar10_small --data "$data/train" --loaders 2 --output_dir "$run" "$@"
 
 echo "== evaluation" >&2
+# knn_top1 CHECKPOINT: weighted 20-NN accuracy of the teacher's [CLS] tokens, in percent
 knn_top1() {
-    ibot-eval knn --checkpoint "$1" --train "$data/train" --test "$data/test" --loaders 2 \
-        --resize_size 32 --crop_size 32 --nb_knn 20 |
-        sed -n 's/^20-NN classifier result: Top1: \([0-9.]*\).*/\1/p'
+    IBOT_LOG_LEVEL=warning ibot-eval knn --checkpoint "$1" --train "$data/train" \
+        --test "$data/test" --loaders 2 --resize_size 32 --crop_size 32 --nb_knn 20 |
+        sed -n 's/^20-NN classifier result: Top1: \([0-9]*\.[0-9]\).*/\1/p'
 }
 random=$(knn_top1 "$run/checkpoints/step_00000000")
 teacher=$(knn_top1 "$run")
+if [ -z "$random" ] || [ -z "$teacher" ]; then
+    echo "run: ibot-eval printed no result for 20 neighbours" >&2
+    exit 1
+fi
+
+cat >&2 << END
+== in $run:
+   run.yaml            every option of the run
+   log.txt             one JSON object per epoch
+   losses.svg          its curves
+   contact_sheet.png   crops as the network saw them, masked patches drawn in
+   tf_logs/            for TensorBoard
+   checkpoints/        the newest ones, and step 0: the random initialisation
+END
 echo "k-NN top-1, random initialisation: $random %"
 echo "k-NN top-1, teacher: $teacher %"
