@@ -128,6 +128,8 @@ static enum status expand(struct loader *loader, const struct loader_options *op
                      sscanf(colon + 1, "%ld-%ld%c", &first, &last, &rest) == 2;
         if (range && (first < 1 || last < first || last > 65535))
             FAIL(STATUS_INVALID, "--connect %s: wanted ports FIRST-LAST within 1 to 65535", text);
+        if (!range)
+            first = last = 0;
         for (long port = first; port <= last; port++) {
             int n = out->n_endpoints;
             if (n == PRODUCER_MAX_ENDPOINTS)

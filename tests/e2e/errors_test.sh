@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Bad input: a clear message, the right exit status, nothing hangs.
+source "$(dirname "$0")/common.sh"
+
+run=(timeout 60 "$IBOT_BIN/ibot-train" "${tiny[@]}" -o "$work/run")
+expect_error 2 'did you mean' "${run[@]}" --data "$data" --teacher_tmp 0.1
+expect_error 2 'warmup_epochs' "${run[@]}" --data "$data" --warmup_epochs 9
+expect_error 2 'warmup_teacher_temp_epochs' "${run[@]}" --data "$data" --warmup_teacher_temp_epochs 9
+expect_error 2 'pred_ratio_var' "${run[@]}" --data "$data" --pred_ratio 0.1 --pred_ratio_var 0.2
+expect_error 2 'half-width' "${run[@]}" --data "$data" --pred_ratio 0 0.3 --pred_ratio_var 0 0.1 0.2
+expect_error 2 'multiple' "${run[@]}" --data "$data" --global_crop_size 33
+expect_error 2 'arch' "${run[@]}" --data "$data" --arch vit_huge
+expect_error 2 'no images' "${run[@]}"
+expect_error 2 'batch_size_per_gpu' "${run[@]}" --data "$data" --batch_size_per_gpu 4000
+expect_error 1 'CUDA' "${run[@]}" --data "$data" --backend cuda
+
+mkdir "$work/empty"
+expect_error 1 'has no images' "${run[@]}" --data "$work/empty"
+expect_error 1 'cannot read folder' "${run[@]}" --data "$work/nowhere"
+expect_error 2 'has no images' "$IBOT_BIN/ibot-index" "$work/empty"
+expect_error 1 'cannot read folder' "$IBOT_BIN/ibot-index" "$work/nowhere"
+
+# a port that is taken
+train_exec --listen tcp://127.0.0.1:0 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
+trainer=$!
+children+=("$trainer")
+wait_for "$work/waiting.log" 'listening on tcp'
+endpoint=$(grep -o 'tcp://[0-9.:]*' "$work/waiting.log" | head -n 1)
+expect_error 1 "$endpoint" "${run[@]}" --listen "$endpoint"
+expect_error 2 'insecure' "${run[@]}" --listen tcp://0.0.0.0:0
+
+# a loader with another data set is refused, with the reason; the first one stays
+"$IBOT_BIN/ibot-loader" --data "$data" --connect "$endpoint" --threads 1 >"$work/good.log" 2>&1 &
+children+=("$!")
+wait_for "$work/waiting.log" 'steps in each'
+mkdir "$work/other"
+cp -r "$data/cat" "$work/other"
+expect_error 3 'index' timeout 60 "$IBOT_BIN/ibot-loader" --data "$work/other" --connect "$endpoint"
+wait "$trainer" || fail "training beside a refused loader"
+
+# unreadable, truncated, empty and foreign files are replaced, named and counted
+cp -r "$data" "$work/odd"
+victims=("$work"/odd/*/*.jpg)
+head -c 400 "${victims[3]}" >"$work/piece" && cp "$work/piece" "${victims[3]}"
+: >"${victims[30]}"
+echo 'not an image' >"${victims[60]}"
+ln -sf "$work/nowhere" "${victims[90]}"
+train --data "$work/odd" --loaders 1 --epochs 1 -o "$work/odd_run" >"$work/odd.log" 2>&1 || fail "odd files"
+for i in 3 30 60 90; do
+    grep -q "$(basename "${victims[$i]}")" "$work/odd_run/bad_images.log" || fail "${victims[$i]} not reported"
+done
+grep -q '"n_bad_images": 4' "$work/odd_run/log.txt" || fail "bad images are not counted"
+expect_error 1 'bad image' "${run[@]}" --data "$work/odd" --epochs 1 --bad_images fail -o "$work/odd_fail"
+
+# the run folder: other options, another architecture, no good checkpoint
+expect_error 3 'lr' "${run[@]}" --data "$data" -o "$work/odd_run" --epochs 1 --lr 0.1
+expect_error 3 'resume' "${run[@]}" --data "$work/odd" -o "$work/odd_run" --epochs 1 --resume none
+for folder in "$work"/odd_run/checkpoints/step_*; do
+    head -c 3000 "$folder/model.safetensors" >"$work/piece" && cp "$work/piece" "$folder/model.safetensors"
+done
+expect_error 1 'no checkpoint' "${run[@]}" --data "$work/odd" -o "$work/odd_run" --epochs 1
+
+# evaluation
+eval=(timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data" --resize_size 32)
+expect_error 1 'nowhere' "${eval[@]}" --checkpoint "$work/nowhere"
+expect_error 2 'teacher' "${eval[@]}" --checkpoint "$work/waiting" --checkpoint_key techer
+expect_error 2 'checkpoint' timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data"
+expect_error 1 'damaged\|no checkpoint' "${eval[@]}" --checkpoint "$work/odd_run"
+"${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
+grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
+
+# a full disk while saving: the message says so, older checkpoints are intact, training goes on
+if mount -t tmpfs -o size=700k tmpfs "$work/empty" 2>/dev/null; then
+    train --data "$data" --loaders 1 -o "$work/empty/run" --keep_checkpoints 100 \
+        >"$work/full.log" 2>&1 || true
+    umount "$work/empty" 2>/dev/null || umount -l "$work/empty"
+    grep -q 'not saved' "$work/full.log" || fail "the full disk is not named"
+else
+    echo "SKIPPED: full disk (no right to mount a tmpfs)"
+fi
+echo "every error is clear"

@@ -1,0 +1,210 @@
+/* The stream that a trainer sees does not depend on who makes it: on how many loaders there are,
+ * when they come, and how they end. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/e2e/scene.h"
+
+/* Trains to the end; the digests of all batches. */
+static char *digests_of(struct scene *scene, const char *run, const char *loaders)
+{
+    const char *path = scene_path(scene, "%s.digests", run);
+    struct command command = scene_train(scene, run, loaders);
+    struct process process;
+
+    command_add(&command, "--log_digests", path, NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    return scene_read(path);
+}
+
+static void the_stream_is_the_same_from_one_two_and_five_loaders(void **state)
+{
+    struct scene *scene = *state;
+    char *one = digests_of(scene, "one", "1");
+    char *two = digests_of(scene, "two", "2");
+    char *five = digests_of(scene, "five", "5");
+
+    assert_int_equal(scene_count_lines(one), SCENE_STEPS);
+    assert_string_equal(one, two);
+    assert_string_equal(one, five);
+    assert_true(scene_final_digest(scene, "one") == scene_final_digest(scene, "two"));
+    assert_true(scene_final_digest(scene, "one") == scene_final_digest(scene, "five"));
+    free(one);
+    free(two);
+    free(five);
+}
+
+/* A trainer that waits for loaders; its address, from its log. */
+static void start_listening(struct scene *scene, struct process *process, const char *run,
+                            const char *digests, char *endpoint, size_t size)
+{
+    struct command command =
+        command_of("ibot-train", "--config", scene->recipe, "--listen", "tcp://127.0.0.1:0",
+                   "--output_dir", scene_path(scene, "%s", run), "--log_digests", digests, NULL);
+
+    process_start(process, &command);
+    size_t at = process_expect(process, "listening on ", 0, SCENE_SECONDS);
+    process_expect(process, "\n", at, SCENE_SECONDS);
+    snprintf(endpoint, size, "%.*s", (int)strcspn(process->text + at, " \n"), process->text + at);
+}
+
+static void start_loader(struct scene *scene, struct process *process, const char *endpoint)
+{
+    struct command command = command_of("ibot-loader", "--data", scene->data, "--connect", endpoint,
+                                        "--threads", "1", NULL);
+    process_start(process, &command);
+}
+
+static void the_stream_is_the_same_when_loaders_are_killed_and_others_take_over(void **state)
+{
+    struct scene *scene = *state;
+    char *wanted = digests_of(scene, "undisturbed", "1");
+    const char *path = scene_path(scene, "killed.digests");
+    int fifo = scene_fifo(path);
+    struct process trainer, loaders[2];
+    char endpoint[128];
+
+    start_listening(scene, &trainer, "killed", path, endpoint, sizeof(endpoint));
+    start_loader(scene, &loaders[0], endpoint);
+    start_loader(scene, &loaders[1], endpoint);
+    for (int i = 0;; i++) { /* every second step a loader dies, and a fresh one comes */
+        if (process_lines(&trainer, fifo, 2, SCENE_SECONDS) < 2)
+            break;
+        process_signal(&loaders[i % 2], SIGKILL);
+        assert_int_equal(process_wait(&loaders[i % 2], SCENE_SECONDS), 128 + SIGKILL);
+        process_release(&loaders[i % 2]);
+        start_loader(scene, &loaders[i % 2], endpoint);
+    }
+    assert_int_equal(process_wait(&trainer, SCENE_SECONDS), 0);
+    assert_true(scene_final_digest(scene, "undisturbed") == scene_final_digest(scene, "killed"));
+    process_release(&trainer);
+    process_release(&loaders[0]);
+    process_release(&loaders[1]);
+    close(fifo);
+    free(wanted);
+}
+
+static void local_loaders_that_are_killed_are_started_again(void **state)
+{
+    struct scene *scene = *state;
+    char *wanted = digests_of(scene, "undisturbed", "1");
+    const char *path = scene_path(scene, "killed.digests");
+    int fifo = scene_fifo(path);
+    struct command command = scene_train(scene, "killed", "2");
+    struct process trainer;
+
+    command_add(&command, "--log_digests", path, NULL);
+    process_start(&trainer, &command);
+    while (process_lines(&trainer, fifo, 5, SCENE_SECONDS) == 5) {
+        pid_t children[8];
+        int n = process_children(&trainer, children, 8);
+        for (int i = 0; i < n; i++)
+            kill(children[i], SIGKILL);
+    }
+    assert_int_equal(process_wait(&trainer, SCENE_SECONDS), 0);
+    assert_non_null(strstr(trainer.text, "killed by signal 9"));
+    assert_true(scene_final_digest(scene, "undisturbed") == scene_final_digest(scene, "killed"));
+    process_release(&trainer);
+    close(fifo);
+    free(wanted);
+}
+
+static void loaders_may_be_started_before_and_after_the_trainer(void **state)
+{
+    struct scene *scene = *state;
+    struct process trainer, early, late;
+    char *wanted = digests_of(scene, "undisturbed", "1");
+    const char *path = scene_path(scene, "apart.digests");
+    const char *endpoint = scene_path(scene, "stream");
+    char address[300];
+
+    snprintf(address, sizeof(address), "ipc://%s", endpoint);
+    start_loader(scene, &early, address);
+    process_expect(&early, "images in", 0, SCENE_SECONDS);
+    struct command command =
+        command_of("ibot-train", "--config", scene->recipe, "--listen", address, "--output_dir",
+                   scene_path(scene, "apart"), "--log_digests", path, NULL);
+    process_start(&trainer, &command);
+    start_loader(scene, &late, address);
+    assert_int_equal(process_wait(&trainer, SCENE_SECONDS), 0);
+    char *got = scene_read(path);
+    assert_string_equal(wanted, got);
+
+    /* loaders outlive a trainer, and serve the next one */
+    process_release(&trainer);
+    command = command_of("ibot-train", "--config", scene->recipe, "--listen", address,
+                         "--output_dir", scene_path(scene, "next"), NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    assert_true(scene_final_digest(scene, "apart") == scene_final_digest(scene, "next"));
+    process_signal(&early, SIGTERM);
+    assert_int_equal(process_wait(&early, SCENE_SECONDS), 0);
+    process_release(&early);
+    process_release(&late);
+    process_release(&trainer);
+    free(wanted);
+    free(got);
+}
+
+static void a_loader_with_other_images_is_refused_with_the_reason(void **state)
+{
+    struct scene *scene = *state;
+    const char *other = scene_path(scene, "other");
+    struct process trainer, loader;
+    char endpoint[128];
+
+    scene_images(other, SCENE_IMAGES, 99);
+    start_listening(scene, &trainer, "run", "/dev/null", endpoint, sizeof(endpoint));
+    start_loader(scene, &loader, endpoint);
+    assert_int_equal(process_wait(&trainer, SCENE_SECONDS), 0);
+    process_release(&trainer);
+    process_signal(&loader, SIGTERM);
+    process_wait(&loader, SCENE_SECONDS);
+    process_release(&loader);
+
+    /* the run goes on with its own images alone */
+    struct command command =
+        command_of("ibot-train", "--config", scene->recipe, "--listen", endpoint, "--output_dir",
+                   scene_path(scene, "run2"), "--stop_at_step", "7", NULL);
+    process_start(&trainer, &command);
+    start_loader(scene, &loader, endpoint);
+    assert_int_equal(process_wait(&trainer, SCENE_SECONDS), 0);
+    process_release(&trainer);
+    process_release(&loader);
+    command = command_of("ibot-train", "--config", scene->recipe, "--listen", endpoint,
+                         "--output_dir", scene_path(scene, "run2"), NULL);
+    process_start(&trainer, &command);
+    process_expect(&trainer, "listening on ", 0, SCENE_SECONDS);
+    command =
+        command_of("ibot-loader", "--data", other, "--connect", endpoint, "--threads", "1", NULL);
+    process_run(&loader, &command, 3, SCENE_SECONDS);
+    assert_non_null(strstr(loader.text, "index"));
+    process_release(&loader);
+    process_release(&trainer);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(the_stream_is_the_same_from_one_two_and_five_loaders,
+                                        scene_open, scene_close),
+        cmocka_unit_test_setup_teardown(
+            the_stream_is_the_same_when_loaders_are_killed_and_others_take_over, scene_open,
+            scene_close),
+        cmocka_unit_test_setup_teardown(local_loaders_that_are_killed_are_started_again, scene_open,
+                                        scene_close),
+        cmocka_unit_test_setup_teardown(loaders_may_be_started_before_and_after_the_trainer,
+                                        scene_open, scene_close),
+        cmocka_unit_test_setup_teardown(a_loader_with_other_images_is_refused_with_the_reason,
+                                        scene_open, scene_close),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
