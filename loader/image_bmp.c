@@ -118,7 +118,8 @@ static void read_row(const struct bmp *bmp, const uint8_t *row, uint8_t *out)
         if (bmp->bits <= 8) {
             size_t first = x * bmp->bits;
             unsigned shift = 8 - bmp->bits - (unsigned)(first % 8);
-            const uint8_t *colour = bmp->palette[row[first / 8] >> shift & ((1u << bmp->bits) - 1)];
+            unsigned number = (unsigned)row[first / 8] >> shift & ((1u << bmp->bits) - 1);
+            const uint8_t *colour = bmp->palette[number];
             image_put(pixel, colour[0], colour[1], colour[2]);
         } else if (bmp->bits == 24) {
             image_put(pixel, row[3 * x + 2], row[3 * x + 1], row[3 * x]);

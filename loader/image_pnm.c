@@ -102,7 +102,7 @@ static enum status read_pixel(struct reader *reader, const struct header *header
         if (header->plain)
             TRY(read_plain(reader, header->bits, header->maximum, &out[c]));
         else if (header->bits)
-            out[c] = reader->at[x / 8] >> (7 - x % 8) & 1u;
+            out[c] = (uint32_t)reader->at[x / 8] >> (7 - x % 8) & 1u;
         else if (header->maximum > 255)
             out[c] = (uint32_t)reader->at[2 * (index + c)] << 8 | reader->at[2 * (index + c) + 1];
         else
