@@ -1,19 +1,31 @@
 /* Walking the folders. Everything is collected in growing arrays, then laid out as the file is. */
-#include <dirent.h>
-#include <errno.h>
+#include "loader/index.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
 
-#include "loader/index.h"
+#include "loader/index_internal.h"
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
-enum { MAX_DEPTH = 64 }; /* of folders: symbolic links may go round */
+/* A folder below the root, with its files. */
+struct folder {
+    char *path; /* relative to the root */
+    struct index_names files;
+    int64_t mtime_ns;
+};
+
+/* The folders that lead to the one being read: a link back to one of them would never end. */
+struct ancestor {
+    const struct ancestor *parent;
+    uint64_t device, inode;
+};
 
 struct walk {
     const char *root;
+    struct folder *pending; /* of the class in work, until they are sorted */
+    size_t n_pending, pending_capacity;
     struct index_entry *entries;
     size_t n_entries, entry_capacity;
     struct index_folder *folders;
@@ -22,48 +34,10 @@ struct walk {
     size_t n_classes, class_capacity;
     char *strings;
     size_t n_strings, string_capacity;
+    uint64_t n_found, n_ignored, root_names;
     index_progress *progress;
     void *context;
 };
-
-/* Names of one folder, sorted by bytes. */
-struct names {
-    char **names;
-    size_t n, capacity;
-};
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static void names_release(struct names *names)
-{
-    for (size_t i = 0; i < names->n; i++)
-        memory_free(names->names[i]);
-    memory_free(names->names);
-    memset(names, 0, sizeof(*names));
-}
-
-static enum status add_name(struct names *names, const char *name)
-{
-    TRY(memory_grow(&names->names, &names->capacity, names->n + 1, sizeof(char *), "file names"));
-    TRY(memory_strdup(&names->names[names->n], name));
-    names->n++;
-    return STATUS_OK;
-}
-
-static bool is_image_name(const char *name)
-{
-    static const char *const endings[] = {".jpg", ".jpeg", ".png",  ".ppm", ".bmp",
-                                          ".pgm", ".tif",  ".tiff", ".webp"};
-    const char *dot = strrchr(name, '.');
-
-    for (size_t i = 0; dot != NULL && i < sizeof(endings) / sizeof(endings[0]); i++)
-        if (strcasecmp(dot, endings[i]) == 0)
-            return true;
-    return false;
-}
 
 static enum status add_string(struct walk *walk, const char *text, uint64_t *offset)
 {
@@ -78,150 +52,155 @@ static enum status add_string(struct walk *walk, const char *text, uint64_t *off
 
 static enum status join(char *out, size_t size, const char *a, const char *b)
 {
-    int n = a[0] == '\0' ? snprintf(out, size, "%s", b) : snprintf(out, size, "%s/%s", a, b);
+    int n = a[0] == '\0'   ? snprintf(out, size, "%s", b)
+            : b[0] == '\0' ? snprintf(out, size, "%s", a)
+                           : snprintf(out, size, "%s/%s", a, b);
     if (n < 0 || (size_t)n >= size)
-        FAIL(STATUS_INVALID, "path '%s/%s' is longer than %zu bytes", a, b, size - 1);
+        FAIL(STATUS_INVALID, "path '%.100s/%.100s' is longer than %zu bytes", a, b, size - 1);
     return STATUS_OK;
 }
 
-/* Lists root/folder into files and sub-folders, following links; remembers its time. */
-static enum status list(struct walk *walk, const char *folder, struct names *files,
-                        struct names *folders)
+static enum status note_progress(struct walk *walk, size_t n)
 {
-    enum status status = STATUS_OK;
-    char path[INDEX_MAX_PATH_BYTES], below[INDEX_MAX_PATH_BYTES];
-    struct stat info;
-    struct dirent *item;
+    uint64_t before = walk->n_found / 1000;
 
-    TRY(join(path, sizeof(path), walk->root, folder[0] != '\0' ? folder : "."));
-    DIR *dir = opendir(path);
-    if (dir == NULL)
-        FAIL(errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot read folder '%s': %s", path,
-             strerror(errno));
-    TRY_OUT(memory_grow(&walk->folders, &walk->folder_capacity, walk->n_folders + 1,
-                        sizeof(*walk->folders), "index folders"));
-    if (fstat(dirfd(dir), &info) != 0)
-        FAIL_OUT(STATUS_IO, "cannot look at folder '%s': %s", path, strerror(errno));
-    struct index_folder *entry = &walk->folders[walk->n_folders];
-    entry->mtime_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
-    TRY_OUT(add_string(walk, folder, &entry->path));
-    walk->n_folders++;
-    while ((item = readdir(dir)) != NULL) {
-        if (strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0)
-            continue;
-        TRY_OUT(join(below, sizeof(below), path, item->d_name));
-        bool is_folder = item->d_type == DT_DIR;
-        if (item->d_type == DT_LNK || item->d_type == DT_UNKNOWN)
-            is_folder = stat(below, &info) == 0 && S_ISDIR(info.st_mode);
-        if (is_folder)
-            TRY_OUT(add_name(folders, item->d_name));
-        else if (files != NULL && is_image_name(item->d_name))
-            TRY_OUT(add_name(files, item->d_name));
+    walk->n_found += n;
+    if (walk->progress != NULL && walk->n_found / 1000 != before &&
+        walk->progress(walk->context, walk->n_found) != 0)
+        FAIL(STATUS_INTERRUPTED, "stopped after %llu images", (unsigned long long)walk->n_found);
+    return STATUS_OK;
+}
+
+/* Lists `path` and everything below it into walk->pending. */
+static enum status collect(struct walk *walk, const char *path, const struct ancestor *parent)
+{
+    char full[INDEX_MAX_PATH_BYTES], below[INDEX_MAX_PATH_BYTES];
+    struct index_listing listing;
+    enum status status = STATUS_OK;
+
+    TRY(join(full, sizeof(full), walk->root, path));
+    TRY(index_list(&listing, full, true));
+    struct ancestor self = {parent, listing.device, listing.inode};
+    for (const struct ancestor *a = parent; a != NULL; a = a->parent)
+        if (a->device == self.device && a->inode == self.inode)
+            FAIL_OUT(STATUS_INVALID,
+                     "'%s' is a link to a folder that it lies in; reading it would never end",
+                     full);
+    TRY_OUT(memory_grow(&walk->pending, &walk->pending_capacity, walk->n_pending + 1,
+                        sizeof(*walk->pending), "index folders"));
+    struct folder *folder = &walk->pending[walk->n_pending];
+    *folder = (struct folder){.mtime_ns = listing.mtime_ns};
+    TRY_OUT(memory_strdup(&folder->path, path));
+    folder->files = listing.files;
+    listing.files = (struct index_names){0};
+    walk->n_pending++;
+    TRY_OUT(note_progress(walk, folder->files.n));
+    for (size_t i = 0; i < listing.folders.n; i++) {
+        TRY_OUT(join(below, sizeof(below), path, listing.folders.names[i].text));
+        TRY_OUT(collect(walk, below, &self));
     }
-    if (folders->n > 1)
-        qsort(folders->names, folders->n, sizeof(char *), compare_names);
-    if (files != NULL && files->n > 1)
-        qsort(files->names, files->n, sizeof(char *), compare_names);
 out:
-    closedir(dir);
+    index_listing_release(&listing);
     return status;
 }
 
-static enum status add_file(struct walk *walk, const char *folder, const char *name, uint32_t label)
+static enum status add_files(struct walk *walk, const char *folder, const struct index_names *files,
+                             uint32_t label)
 {
-    char relative[INDEX_MAX_PATH_BYTES], path[INDEX_MAX_PATH_BYTES];
-    struct stat info = {0};
+    char relative[INDEX_MAX_PATH_BYTES];
 
-    TRY(join(relative, sizeof(relative), folder, name));
-    TRY(join(path, sizeof(path), walk->root, relative));
-    (void)!stat(path, &info); /* a broken link is a bad image later, as any unreadable file */
-    if (walk->n_entries >= INDEX_MAX_SAMPLES)
+    if (walk->n_entries + files->n > INDEX_MAX_SAMPLES)
         FAIL(STATUS_UNSUPPORTED, "more than %d images under '%s'", INDEX_MAX_SAMPLES, walk->root);
-    TRY(memory_grow(&walk->entries, &walk->entry_capacity, walk->n_entries + 1,
+    TRY(memory_grow(&walk->entries, &walk->entry_capacity, walk->n_entries + files->n,
                     sizeof(*walk->entries), "index entries"));
-    struct index_entry *entry = &walk->entries[walk->n_entries++];
-    *entry = (struct index_entry){.size = (uint64_t)info.st_size, .label = label};
-    TRY(add_string(walk, relative, &entry->path));
-    if (walk->progress != NULL && walk->n_entries % 1000 == 0 &&
-        walk->progress(walk->context, walk->n_entries) != 0)
-        FAIL(STATUS_INTERRUPTED, "stopped after %zu images", walk->n_entries);
+    for (size_t i = 0; i < files->n; i++) {
+        struct index_entry *entry = &walk->entries[walk->n_entries];
+        *entry = (struct index_entry){.size = files->names[i].size, .label = label};
+        TRY(join(relative, sizeof(relative), folder, files->names[i].text));
+        TRY(add_string(walk, relative, &entry->path));
+        walk->n_entries++;
+    }
     return STATUS_OK;
 }
 
-/* All folders below (and with) `folder`, sorted by path, as Python sorts what os.walk yields. */
-static enum status collect_folders(struct walk *walk, const char *folder, struct names *all,
-                                   int depth)
+static enum status add_folder(struct walk *walk, const char *path, int64_t mtime_ns)
 {
-    struct names below = {0};
-    char path[INDEX_MAX_PATH_BYTES];
-    enum status status = add_name(all, folder);
-
-    if (status == STATUS_OK && depth > MAX_DEPTH)
-        status =
-            status_set(STATUS_INVALID, "folders nest deeper than %d at '%s': a link in a ring?",
-                       MAX_DEPTH, folder);
-    if (status == STATUS_OK)
-        status = list(walk, folder, NULL, &below);
-    for (size_t i = 0; i < below.n && status == STATUS_OK; i++) {
-        status = join(path, sizeof(path), folder, below.names[i]);
-        if (status == STATUS_OK)
-            status = collect_folders(walk, path, all, depth + 1);
-    }
-    names_release(&below);
-    return status;
+    TRY(memory_grow(&walk->folders, &walk->folder_capacity, walk->n_folders + 1,
+                    sizeof(*walk->folders), "index folders"));
+    walk->folders[walk->n_folders].mtime_ns = mtime_ns;
+    TRY(add_string(walk, path, &walk->folders[walk->n_folders].path));
+    walk->n_folders++;
+    return STATUS_OK;
 }
 
-static enum status add_class(struct walk *walk, const char *folder, const char *name)
+static enum status add_class(struct walk *walk, const char *name)
 {
-    struct names all = {0}, files = {0}, ignored = {0};
-    uint32_t label = (uint32_t)walk->n_classes;
-    enum status status = STATUS_OK;
-
     TRY(memory_grow(&walk->class_names, &walk->class_capacity, walk->n_classes + 1,
                     sizeof(uint64_t), "class names"));
     TRY(add_string(walk, name, &walk->class_names[walk->n_classes]));
     walk->n_classes++;
-    TRY_OUT(collect_folders(walk, folder, &all, 0));
-    qsort(all.names, all.n, sizeof(char *), compare_names);
-    for (size_t i = 0; i < all.n; i++) {
-        size_t n_folders = walk->n_folders;
-        TRY_OUT(list(walk, all.names[i], &files, &ignored));
-        walk->n_folders = n_folders; /* known already */
-        for (size_t j = 0; j < files.n; j++)
-            TRY_OUT(add_file(walk, all.names[i], files.names[j], label));
-        names_release(&files);
-        names_release(&ignored);
+    return STATUS_OK;
+}
+
+static int compare_folders(const void *a, const void *b)
+{
+    return strcmp(((const struct folder *)a)->path, ((const struct folder *)b)->path);
+}
+
+static void release_pending(struct walk *walk)
+{
+    for (size_t i = 0; i < walk->n_pending; i++) {
+        struct index_listing listing = {.files = walk->pending[i].files};
+        index_listing_release(&listing);
+        memory_free(walk->pending[i].path);
+    }
+    walk->n_pending = 0;
+}
+
+/* One class: its folders in order of their whole path, as Python sorts what os.walk yields ("a b"
+ * comes before "a/b"). */
+static enum status walk_class(struct walk *walk, const char *name, const struct ancestor *root)
+{
+    uint32_t label = (uint32_t)walk->n_classes;
+    enum status status;
+
+    TRY(add_class(walk, name));
+    TRY_OUT(collect(walk, name, root));
+    qsort(walk->pending, walk->n_pending, sizeof(*walk->pending), compare_folders);
+    for (size_t i = 0; i < walk->n_pending; i++) {
+        TRY_OUT(add_folder(walk, walk->pending[i].path, walk->pending[i].mtime_ns));
+        TRY_OUT(add_files(walk, walk->pending[i].path, &walk->pending[i].files, label));
     }
 out:
-    names_release(&all);
-    names_release(&files);
-    names_release(&ignored);
+    release_pending(walk);
     return status;
 }
 
 static enum status walk_root(struct walk *walk)
 {
-    struct names classes = {0}, files = {0};
-    enum status status = list(walk, "", &files, &classes);
+    struct index_listing root;
+    enum status status = STATUS_OK;
 
-    for (size_t i = 0; i < classes.n && status == STATUS_OK; i++)
-        status = add_class(walk, classes.names[i], classes.names[i]);
-    if (classes.n == 0 && status == STATUS_OK) {
-        status = memory_grow(&walk->class_names, &walk->class_capacity, 1, sizeof(uint64_t),
-                             "class names");
-        if (status == STATUS_OK)
-            status = add_string(walk, ".", &walk->class_names[0]);
-        walk->n_classes = 1;
-        for (size_t i = 0; i < files.n && status == STATUS_OK; i++)
-            status = add_file(walk, "", files.names[i], 0);
+    TRY(index_list(&root, walk->root, true));
+    struct ancestor self = {NULL, root.device, root.inode};
+    TRY_OUT(add_folder(walk, "", root.mtime_ns));
+    for (size_t i = 0; i < root.folders.n; i++)
+        TRY_OUT(walk_class(walk, root.folders.names[i].text, &self));
+    bool flat = walk->n_entries == 0;
+    walk->root_names = index_root_names(&root, flat);
+    walk->n_ignored = flat ? 0 : root.files.n;
+    if (flat) {
+        walk->n_classes = 0;
+        TRY_OUT(add_class(walk, "."));
+        TRY_OUT(add_files(walk, "", &root.files, 0));
     }
-    names_release(&classes);
-    names_release(&files);
-    if (status == STATUS_OK && walk->n_entries == 0)
-        FAIL(STATUS_INVALID,
-             "'%s' has no images (.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): wanted one "
-             "folder per class, or images in the folder itself",
-             walk->root);
+    if (walk->n_entries == 0)
+        FAIL_OUT(STATUS_INVALID,
+                 "'%s' has no images (.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp): wanted one "
+                 "folder per class, or images in the folder itself",
+                 walk->root);
+out:
+    index_listing_release(&root);
     return status;
 }
 
@@ -260,12 +239,14 @@ static enum status lay_out(const struct walk *walk, struct index *out)
         .n_samples = walk->n_entries,
         .n_folders = walk->n_folders,
         .strings_bytes = walk->n_strings,
+        .root_names = walk->root_names,
         .digest = digest,
         .checksum = hash_bytes(block + sizeof(*header), total - sizeof(*header)),
     };
     out->header = header;
     out->owned = block;
     out->map_bytes = total;
+    out->n_ignored = walk->n_ignored;
     return STATUS_OK;
 }
 
@@ -280,6 +261,7 @@ enum status index_build(struct index *out, const char *root, index_progress *pro
         status = lay_out(&walk, out);
     if (status == STATUS_OK)
         status = memory_strdup(&out->root, root);
+    memory_free(walk.pending);
     memory_free(walk.entries);
     memory_free(walk.folders);
     memory_free(walk.class_names);

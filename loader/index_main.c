@@ -11,6 +11,8 @@
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
 
+enum { MAX_NAMED = 10 }; /* empty classes */
+
 struct index_options {
     const char *output;
     bool verify;
@@ -24,7 +26,8 @@ static const struct option_spec specs[] = {
      .argument = "FILE",
      .group = "Options",
      .help =
-         "where to write the index; default: " INDEX_FILE_NAME " in DIR, where loaders find it"},
+         "where to write the index; default: " INDEX_FILE_NAME " in DIR, or in the user's cache "
+         "(~/.cache/ibot) when DIR can't be written to; loaders look in both"},
     {.name = "verify",
      .type = OPTION_BOOL,
      .offset = offsetof(struct index_options, verify),
@@ -94,24 +97,60 @@ out:
     return status;
 }
 
+/* What a user should know about the folders. */
+static enum status warn(const struct index *index, const char *root)
+{
+    uint32_t n_classes = index->header->n_classes, n_empty = 0;
+    uint64_t *counts;
+
+    TRY(memory_alloc(&counts, n_classes, sizeof(*counts), "class counts"));
+    index_class_counts(index, counts);
+    for (uint32_t i = 0; i < n_classes; i++)
+        if (counts[i] == 0 && ++n_empty <= MAX_NAMED)
+            log_warning("class '%s' has no images", index_class_name(index, i));
+    memory_free(counts);
+    if (n_empty > MAX_NAMED)
+        log_warning("%u classes in all have no images", n_empty);
+    if (index->n_ignored > 0)
+        log_warning("%llu images beside the class folders of '%s' are ignored",
+                    (unsigned long long)index->n_ignored, root);
+    return STATUS_OK;
+}
+
+/* To the place asked for; by default into the data set, or else the cache. */
+static enum status write_index(const struct index *index, const char *root, const char *output,
+                               char *path, size_t size)
+{
+    if (output != NULL) {
+        snprintf(path, size, "%s", output);
+        return index_write(index, output);
+    }
+    TRY(index_place(root, false, path, size));
+    if (index_write(index, path) == STATUS_OK)
+        return STATUS_OK;
+    log_warning("%s", status_message());
+    TRY(index_place(root, true, path, size));
+    return index_write_below(index, path);
+}
+
 static enum status run(const struct index_options *options, const char *root, uint64_t *n_bad)
 {
-    char path[INDEX_MAX_PATH_BYTES];
+    char path[INDEX_MAX_PATH_BYTES] = "";
     struct index index = {0};
     enum status status = index_build(&index, root, show_progress, NULL);
 
     log_status_line(NULL);
+    if (status == STATUS_OK)
+        status = warn(&index, root);
     if (status == STATUS_OK && options->verify) {
         status = image_library_start("ibot-index");
         if (status == STATUS_OK)
             status = verify(&index, n_bad);
     }
-    snprintf(path, sizeof(path), "%s/%s", root, INDEX_FILE_NAME);
     if (status == STATUS_OK)
-        status = index_write(&index, options->output != NULL ? options->output : path);
+        status = write_index(&index, root, options->output, path, sizeof(path));
     if (status == STATUS_OK)
-        printf("%s: %llu images in %u classes, digest %016llx\n",
-               options->output != NULL ? options->output : path,
+        printf("%s: %llu images in %u classes, digest %016llx\n", path,
                (unsigned long long)index.header->n_samples, index.header->n_classes,
                (unsigned long long)index.header->digest);
     index_close(&index);

@@ -39,8 +39,9 @@ static const struct option_spec specs[] = {
      .type = OPTION_STRING,
      AT(index),
      .argument = "FILE",
-     .help = "index made by ibot-index; default: " INDEX_FILE_NAME " in the data folder when it is "
-             "there and current, else the folders are read"},
+     .help =
+         "index made by ibot-index; default: " INDEX_FILE_NAME " in the data folder or one in the "
+         "user's cache, whichever is current, else the folders are read"},
     {.name = "connect",
      .type = OPTION_STRING_LIST,
      AT(connect),
@@ -94,6 +95,14 @@ static void stop(int signal_number)
 {
     atomic_store(&stopped, 1);
     signal(signal_number, SIG_DFL); /* the second time ends it at once */
+}
+
+/* Ends the reading of folders. */
+static int is_stopped(void *context, uint64_t n_found)
+{
+    (void)context;
+    (void)n_found;
+    return atomic_load(&stopped);
 }
 
 struct loader {
@@ -175,7 +184,10 @@ static enum status run(struct loader *loader, struct loader_options *options)
     if (options->die_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == 1)
         FAIL(STATUS_INTERRUPTED, "the process that started this loader is gone");
     TRY(image_library_start("ibot-loader"));
-    TRY(index_load(&loader->index, options->data, options->index));
+    TRY(index_load(&loader->index, options->data, options->index, is_stopped, NULL));
+    if (loader->index.n_ignored > 0)
+        log_warning("%llu images beside the class folders of '%s' are ignored",
+                    (unsigned long long)loader->index.n_ignored, options->data);
     TRY(order_open(&loader->order, (uint32_t)loader->index.header->n_samples));
     TRY(open_producer(loader, options));
     log_info("%llu images in %u classes, %d threads",
