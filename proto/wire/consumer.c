@@ -326,9 +326,11 @@ void consumer_close(struct consumer **address)
         pthread_mutex_unlock(&consumer->lock);
         wake_thread(consumer);
         pthread_join(consumer->thread, NULL);
-    } else if (consumer->socket != NULL) {
-        zmq_close(consumer->socket);
     }
+    for (int i = 0; i < consumer->options.n_endpoints; i++)
+        endpoint_unbind(consumer->endpoints[i]);
+    if (consumer->socket != NULL)
+        zmq_close(consumer->socket);
     socket_context_close(&consumer->context);
     if (consumer->wake >= 0)
         close(consumer->wake);

@@ -230,6 +230,5 @@ void *consumer_thread(void *argument)
     }
     consumer->out.goodbye.reason[0] = '\0';
     tell_all(consumer, MESSAGE_GOODBYE);
-    zmq_close(consumer->socket);
     return NULL;
 }

@@ -237,3 +237,11 @@ enum status endpoint_bind(char out[SOCKET_ENDPOINT_BYTES], void *socket, const c
         FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, strerror(errno));
     return STATUS_OK;
 }
+
+void endpoint_unbind(const char *address)
+{
+    const char *path = after(address, "ipc://");
+
+    if (path != NULL && path[0] != '@')
+        unlink(path);
+}

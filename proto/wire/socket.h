@@ -46,4 +46,8 @@ enum status endpoint_check_connect(const char *endpoint) IBOT_WARN_UNUSED;
 enum status endpoint_bind(char out[SOCKET_ENDPOINT_BYTES], void *socket,
                           const char *endpoint) IBOT_WARN_UNUSED;
 
+/* Removes the socket file of an address from endpoint_bind; call it before the socket is closed, so
+ * that nobody else's is there yet. */
+void endpoint_unbind(const char *address);
+
 #endif

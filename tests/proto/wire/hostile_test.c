@@ -1,0 +1,752 @@
+/* Loaders that lie, stall, repeat themselves or are no loaders at all, beside a sound one: the
+ * stream stays what it is, and they are counted, refused or ignored. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <netinet/in.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include <cmocka.h>
+
+#include "proto/base/clock.h"
+#include "proto/base/rng.h"
+#include "proto/wire/consumer.h"
+#include "proto/wire/socket.h"
+#include "tests/proto/wire/fleet.h"
+
+enum { BATCH = 16, SLICE = 4 };
+
+static const int64_t patience_ns = 60000000000;
+
+static struct consumer_options loopback_options(void)
+{
+    return (struct consumer_options){.endpoints = {"tcp://127.0.0.1:0"},
+                                     .n_endpoints = 1,
+                                     .spec = fleet_spec(),
+                                     .batch_size = BATCH,
+                                     .slice_size = SLICE,
+                                     .prefetch = 3,
+                                     .world = 1,
+                                     .drop_last = true,
+                                     .lease_timeout_ns = 300000000};
+}
+
+static struct consumer *open_consumer(const struct consumer_options *options)
+{
+    struct consumer *consumer = NULL;
+    if (consumer_open(&consumer, options) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return consumer;
+}
+
+static struct fleet_loader *open_sound(struct consumer *consumer)
+{
+    struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
+    return fleet_loader_open(&one);
+}
+
+static void start(struct consumer *consumer, int32_t n_epochs)
+{
+    struct dataset_info dataset;
+    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK ||
+        consumer_start(consumer, 0, n_epochs) != STATUS_OK)
+        fail_msg("%s", status_message());
+}
+
+/* The next n batches, every byte checked. */
+static void check_batches(struct consumer *consumer, int64_t first, int64_t n)
+{
+    struct data_spec spec = fleet_spec();
+    int64_t per_epoch = FLEET_SAMPLES / BATCH;
+    for (int64_t step = first; step < first + n; step++) {
+        struct batch *batch;
+        if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
+            fail_msg("step %d: %s", (int)step, status_message());
+        assert_int_equal(batch->step, step);
+        fleet_check_batch(&spec, batch, 0, 1, step % per_epoch * BATCH);
+        consumer_return(consumer, batch);
+    }
+}
+
+static struct consumer_stats stats_of(struct consumer *consumer)
+{
+    struct consumer_stats stats;
+    consumer_stats(consumer, &stats);
+    return stats;
+}
+
+/* ---- who may join ---- */
+
+/* A loader with these options beside a sound one: refused with a text that contains `reason`. */
+static void refused_loader(const struct fleet_options *wrong, const char *reason)
+{
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *sound = open_sound(consumer);
+    char text[512];
+    start(consumer, 1);
+    struct fleet_options other = *wrong;
+    other.endpoints[0] = consumer_endpoint(consumer, 0);
+    struct fleet_loader *loader = fleet_loader_open(&other);
+    assert_int_equal(fleet_loader_join(loader), STATUS_MISMATCH);
+    assert_non_null(strstr(loader->text, reason));
+    assert_non_null(strstr(loader->text, consumer_endpoint(consumer, 0)));
+    assert_true(consumer_refusal(consumer, text, sizeof(text)));
+    assert_non_null(strstr(text, reason));
+    assert_false(consumer_refusal(consumer, text, sizeof(text)));
+    check_batches(consumer, 0, FLEET_SAMPLES / BATCH);
+    assert_int_equal(stats_of(consumer).n_rejected_loaders, 1);
+    fleet_loader_close(&loader);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
+static void a_loader_with_another_data_set_is_refused(void **state)
+{
+    (void)state;
+    struct fleet_options wrong = fleet_options(NULL);
+    wrong.dataset = fleet_dataset();
+    wrong.dataset.index_digest++;
+    refused_loader(&wrong, "data set");
+    wrong.dataset = fleet_dataset();
+    wrong.dataset.n_samples++;
+    refused_loader(&wrong, "data set");
+}
+
+static void a_loader_that_makes_other_pixels_is_refused(void **state)
+{
+    (void)state;
+    struct fleet_options wrong = fleet_options(NULL);
+    wrong.self_test = 1;
+    refused_loader(&wrong, "self test");
+}
+
+static void a_loader_of_another_version_is_told_so(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct raw_peer peer;
+    raw_peer_open(&peer, consumer_endpoint(consumer, 0));
+    raw_peer_hello(&peer, 1);
+    peer.out.hello.version = WIRE_VERSION + 7;
+    raw_peer_send(&peer, NULL, 0);
+    assert_true(raw_peer_receive(&peer, MESSAGE_REJECT));
+    assert_non_null(strstr(peer.in.reject.reason, "version 8"));
+    assert_int_equal(peer.in.reject.version, WIRE_VERSION);
+    raw_peer_close(&peer);
+    consumer_close(&consumer);
+}
+
+static void when_no_loader_fits_the_caller_learns_why(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    options.index_digest = 0x1234;
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *loader = open_sound(consumer);
+    struct dataset_info dataset;
+    assert_int_equal(fleet_loader_join(loader), STATUS_MISMATCH);
+    assert_int_equal(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 1000000),
+                     STATUS_MISMATCH);
+    assert_non_null(strstr(status_message(), "0000000000001234"));
+    assert_non_null(strstr(status_message(), "fleet"));
+    fleet_loader_close(&loader);
+    consumer_close(&consumer);
+}
+
+/* ---- slices that do not hold ---- */
+
+enum wrong {
+    WRONG_HASH,
+    WRONG_PIXEL,
+    WRONG_EPOCH,
+    WRONG_POSITION,
+    WRONG_COUNT,
+    WRONG_SPEC,
+    WRONG_INDEX,
+    WRONG_LABEL,
+    NO_PAYLOAD,
+    SHORT_PAYLOAD,
+    LONG_PAYLOAD,
+    TOO_MANY_FRAMES,
+    ODD_FRAME,
+    EMPTY_FRAME,
+    WRONG_SLICE,
+    N_WRONGS
+};
+
+/* Sends the slice with one thing wrong. */
+static void send_wrong(struct raw_peer *peer, enum wrong wrong, const struct lease_item *lease)
+{
+    size_t record = data_spec_record_bytes(&peer->spec);
+    size_t n_bytes = record * (size_t)lease->n_samples;
+    uint8_t *payload = calloc(1, n_bytes + record);
+    raw_peer_make(peer, lease, payload);
+    struct message_slice *slice = &peer->out.slice;
+    struct raw_frame frames[3] = {{payload, n_bytes}, {payload, record}, {payload, record}};
+    int n_frames = 1;
+    switch (wrong) {
+    case WRONG_HASH:
+        slice->hash[lease->n_samples - 1] ^= 1;
+        break;
+    case WRONG_PIXEL:
+        payload[n_bytes - 1] ^= 0x80;
+        break;
+    case WRONG_EPOCH:
+        slice->lease.epoch++;
+        break;
+    case WRONG_POSITION:
+        slice->lease.first_position++;
+        break;
+    case WRONG_COUNT:
+        slice->lease.n_samples--;
+        break;
+    case WRONG_SPEC:
+        slice->spec_digest++;
+        break;
+    case WRONG_INDEX:
+        slice->index[0] = FLEET_SAMPLES;
+        break;
+    case WRONG_LABEL:
+        slice->label[0] = FLEET_CLASSES;
+        break;
+    case NO_PAYLOAD:
+        n_frames = 0;
+        break;
+    case SHORT_PAYLOAD:
+        frames[0].n_bytes -= record;
+        break;
+    case LONG_PAYLOAD:
+        frames[0].n_bytes += record;
+        break;
+    case TOO_MANY_FRAMES:
+        n_frames = 3;
+        break;
+    case ODD_FRAME:
+        frames[0].n_bytes--;
+        break;
+    case EMPTY_FRAME:
+        frames[0].n_bytes = 0;
+        n_frames = 2;
+        break;
+    case WRONG_SLICE:
+    case N_WRONGS:
+        slice->lease.slice_id += 1000;
+        break;
+    }
+    raw_peer_send(peer, frames, n_frames);
+    free(payload);
+}
+
+static void each_kind_of_corrupt_slice_is_dropped_and_its_sender_refused(void **state)
+{
+    (void)state;
+    for (enum wrong wrong = 0; wrong < N_WRONGS; wrong++) {
+        struct consumer_options options = loopback_options();
+        struct consumer *consumer = open_consumer(&options);
+        struct raw_peer peer;
+        raw_peer_open(&peer, consumer_endpoint(consumer, 0));
+        raw_peer_join(&peer, 1);
+        start(consumer, 1);
+        for (int i = 0; i < 3; i++) {
+            assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+            struct lease_item lease = peer.in.lease.items[0];
+            assert_int_equal(lease.slice_id, 0); /* alone, it gets the same one again */
+            send_wrong(&peer, wrong, &lease);
+            if (wrong == WRONG_SLICE) { /* whose lease it still holds */
+                send_wrong(&peer, wrong, &lease);
+                send_wrong(&peer, wrong, &lease);
+                break;
+            }
+        }
+        assert_true(raw_peer_receive(&peer, MESSAGE_REJECT));
+        assert_int_equal(stats_of(consumer).n_corrupt, 3);
+        assert_int_equal(stats_of(consumer).n_rejected_loaders, 1);
+        raw_peer_hello(&peer, 1); /* again, as the same process */
+        raw_peer_send(&peer, NULL, 0);
+        assert_true(raw_peer_receive(&peer, MESSAGE_REJECT));
+        struct fleet_loader *sound = open_sound(consumer);
+        check_batches(consumer, 0, 5);
+        fleet_loader_close(&sound);
+        raw_peer_close(&peer);
+        consumer_close(&consumer);
+    }
+}
+
+static void a_silent_loader_costs_a_lease_timeout(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct raw_peer silent;
+    raw_peer_open(&silent, consumer_endpoint(consumer, 0));
+    raw_peer_join(&silent, 4);
+    start(consumer, 1);
+    assert_true(raw_peer_receive(&silent, MESSAGE_LEASE));
+    struct lease_item first = silent.in.lease.items[0];
+    struct fleet_loader *sound = open_sound(consumer);
+    check_batches(consumer, 0, 20);
+    assert_in_range(stats_of(consumer).n_reissued, 4, 8);
+    /* At last it answers: too late, and no harm. */
+    uint8_t *payload = malloc(SLICE * data_spec_record_bytes(&silent.spec));
+    raw_peer_make(&silent, &first, payload);
+    raw_peer_send(&silent,
+                  &(struct raw_frame){payload, SLICE * data_spec_record_bytes(&silent.spec)}, 1);
+    assert_true(raw_peer_receive(&silent, MESSAGE_LEASE)); /* it has room for another one now */
+    assert_int_equal(stats_of(consumer).n_duplicates, 1);
+    assert_int_equal(stats_of(consumer).n_corrupt, 0);
+    check_batches(consumer, 20, 20);
+    free(payload);
+    fleet_loader_close(&sound);
+    raw_peer_close(&silent);
+    consumer_close(&consumer);
+}
+
+static void a_slice_sent_twice_is_taken_once(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct raw_peer peer;
+    raw_peer_open(&peer, consumer_endpoint(consumer, 0));
+    raw_peer_join(&peer, 1);
+    start(consumer, 1);
+    size_t n_bytes = SLICE * data_spec_record_bytes(&peer.spec);
+    uint8_t *payload = malloc(n_bytes);
+    for (int i = 0; i < 2; i++) {
+        assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+        struct lease_item lease = peer.in.lease.items[0];
+        raw_peer_make(&peer, &lease, payload);
+        raw_peer_send(&peer, &(struct raw_frame){payload, n_bytes}, 1);
+        raw_peer_send(&peer, &(struct raw_frame){payload, n_bytes}, 1);
+    }
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+    assert_int_equal(stats_of(consumer).n_slices, 2);
+    struct fleet_loader *sound = open_sound(consumer);
+    check_batches(consumer, 0, 10);
+    assert_int_equal(stats_of(consumer).n_corrupt, 2);
+    free(payload);
+    fleet_loader_close(&sound);
+    raw_peer_close(&peer);
+    consumer_close(&consumer);
+}
+
+static void a_loader_that_says_hello_again_begins_anew(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    options.lease_timeout_ns = 100000000000; /* not what helps here */
+    struct consumer *consumer = open_consumer(&options);
+    struct raw_peer peer, again;
+    raw_peer_open(&peer, consumer_endpoint(consumer, 0));
+    raw_peer_join(&peer, 2);
+    start(consumer, 1);
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+    assert_int_equal(peer.in.lease.n_items, 2);
+    raw_peer_hello(&peer, 2);
+    peer.out.hello.attempt = 2;
+    raw_peer_send(&peer, NULL, 0);
+    assert_true(raw_peer_receive(&peer, MESSAGE_SPEC));
+    assert_int_equal(peer.in.spec.attempt, 2);
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+    assert_int_equal(peer.in.lease.items[0].slice_id, 0);
+    /* The same process over another connection. */
+    raw_peer_open(&again, consumer_endpoint(consumer, 0));
+    raw_peer_hello(&again, 2);
+    again.out.hello.instance = (uint64_t)(uintptr_t)&peer;
+    raw_peer_send(&again, NULL, 0);
+    assert_true(raw_peer_receive(&again, MESSAGE_LEASE));
+    assert_int_equal(again.in.lease.items[0].slice_id, 0);
+    assert_int_equal(stats_of(consumer).n_loaders, 1);
+    /* And one that leaves in good order. */
+    again.out.kind = MESSAGE_GOODBYE;
+    again.out.session = again.in.session;
+    memset(&again.out.goodbye, 0, sizeof(again.out.goodbye));
+    raw_peer_send(&again, NULL, 0);
+    struct fleet_loader *sound = open_sound(consumer);
+    check_batches(consumer, 0, 10);
+    fleet_loader_close(&sound);
+    raw_peer_close(&peer);
+    raw_peer_close(&again);
+    consumer_close(&consumer);
+}
+
+/* ---- what is no loader ---- */
+
+static void messages_from_strangers_are_answered_or_ignored(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *sound = open_sound(consumer);
+    struct raw_peer stranger;
+    start(consumer, 1);
+    raw_peer_open(&stranger, consumer_endpoint(consumer, 0));
+    stranger.out.kind = MESSAGE_ALIVE;
+    raw_peer_send(&stranger, NULL, 0);
+    assert_true(raw_peer_receive(&stranger, MESSAGE_HELLO_WANTED));
+    stranger.spec = fleet_spec();
+    uint8_t *payload = calloc(4, data_spec_record_bytes(&stranger.spec));
+    struct lease_item lease = {.slice_id = 1, .stride = 1, .n_samples = 4};
+    raw_peer_make(&stranger, &lease, payload);
+    struct raw_frame frame = {payload, 4 * data_spec_record_bytes(&stranger.spec)};
+    raw_peer_send(&stranger, &frame, 1);
+    assert_true(raw_peer_receive(&stranger, MESSAGE_HELLO_WANTED));
+    assert_int_equal(zmq_send(stranger.socket, "GET / HTTP/1.0\r\n", 16, 0), 16);
+    assert_true(raw_peer_receive(&stranger, MESSAGE_REJECT));
+    assert_int_equal(zmq_send(stranger.socket, "", 0, 0), 0);
+    assert_true(raw_peer_receive(&stranger, MESSAGE_REJECT));
+    for (int i = 0; i < 1000; i++)
+        assert_true(zmq_send(stranger.socket, payload, 40, i < 999 ? ZMQ_SNDMORE : 0) >= 0);
+    assert_true(raw_peer_receive(&stranger, MESSAGE_REJECT));
+    check_batches(consumer, 0, 30);
+    free(payload);
+    raw_peer_close(&stranger);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
+static size_t memory_in_use(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+static void a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *sound = open_sound(consumer);
+    start(consumer, 2);
+    check_batches(consumer, 0, 10);
+    size_t n_bytes = 64 << 20, before;
+    uint8_t *large = calloc(1, n_bytes);
+    void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_DEALER);
+    void *monitor = zmq_socket(context, ZMQ_PAIR);
+    int linger = 0;
+    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof(linger));
+    zmq_socket_monitor(socket, "inproc://monitor", ZMQ_EVENT_DISCONNECTED);
+    zmq_connect(monitor, "inproc://monitor");
+    before = memory_in_use();
+    assert_int_equal(zmq_connect(socket, consumer_endpoint(consumer, 0)), 0);
+    assert_true(zmq_send(socket, large, n_bytes, 0) > 0);
+    zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
+    assert_int_equal(zmq_poll(&item, 1, 10000), 1);              /* disconnected */
+    assert_true(memory_in_use() < before + n_bytes + (8 << 20)); /* its own copy is in n_bytes */
+    check_batches(consumer, 10, 30);
+    zmq_close(monitor);
+    zmq_close(socket);
+    zmq_ctx_term(context);
+    free(large);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
+static int connect_tcp(const char *endpoint)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    int port = atoi(strrchr(endpoint, ':') + 1);
+    int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons((uint16_t)port);
+    assert_int_equal(connect(connection, (struct sockaddr *)&address, sizeof(address)), 0);
+    return connection;
+}
+
+static void random_bytes_on_the_port_change_nothing(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *sound = open_sound(consumer);
+    struct rng rng = rng_open((struct rng_key){.seed = 3, .purpose = RNG_TEST});
+    /* ZMTP 3.0 greeting, NULL mechanism; then READY; then a frame of 2^63 bytes. */
+    static const uint8_t greeting[64] = {0xff, 0,    0, 0, 0,   0,   0,   0,
+                                         1,    0x7f, 3, 0, 'N', 'U', 'L', 'L'};
+    static const uint8_t ready[] = {4,   26,  5,   'R', 'E', 'A', 'D', 'Y', 11,  'S',
+                                    'o', 'c', 'k', 'e', 't', '-', 'T', 'y', 'p', 'e',
+                                    0,   0,   0,   6,   'D', 'E', 'A', 'L'};
+    static const uint8_t huge[] = {2, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3};
+    int half_open[20];
+    start(consumer, 3);
+    size_t before = 0;
+    for (int round = 0; round < 60; round++) {
+        uint8_t bytes[4096];
+        int connection = connect_tcp(consumer_endpoint(consumer, 0));
+        for (size_t i = 0; i < sizeof(bytes); i++)
+            bytes[i] = (uint8_t)rng_u32(&rng);
+        if (round % 3 > 0)
+            (void)!write(connection, greeting, sizeof(greeting));
+        if (round % 3 > 1) {
+            (void)!write(connection, ready, sizeof(ready));
+            (void)!write(connection, huge, sizeof(huge));
+        }
+        (void)!send(connection, bytes, sizeof(bytes), MSG_NOSIGNAL);
+        if (round < 20)
+            half_open[round] = connection; /* and never another word */
+        else
+            close(connection);
+        check_batches(consumer, round * 2, 2);
+        if (round == 19)
+            before = memory_in_use();
+    }
+    assert_true(memory_in_use() < before + (4 << 20));
+    for (int i = 0; i < 20; i++)
+        close(half_open[i]);
+    assert_int_equal(stats_of(consumer).n_loaders, 1);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
+static void loaders_that_come_and_go_leave_no_memory_behind(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct fleet_loader *sound = open_sound(consumer);
+    start(consumer, 1000);
+    size_t before = 0;
+    for (int round = 0; round < 60; round++) {
+        struct fleet_loader *another = open_sound(consumer);
+        check_batches(consumer, round * 10, 10);
+        fleet_loader_close(&another);
+        if (round == 20)
+            before = memory_in_use();
+    }
+    assert_true(memory_in_use() < before + (2 << 20));
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
+/* ---- a consumer that lies ---- */
+
+static void a_loader_bears_with_a_consumer_that_makes_no_sense(void **state)
+{
+    (void)state;
+    void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
+    int linger = 0;
+    char endpoint[128];
+    size_t n_bytes = sizeof(endpoint);
+    struct rng rng = rng_open((struct rng_key){.seed = 4, .purpose = RNG_TEST});
+    static struct message message;
+    static uint8_t bytes[MESSAGE_MAX_BYTES];
+    zmq_setsockopt(router, ZMQ_LINGER, &linger, sizeof(linger));
+    assert_int_equal(zmq_bind(router, "tcp://127.0.0.1:*"), 0);
+    zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &n_bytes);
+    struct fleet_options one = fleet_options(endpoint);
+    struct fleet_loader *loader = fleet_loader_open(&one);
+    for (int round = 0; round < 6; round++) {
+        uint8_t routing[16];
+        int n_routing, n;
+        do { /* until it says Hello */
+            n_routing = zmq_recv(router, routing, sizeof(routing), 0);
+            n = zmq_recv(router, bytes, sizeof(bytes), 0);
+            assert_true(n_routing > 0 && n > 0);
+            assert_int_equal(message_unpack(&message, bytes, (size_t)n), STATUS_OK);
+        } while (message.kind != MESSAGE_HELLO);
+        uint32_t attempt = message.hello.attempt;
+        memset(&message, 0, sizeof(message));
+        message.session = 1 + (uint64_t)round;
+        message.kind = MESSAGE_SPEC;
+        message.spec.attempt = attempt;
+        message.spec.data_spec = fleet_spec();
+        message.spec.digest = data_spec_digest(&message.spec.data_spec);
+        size_t n_spec = message_pack(&message, bytes);
+        zmq_send(router, routing, (size_t)n_routing, ZMQ_SNDMORE);
+        zmq_send(router, bytes, n_spec, 0);
+        message.kind = MESSAGE_LEASE;
+        message.lease.n_items = round % 2 == 0 ? 100 : 1; /* far more than its credit, or */
+        for (int32_t i = 0; i < message.lease.n_items; i++)
+            message.lease.items[i] = (struct lease_item){
+                .slice_id = (uint64_t)i,
+                .first_position = round % 2 == 0 ? 0 : INT64_MAX / 2, /* out of the data set */
+                .stride = 1,
+                .n_samples = 4};
+        size_t n_lease = message_pack(&message, bytes);
+        zmq_send(router, routing, (size_t)n_routing, ZMQ_SNDMORE);
+        zmq_send(router, bytes, n_lease, 0);
+        for (int i = 0; i < 200; i++)
+            bytes[i] = (uint8_t)rng_u32(&rng);
+        zmq_send(router, routing, (size_t)n_routing, ZMQ_SNDMORE);
+        zmq_send(router, bytes, 200, 0);
+        zmq_send(router, routing, (size_t)n_routing, ZMQ_SNDMORE);
+        zmq_send(router, bytes, 100, ZMQ_SNDMORE);
+        zmq_send(router, bytes, 100, 0);
+    }
+    /* It has dropped what it held each time and introduced itself again. */
+    zmq_close(router);
+    zmq_ctx_term(context);
+    fleet_loader_close(&loader);
+}
+
+static void a_loader_says_why_it_cannot_serve_a_spec(void **state)
+{
+    (void)state;
+    void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
+    int linger = 0;
+    char endpoint[128];
+    size_t n_endpoint = sizeof(endpoint);
+    static struct message message;
+    static uint8_t bytes[MESSAGE_MAX_BYTES];
+    uint8_t routing[16];
+    zmq_setsockopt(router, ZMQ_LINGER, &linger, sizeof(linger));
+    assert_int_equal(zmq_bind(router, "tcp://127.0.0.1:*"), 0);
+    zmq_getsockopt(router, ZMQ_LAST_ENDPOINT, endpoint, &n_endpoint);
+    struct fleet_options one = fleet_options(endpoint);
+    struct fleet_loader *loader = fleet_loader_open(&one);
+    int n_routing = zmq_recv(router, routing, sizeof(routing), 0);
+    int n = zmq_recv(router, bytes, sizeof(bytes), 0);
+    assert_int_equal(message_unpack(&message, bytes, (size_t)n), STATUS_OK);
+    uint32_t attempt = message.hello.attempt;
+    memset(&message, 0, sizeof(message));
+    message.kind = MESSAGE_SPEC;
+    message.session = 9;
+    message.spec.attempt = attempt;
+    message.spec.data_spec = fleet_spec();
+    message.spec.data_spec.saturation = 99;
+    message.spec.digest = data_spec_digest(&message.spec.data_spec);
+    size_t n_bytes = message_pack(&message, bytes);
+    zmq_send(router, routing, (size_t)n_routing, ZMQ_SNDMORE);
+    zmq_send(router, bytes, n_bytes, 0);
+    zmq_recv(router, routing, sizeof(routing), 0);
+    n = zmq_recv(router, bytes, sizeof(bytes), 0);
+    assert_int_equal(message_unpack(&message, bytes, (size_t)n), STATUS_OK);
+    assert_int_equal(message.kind, MESSAGE_GOODBYE);
+    assert_int_equal(message.session, 9);
+    assert_non_null(strstr(message.goodbye.reason, "saturation"));
+    assert_int_equal(fleet_loader_join(loader), STATUS_MISMATCH);
+    assert_non_null(strstr(loader->text, "saturation"));
+    zmq_close(router);
+    zmq_ctx_term(context);
+    fleet_loader_close(&loader);
+}
+
+/* ---- where a consumer may listen ---- */
+
+static void bind_fails(const char *endpoint, bool insecure, enum status want, const char *text)
+{
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = NULL;
+    options.endpoints[0] = endpoint;
+    options.insecure = insecure;
+    assert_int_equal(consumer_open(&consumer, &options), want);
+    assert_null(consumer);
+    assert_non_null(strstr(status_message(), text));
+    assert_non_null(strstr(status_message(), endpoint));
+}
+
+static void endpoints_that_are_wrong_or_not_safe_are_named(void **state)
+{
+    (void)state;
+    bind_fails("tcp://0.0.0.0:5550", false, STATUS_INVALID, "--insecure");
+    bind_fails("tcp://*:5550", false, STATUS_INVALID, "--insecure");
+    bind_fails("tcp://example.org:5550", false, STATUS_INVALID, "--insecure");
+    bind_fails("ipc://@abstract", false, STATUS_INVALID, "--insecure");
+    bind_fails("udp://127.0.0.1:5550", true, STATUS_INVALID, "tcp://HOST:PORT");
+    bind_fails("tcp://127.0.0.1", true, STATUS_INVALID, "tcp://HOST:PORT");
+    bind_fails("tcp://127.0.0.1:x", true, STATUS_INVALID, "no port");
+    bind_fails("tcp://127.0.0.1:70000", true, STATUS_INVALID, "no port");
+    bind_fails("ipc://", true, STATUS_INVALID, "ipc://PATH");
+    bind_fails("ipc:///no/such/folder/socket", true, STATUS_IO, "No such file");
+    bind_fails("tcp://203.0.113.7:0", true, STATUS_IO, "no such address");
+}
+
+static void a_public_address_is_used_when_told_so(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    options.endpoints[0] = "tcp://0.0.0.0:*";
+    options.insecure = true;
+    struct consumer *consumer = open_consumer(&options);
+    assert_non_null(strstr(consumer_endpoint(consumer, 0), "tcp://0.0.0.0:"));
+    assert_null(strchr(consumer_endpoint(consumer, 0), '*'));
+    consumer_close(&consumer);
+}
+
+static void an_endpoint_in_use_is_left_alone(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/ibot-hostile-XXXXXX", endpoint[96], copy[96];
+    assert_non_null(mkdtemp(folder));
+    struct consumer_options options = loopback_options();
+    struct consumer *first = open_consumer(&options);
+    snprintf(copy, sizeof(copy), "%s", consumer_endpoint(first, 0));
+    bind_fails(copy, false, STATUS_IO, "in use");
+    consumer_close(&first);
+    snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
+    options.endpoints[0] = endpoint;
+    first = open_consumer(&options);
+    bind_fails(endpoint, false, STATUS_IO, "in use");
+    struct fleet_loader *loader = open_sound(first); /* the first one still has its socket */
+    start(first, 1);
+    check_batches(first, 0, 3);
+    struct stat info;
+    assert_int_equal(stat(endpoint + 6, &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
+    fleet_loader_close(&loader);
+    consumer_close(&first);
+    assert_int_equal(access(endpoint + 6, F_OK), -1);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+static void a_stale_socket_is_taken_over_and_other_files_are_not(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/ibot-hostile-XXXXXX", endpoint[96];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    assert_non_null(mkdtemp(folder));
+    snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", folder);
+    int dead = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(dead, (struct sockaddr *)&address, sizeof(address)), 0);
+    close(dead);
+    struct consumer_options options = loopback_options();
+    options.endpoints[0] = endpoint;
+    struct consumer *consumer = open_consumer(&options);
+    consumer_close(&consumer);
+    int file = creat(address.sun_path, 0600);
+    assert_true(file >= 0);
+    close(file);
+    bind_fails(endpoint, false, STATUS_IO, "no socket");
+    assert_int_equal(unlink(address.sun_path), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_loader_with_another_data_set_is_refused),
+        cmocka_unit_test(a_loader_that_makes_other_pixels_is_refused),
+        cmocka_unit_test(a_loader_of_another_version_is_told_so),
+        cmocka_unit_test(when_no_loader_fits_the_caller_learns_why),
+        cmocka_unit_test(each_kind_of_corrupt_slice_is_dropped_and_its_sender_refused),
+        cmocka_unit_test(a_silent_loader_costs_a_lease_timeout),
+        cmocka_unit_test(a_slice_sent_twice_is_taken_once),
+        cmocka_unit_test(a_loader_that_says_hello_again_begins_anew),
+        cmocka_unit_test(messages_from_strangers_are_answered_or_ignored),
+        cmocka_unit_test(a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory),
+        cmocka_unit_test(random_bytes_on_the_port_change_nothing),
+        cmocka_unit_test(loaders_that_come_and_go_leave_no_memory_behind),
+        cmocka_unit_test(a_loader_bears_with_a_consumer_that_makes_no_sense),
+        cmocka_unit_test(a_loader_says_why_it_cannot_serve_a_spec),
+        cmocka_unit_test(endpoints_that_are_wrong_or_not_safe_are_named),
+        cmocka_unit_test(a_public_address_is_used_when_told_so),
+        cmocka_unit_test(an_endpoint_in_use_is_left_alone),
+        cmocka_unit_test(a_stale_socket_is_taken_over_and_other_files_are_not),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
