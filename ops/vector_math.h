@@ -29,7 +29,7 @@ static inline float vector_exp(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23; /* of a NaN: any; p is NaN then */
     float scale;
     memcpy(&scale, &bits, sizeof(scale));
     return p * scale;
