@@ -15,6 +15,12 @@ struct backend {
     const struct op_table *ops;
 };
 
+/* To be called first in main: unless the environment chooses, OpenMP's threads are told to sleep,
+ * not to spin, while they wait. The run-time reads that only as it is loaded, so the program
+ * replaces itself once. Beside loaders on the same cores spinning made training ten times slower.
+ */
+void backend_start_process(char **argv);
+
 /* Rank and world come from the environment (torchrun, Open MPI, Slurm); one process alone needs
  * nothing. n_threads: of the CPU ops, 0: all cores. Errors: STATUS_UNSUPPORTED (not in this build),
  * STATUS_INVALID (environment), STATUS_DEVICE. */

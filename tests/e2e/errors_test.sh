@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Bad input: a clear message, the right exit status, nothing hangs.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/processes.sh"
 
 run=(timeout 60 "$IBOT_BIN/ibot-train" "${tiny[@]}" -o "$work/run")
 expect_error 2 'did you mean' "${run[@]}" --data "$data" --teacher_tmp 0.1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Two MPI ranks of B images each end where one rank with the same 2B images ends.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/processes.sh"
 
 if ! command -v mpirun >/dev/null || ! "$IBOT_BIN/ibot-train" --version >/dev/null; then
     echo "SKIPPED: no mpirun"

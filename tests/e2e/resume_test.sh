@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A trainer that is killed at any moment and started again ends with the same bits.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/processes.sh"
 
 train --data "$data" --loaders 2 -o "$work/whole" >"$work/whole.log" 2>&1 || fail "whole run"
 wanted=$(state_of "$work/whole")

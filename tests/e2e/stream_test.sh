@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The stream is the same, byte for byte, from 1, 2 and 5 loaders, and when loaders are killed.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/processes.sh"
 
 for n in 1 2 5; do
     train --data "$data" --loaders "$n" -o "$work/run$n" --log_digests "$work/digests$n" \

@@ -301,6 +301,7 @@ int main(int argc, char **argv)
     struct options options = {0};
     struct knn_options values;
 
+    backend_start_process(argv);
     log_start("ibot-eval", LOG_INFO);
     signal(SIGINT, ask_to_stop);
     signal(SIGTERM, ask_to_stop);

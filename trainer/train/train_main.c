@@ -16,10 +16,11 @@ static void ask_to_stop(int signal_number)
     signal(signal_number, SIG_DFL);
 }
 
-static enum status train(const struct run_options *values, const struct options *parsed)
+static enum status train(struct run_options *values, const struct options *parsed)
 {
     static struct run run;
 
+    run_options_settle(values, parsed);
     TRY(run_options_check(values));
     if (values->check)
         return options_dump(parsed, stdout);
@@ -42,6 +43,7 @@ int main(int argc, char **argv)
     struct run_options values;
     struct options options = {0};
 
+    backend_start_process(argv);
     log_start("ibot-train", LOG_INFO);
     signal(SIGINT, ask_to_stop);
     signal(SIGTERM, ask_to_stop);
