@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_RANKS = 1000000 };
+
 static enum status read_number(const char *name, int *out, bool *found)
 {
     const char *text = getenv(name);
@@ -14,35 +16,60 @@ static enum status read_number(const char *name, int *out, bool *found)
     if (!*found)
         return STATUS_OK;
     long value = strtol(text, &end, 10);
-    if (*end != '\0' || value < 0 || value > 1000000)
-        FAIL(STATUS_INVALID, "environment variable %s: got '%s', wanted a number from 0", name,
-             text);
+    if (end == text || *end != '\0' || value < 0 || value > MAX_RANKS)
+        FAIL(STATUS_INVALID, "environment variable %s: got '%s', wanted a number from 0 to %d",
+             name, text, MAX_RANKS);
     *out = (int)value;
+    return STATUS_OK;
+}
+
+struct launcher {
+    const char *rank, *world, *local, *source;
+    const char *task; /* set for started ranks only; NULL: no such variable */
+};
+
+/* Reads what one launcher sets; *found when there is a rank and a world. */
+static enum status read_launcher(const struct launcher *launcher,
+                                 struct collective_environment *out, bool *found)
+{
+    bool has_rank, has_world, has_local;
+
+    *out = (struct collective_environment){.world = 1, .source = launcher->source};
+    *found = false;
+    TRY(read_number(launcher->rank, &out->rank, &has_rank));
+    TRY(read_number(launcher->world, &out->world, &has_world));
+    TRY(read_number(launcher->local, &out->local_rank, &has_local));
+    if (has_rank != has_world && launcher->task == NULL)
+        FAIL(STATUS_INVALID, "environment variable %s is set, %s is not: set both or neither",
+             has_rank ? launcher->rank : launcher->world,
+             has_rank ? launcher->world : launcher->rank);
+    if (!has_rank || !has_world)
+        return STATUS_OK;
+    if (out->world < 1 || out->rank >= out->world)
+        FAIL(STATUS_INVALID, "environment variable %s=%d is not below %s=%d", launcher->rank,
+             out->rank, launcher->world, out->world);
+    *found = true;
     return STATUS_OK;
 }
 
 enum status collective_environment_read(struct collective_environment *out)
 {
-    static const struct {
-        const char *rank, *world, *local, *source;
-    } sources[] = {
-        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "Open MPI"},
-        {"RANK", "WORLD_SIZE", "LOCAL_RANK", "torchrun"},
-        {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "Slurm"},
+    static const struct launcher launchers[] = {
+        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "Open MPI",
+         NULL},
+        {"RANK", "WORLD_SIZE", "LOCAL_RANK", "torchrun", NULL},
+        {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "Slurm", "SLURM_STEP_ID"},
     };
 
     *out = (struct collective_environment){.world = 1, .source = "alone"};
-    for (size_t i = 0; i < sizeof(sources) / sizeof(sources[0]); i++) {
-        struct collective_environment seen = {.world = 1, .source = sources[i].source};
-        bool has_rank, has_world, has_local;
-        TRY(read_number(sources[i].rank, &seen.rank, &has_rank));
-        TRY(read_number(sources[i].world, &seen.world, &has_world));
-        TRY(read_number(sources[i].local, &seen.local_rank, &has_local));
-        if (!has_rank || !has_world)
+    for (size_t i = 0; i < sizeof(launchers) / sizeof(launchers[0]); i++) {
+        struct collective_environment seen;
+        bool found;
+        if (launchers[i].task != NULL && getenv(launchers[i].task) == NULL)
             continue;
-        if (seen.world < 1 || seen.rank >= seen.world)
-            FAIL(STATUS_INVALID, "%s=%d is not below %s=%d", sources[i].rank, seen.rank,
-                 sources[i].world, seen.world);
+        TRY(read_launcher(&launchers[i], &seen, &found));
+        if (!found)
+            continue;
         *out = seen;
         return STATUS_OK;
     }

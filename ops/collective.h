@@ -30,8 +30,11 @@ struct collective {
     void (*close)(struct collective *);
 };
 
-/* What the environment says about ranks: RANK, WORLD_SIZE, LOCAL_RANK (torchrun);
- * OMPI_COMM_WORLD_{RANK,SIZE,LOCAL_RANK}; SLURM_{PROCID,NTASKS,LOCALID}; else alone. */
+/* What the environment says about ranks, the first that is there:
+ *   OMPI_COMM_WORLD_{RANK,SIZE,LOCAL_RANK} (mpirun), RANK, WORLD_SIZE, LOCAL_RANK (torchrun),
+ *   SLURM_{PROCID,NTASKS,LOCALID} (srun: with SLURM_STEP_ID, which a batch script does not have;
+ *   it has the others, but is one process); else alone.
+ * Errors: STATUS_INVALID: not a number, a rank beyond the world, half of a pair. */
 struct collective_environment {
     int rank, world, local_rank;
     const char *source; /* "torchrun", "Open MPI", "Slurm" or "alone" */
@@ -40,7 +43,8 @@ enum status collective_environment_read(struct collective_environment *out) IBOT
 
 void collective_open_alone(struct collective *out);
 
-/* MPI_Init and MPI_COMM_WORLD. Errors: STATUS_UNSUPPORTED when built without MPI, STATUS_DEVICE. */
+/* MPI_Init and MPI_COMM_WORLD, once in a process. Errors: STATUS_UNSUPPORTED when built without
+ * MPI, STATUS_INVALID, STATUS_DEVICE. */
 enum status collective_open_mpi(struct collective *out) IBOT_WARN_UNUSED;
 
 void collective_close(struct collective *collective);

@@ -8,40 +8,54 @@
 
 /* ------------------------------------------------------------------------------ patches */
 
+/* One patch of a u8 image: each pixel is read once, its channels go to their planes. */
+static void patch_of_bytes(float *out, const uint8_t *from, int64_t line_bytes, int64_t p,
+                           const float table[3][256])
+{
+    for (int64_t y = 0; y < p; y++, from += line_bytes)
+        for (int64_t x = 0; x < p; x++)
+            for (int64_t c = 0; c < 3; c++)
+                out[(c * p + y) * p + x] = table[c][from[3 * x + c]];
+}
+
+/* One patch of a float image; `from` is its first pixel in the first plane. */
+static void patch_of_floats(float *out, const float *from, int64_t side, int64_t p)
+{
+    for (int64_t c = 0; c < 3; c++)
+        for (int64_t y = 0; y < p; y++, out += p)
+            memcpy(out, from + (c * side + y) * side, (size_t)p * sizeof(float));
+}
+
 enum status patchify_cpu(struct device *device, const struct patchify_args *args)
 {
-    bool bytes = args->pixels.dtype == DTYPE_U8;
-    int64_t n = args->pixels.shape[0], p = args->patch_size;
-    int64_t side = args->pixels.shape[2], grid = side / p, row = 3 * p * p;
+    const struct tensor *pixels = &args->pixels;
+    bool bytes = pixels->dtype == DTYPE_U8;
+    int64_t n = pixels->shape[0], p = args->patch_size, side = pixels->shape[2];
     float table[3][256];
     float *patches = args->patches.data;
 
-    (void)device;
     CHECK_F32("patchify", args->patches);
-    CHECK(args->pixels.rank == 4 && tensor_is_2d(&args->patches, n * grid * grid, row));
-    if (!bytes && args->pixels.dtype != DTYPE_F32)
+    if (!bytes && pixels->dtype != DTYPE_F32)
         FAIL(STATUS_UNSUPPORTED, "patchify: pixels have dtype %d; wanted u8 or f32",
-             (int)args->pixels.dtype);
+             (int)pixels->dtype);
+    CHECK(pixels->rank == 4 && p >= 1);
+    CHECK(pixels->shape[bytes ? 1 : 3] == side && pixels->shape[bytes ? 3 : 1] == 3);
+    int64_t grid = side / p, row = 3 * p * p;
+    CHECK(tensor_is_2d(&args->patches, n * grid * grid, row));
+    /* every value a byte can stand for, in the order of roundings that PyTorch has */
     for (int c = 0; c < 3; c++)
         for (int v = 0; v < 256; v++)
             table[c][v] = ((float)v / 255.0f - args->mean[c]) / args->std[c];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t patch = 0; patch < n * grid * grid; patch++) {
-        int64_t image = patch / (grid * grid), y0 = patch / grid % grid * p, x0 = patch % grid * p;
+        int64_t image = patch / (grid * grid), y = patch / grid % grid * p, x = patch % grid * p;
         float *out = patches + patch * row;
-        for (int64_t c = 0; c < 3; c++)
-            for (int64_t y = 0; y < p; y++, out += p) {
-                if (!bytes) {
-                    const float *plane =
-                        (const float *)args->pixels.data + (image * 3 + c) * side * side;
-                    memcpy(out, plane + (y0 + y) * side + x0, (size_t)p * sizeof(float));
-                    continue;
-                }
-                const uint8_t *line = (const uint8_t *)args->pixels.data +
-                                      ((image * side + y0 + y) * side + x0) * 3 + c;
-                for (int64_t x = 0; x < p; x++)
-                    out[x] = table[c][line[3 * x]];
-            }
+        if (bytes)
+            patch_of_bytes(out, (const uint8_t *)pixels->data + ((image * side + y) * side + x) * 3,
+                           3 * side, p, (const float(*)[256])table);
+        else
+            patch_of_floats(out, (const float *)pixels->data + (image * 3 * side + y) * side + x,
+                            side, p);
     }
     return STATUS_OK;
 }
@@ -57,11 +71,13 @@ enum status tokens_forward_cpu(struct device *device, const struct tokens_args *
     const uint8_t *mask = args->mask.data;
     float *tokens = args->tokens.data;
 
-    (void)device;
     CHECK_F32("tokens", args->patches);
-    CHECK(n_rows % length == 0 && args->patches.shape[0] == n_rows / length * n_patches);
+    CHECK_F32("tokens", args->tokens);
+    CHECK(n_rows % length == 0 && args->tokens.shape[1] == d && tensor_is_1d(&args->cls, d));
+    CHECK(tensor_is_2d(&args->patches, n_rows / length * n_patches, d));
+    CHECK(mask == NULL || tensor_is_1d(&args->mask, args->patches.shape[0]));
     CHECK(mask == NULL || mask_token != NULL);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n_rows; i++) {
         int64_t image = i / length, at = i % length, patch = image * n_patches + at - 1;
         const float *from = at == 0                            ? cls
@@ -73,41 +89,84 @@ enum status tokens_forward_cpu(struct device *device, const struct tokens_args *
     return STATUS_OK;
 }
 
+enum { COLUMNS = 64 }; /* summed at a time, in double */
+
+/* Gradients at position `at` over all images: of the position (and [CLS]), and of the patches. */
+static void position_backward(const struct tokens_backward_args *args, int64_t at, int64_t n_images)
+{
+    int64_t length = args->d_pos.shape[0], d = args->d_pos.shape[1];
+    const uint8_t *mask = args->mask.data;
+
+    for (int64_t first = 0; first < d; first += COLUMNS) {
+        int64_t columns = d - first < COLUMNS ? d - first : COLUMNS;
+        size_t bytes = (size_t)columns * sizeof(float);
+        double sum[COLUMNS] = {0};
+        for (int64_t image = 0; image < n_images; image++) {
+            const float *from =
+                (const float *)args->d_tokens.data + (image * length + at) * d + first;
+            for (int64_t j = 0; j < columns; j++)
+                sum[j] += (double)from[j];
+            if (at == 0)
+                continue;
+            int64_t patch = image * (length - 1) + at - 1;
+            float *to = (float *)args->d_patches.data + patch * d + first;
+            if (mask != NULL && mask[patch] != 0)
+                memset(to, 0, bytes);
+            else
+                memcpy(to, from, bytes);
+        }
+        float *d_pos = (float *)args->d_pos.data + at * d + first;
+        float *d_cls = (float *)args->d_cls.data + first;
+        for (int64_t j = 0; j < columns; j++) {
+            d_pos[j] += (float)sum[j];
+            if (at == 0)
+                d_cls[j] += (float)sum[j];
+        }
+    }
+}
+
+/* Gradient of columns first .. of the mask token: the sum over all masked rows. */
+static void mask_token_backward(const struct tokens_backward_args *args, int64_t first,
+                                int64_t n_images)
+{
+    int64_t length = args->d_pos.shape[0], d = args->d_pos.shape[1];
+    int64_t columns = d - first < COLUMNS ? d - first : COLUMNS;
+    const uint8_t *mask = args->mask.data;
+    float *d_mask_token = (float *)args->d_mask_token.data + first;
+    double sum[COLUMNS] = {0};
+
+    for (int64_t image = 0; image < n_images; image++)
+        for (int64_t at = 1; at < length; at++) {
+            if (mask[image * (length - 1) + at - 1] == 0)
+                continue;
+            const float *from =
+                (const float *)args->d_tokens.data + (image * length + at) * d + first;
+            for (int64_t j = 0; j < columns; j++)
+                sum[j] += (double)from[j];
+        }
+    for (int64_t j = 0; j < columns; j++)
+        d_mask_token[j] += (float)sum[j];
+}
+
 enum status tokens_backward_cpu(struct device *device, const struct tokens_backward_args *args)
 {
-    int64_t length = args->d_pos.shape[0], d = args->d_pos.shape[1], n_patches = length - 1;
+    int64_t length = args->d_pos.shape[0], d = args->d_pos.shape[1];
     int64_t n_images = args->d_tokens.shape[0] / length;
-    const float *d_tokens = args->d_tokens.data;
-    const uint8_t *mask = args->mask.data;
-    float *d_patches = args->d_patches.data, *d_pos = args->d_pos.data;
-    float *d_cls = args->d_cls.data, *d_mask_token = args->d_mask_token.data;
 
-    (void)device;
     CHECK_F32("tokens_backward", args->d_tokens);
-    CHECK(args->d_tokens.shape[0] == n_images * length);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n_images * n_patches; i++) {
-        const float *from = d_tokens + (i / n_patches * length + 1 + i % n_patches) * d;
-        if (mask != NULL && mask[i] != 0)
-            memset(d_patches + i * d, 0, (size_t)d * sizeof(float));
-        else
-            memcpy(d_patches + i * d, from, (size_t)d * sizeof(float));
-    }
-    /* position by position: its images are summed in order, whatever the threads */
-#pragma omp parallel for schedule(static)
+    CHECK_F32("tokens_backward", args->d_patches);
+    CHECK(tensor_is_2d(&args->d_tokens, n_images * length, d) && tensor_is_1d(&args->d_cls, d));
+    CHECK(tensor_is_2d(&args->d_patches, n_images * (length - 1), d));
+    CHECK(args->mask.data == NULL || tensor_is_1d(&args->mask, n_images * (length - 1)));
+    /* position by position, images in order: the same sums on any number of threads */
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t at = 0; at < length; at++)
-        for (int64_t image = 0; image < n_images; image++)
-            for (int64_t j = 0; j < d; j++)
-                d_pos[at * d + j] += d_tokens[(image * length + at) * d + j];
-    for (int64_t image = 0; image < n_images; image++)
-        for (int64_t j = 0; j < d; j++)
-            d_cls[j] += d_tokens[image * length * d + j];
-    if (mask == NULL || d_mask_token == NULL)
+        position_backward(args, at, n_images);
+    if (args->mask.data == NULL || args->d_mask_token.data == NULL)
         return STATUS_OK;
-    for (int64_t i = 0; i < n_images * n_patches; i++)
-        if (mask[i] != 0)
-            for (int64_t j = 0; j < d; j++)
-                d_mask_token[j] += d_tokens[(i / n_patches * length + 1 + i % n_patches) * d + j];
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < d; first += COLUMNS)
+        mask_token_backward(args, first, n_images);
     return STATUS_OK;
 }
 
@@ -146,57 +205,68 @@ enum status position_interpolate_cpu(struct device *device,
                                      const struct position_interpolate_args *args)
 {
     int32_t n = args->grid_size;
-    int64_t d = args->grid.shape[1];
+    int64_t d = args->grid.shape[1], width = args->width;
     const float *grid = args->grid.data;
-    float *out = args->out.data;
     double scale_y = scale_of(args->height, n), scale_x = scale_of(args->width, n);
 
-    (void)device;
     CHECK_F32("position_interpolate", args->grid);
-    CHECK(args->grid.shape[0] == (int64_t)n * n);
-    CHECK(args->out.shape[0] == (int64_t)args->height * args->width && args->out.shape[1] == d);
-    for (int32_t y = 0; y < args->height; y++)
-        for (int32_t x = 0; x < args->width; x++) {
-            struct taps ty = taps_at(y, n, scale_y), tx = taps_at(x, n, scale_x);
+    CHECK(tensor_is_2d(&args->grid, (int64_t)n * n, d));
+    CHECK(tensor_is_2d(&args->out, args->height * width, d));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t i = 0; i < args->height * width; i++) {
+        struct taps ty = taps_at((int32_t)(i / width), n, scale_y);
+        struct taps tx = taps_at((int32_t)(i % width), n, scale_x);
+        float *out = (float *)args->out.data + i * d;
+        memset(out, 0, (size_t)d * sizeof(float));
+        for (int a = 0; a < 4; a++) {
+            const float *line = grid + (int64_t)ty.index[a] * n * d, *in[4];
+            for (int b = 0; b < 4; b++)
+                in[b] = line + tx.index[b] * d;
             for (int64_t j = 0; j < d; j++) {
-                float sum = 0.0f;
-                for (int a = 0; a < 4; a++) {
-                    float line = 0.0f;
-                    for (int b = 0; b < 4; b++)
-                        line +=
-                            tx.weight[b] * grid[((int64_t)ty.index[a] * n + tx.index[b]) * d + j];
-                    sum += ty.weight[a] * line;
-                }
-                out[((int64_t)y * args->width + x) * d + j] = sum;
+                float sum = 0.0f; /* tap by tap, in the order that PyTorch adds them */
+                for (int b = 0; b < 4; b++)
+                    sum += tx.weight[b] * in[b][j];
+                out[j] += ty.weight[a] * sum;
             }
         }
+    }
     return STATUS_OK;
+}
+
+/* Adds columns first .. end of all outputs to the grid: threads share no element. */
+static void interpolate_columns(const struct position_interpolate_backward_args *args,
+                                int64_t first, int64_t end)
+{
+    int32_t n = args->grid_size;
+    int64_t d = args->d_grid.shape[1], width = args->width;
+    double scale_y = scale_of(args->height, n), scale_x = scale_of(args->width, n);
+
+    for (int64_t i = 0; i < args->height * width; i++) {
+        struct taps ty = taps_at((int32_t)(i / width), n, scale_y);
+        struct taps tx = taps_at((int32_t)(i % width), n, scale_x);
+        const float *from = (const float *)args->d_out.data + i * d;
+        for (int a = 0; a < 4; a++)
+            for (int b = 0; b < 4; b++) {
+                float weight = ty.weight[a] * tx.weight[b];
+                float *to =
+                    (float *)args->d_grid.data + ((int64_t)ty.index[a] * n + tx.index[b]) * d;
+                for (int64_t j = first; j < end; j++)
+                    to[j] += weight * from[j];
+            }
+    }
 }
 
 enum status position_interpolate_backward_cpu(struct device *device,
                                               const struct position_interpolate_backward_args *args)
 {
-    int32_t n = args->grid_size;
-    int64_t d = args->d_grid.shape[1];
-    const float *d_out = args->d_out.data;
-    float *d_grid = args->d_grid.data;
-    double scale_y = scale_of(args->height, n), scale_x = scale_of(args->width, n);
+    int64_t n = args->grid_size, d = args->d_grid.shape[1];
 
-    (void)device;
     CHECK_F32("position_interpolate_backward", args->d_out);
-    CHECK(args->d_grid.shape[0] == (int64_t)n * n);
-    for (int32_t y = 0; y < args->height; y++)
-        for (int32_t x = 0; x < args->width; x++) {
-            struct taps ty = taps_at(y, n, scale_y), tx = taps_at(x, n, scale_x);
-            const float *from = d_out + ((int64_t)y * args->width + x) * d;
-            for (int a = 0; a < 4; a++)
-                for (int b = 0; b < 4; b++) {
-                    float weight = ty.weight[a] * tx.weight[b];
-                    float *to = d_grid + ((int64_t)ty.index[a] * n + tx.index[b]) * d;
-                    for (int64_t j = 0; j < d; j++)
-                        to[j] += weight * from[j];
-                }
-        }
+    CHECK(tensor_is_2d(&args->d_grid, n * n, d));
+    CHECK(tensor_is_2d(&args->d_out, (int64_t)args->height * args->width, d));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < d; first += COLUMNS)
+        interpolate_columns(args, first, d - first < COLUMNS ? d : first + COLUMNS);
     return STATUS_OK;
 }
 
@@ -208,10 +278,9 @@ enum status rows_gather_cpu(struct device *device, const struct rows_gather_args
     size_t bytes = (size_t)args->from.shape[1] * dtype_size_bytes(args->from.dtype);
     const int32_t *index = args->index.data;
 
-    (void)device;
     CHECK(args->from.dtype == args->to.dtype && args->from.shape[1] == args->to.shape[1]);
-    CHECK(args->index.shape[0] >= n);
-#pragma omp parallel for schedule(static)
+    CHECK(args->index.dtype == DTYPE_I32 && args->index.shape[0] >= n);
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
         DCHECK(index[i] >= 0 && index[i] < args->from.shape[0]);
         memcpy((char *)args->to.data + (size_t)i * bytes,
@@ -226,12 +295,11 @@ enum status rows_scatter_cpu(struct device *device, const struct rows_scatter_ar
     size_t bytes = (size_t)args->from.shape[1] * dtype_size_bytes(args->from.dtype);
     const int32_t *index = args->index.data;
 
-    (void)device;
     CHECK(args->from.dtype == args->to.dtype && args->from.shape[1] == args->to.shape[1]);
-    CHECK(args->index.shape[0] >= n);
+    CHECK(args->index.dtype == DTYPE_I32 && args->index.shape[0] >= n);
     if (args->zero_others)
         memset(args->to.data, 0, tensor_size_bytes(&args->to));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
         DCHECK(index[i] >= 0 && index[i] < args->to.shape[0]);
         memcpy((char *)args->to.data + (size_t)index[i] * bytes,
@@ -246,9 +314,10 @@ enum status rows_add_cpu(struct device *device, const struct rows_add_args *args
     const float *from = args->from.data;
     float *to = args->to.data;
 
-    (void)device;
     CHECK_F32("rows_add", args->from);
+    CHECK_F32("rows_add", args->to);
     CHECK(tensor_n_elements(&args->from) == n);
+#pragma omp parallel for simd schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++)
         to[i] += from[i];
     return STATUS_OK;

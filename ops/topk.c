@@ -18,19 +18,19 @@ static bool worse(float value_a, int32_t index_a, float value_b, int32_t index_b
 static void sift_down(float *value, int32_t *index, int64_t n, int64_t at)
 {
     for (;;) {
-        int64_t worst = at;
+        int64_t last = at;
         for (int64_t child = 2 * at + 1; child <= 2 * at + 2 && child < n; child++)
-            if (worse(value[child], index[child], value[worst], index[worst]))
-                worst = child;
-        if (worst == at)
+            if (worse(value[child], index[child], value[last], index[last]))
+                last = child;
+        if (last == at)
             return;
         float v = value[at];
         int32_t i = index[at];
-        value[at] = value[worst];
-        index[at] = index[worst];
-        value[worst] = v;
-        index[worst] = i;
-        at = worst;
+        value[at] = value[last];
+        index[at] = index[last];
+        value[last] = v;
+        index[last] = i;
+        at = last;
     }
 }
 
@@ -77,7 +77,8 @@ enum status topk_cpu(struct device *device, const struct topk_args *args)
     int32_t *index = args->index.data;
 
     CHECK_F32("topk", args->query);
-    CHECK(args->bank.shape[1] == d && k >= 1 && k <= n_bank);
+    CHECK_F32("topk", args->bank);
+    CHECK(args->bank.shape[1] == d && n_bank <= INT32_MAX && k >= 1 && k <= n_bank);
     CHECK(tensor_is_2d(&args->value, n_queries, k) && tensor_is_2d(&args->index, n_queries, k));
     TRY(cpu_scratch(device, &block, sizeof(float) * QUERY_BLOCK * BANK_BLOCK));
     for (int64_t q = 0; q < n_queries; q += QUERY_BLOCK) {
@@ -86,11 +87,11 @@ enum status topk_cpu(struct device *device, const struct topk_args *args)
             int64_t n = n_bank - first < BANK_BLOCK ? n_bank - first : BANK_BLOCK;
             cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n, (int)d, 1.0f,
                         query + q * d, (int)d, bank + first * d, (int)d, 0.0f, block, (int)n);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
             for (int64_t i = 0; i < rows; i++)
                 offer(value + (q + i) * k, index + (q + i) * k, k, first, n, block + i * n);
         }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
         for (int64_t i = 0; i < rows; i++)
             sort_hits(value + (q + i) * k, index + (q + i) * k, k);
     }
