@@ -5,6 +5,7 @@
 #include "loader/view.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "loader/crop.h"
@@ -201,7 +202,9 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
     char path[INDEX_MAX_PATH_BYTES];
 
     *sample = (struct batch_sample){.position = position};
-    for (uint32_t tried = 0; tried < MAX_SUBSTITUTES; tried++) {
+    uint64_t n_samples = maker->index->header->n_samples;
+    uint32_t n_tries = n_samples < MAX_SUBSTITUTES ? (uint32_t)n_samples : MAX_SUBSTITUTES;
+    for (uint32_t tried = 0; tried < n_tries; tried++) {
         TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position + tried,
                          &sample->index));
         TRY(index_path(maker->index, sample->index, path, sizeof(path)));
@@ -218,7 +221,9 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         if (spec->bad_image_policy == BAD_IMAGE_FAIL)
             FAIL(STATUS_CORRUPT, "bad image: %s", status_message());
     }
-    FAIL(STATUS_CORRUPT, "%d bad images in a row, the last one %s", MAX_SUBSTITUTES, path);
+    char last[512];
+    snprintf(last, sizeof(last), "%s", status_message());
+    FAIL(STATUS_CORRUPT, "%u bad images in a row; the last one: %s", n_tries, last);
 }
 
 enum status view_maker_open(struct view_maker *maker, const struct index *index,

@@ -1,0 +1,424 @@
+/* A sample is a pure function of the index, the spec, the epoch and the position: whichever thread
+ * makes it, whatever was made before. Probabilities, substitutes and the evaluation transform. */
+#include "loader/view.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "loader/self_test.h"
+#include "proto/base/hash.h"
+#include "tests/loader/folder.h"
+
+enum { N_FILES = 12 };
+
+struct scene {
+    struct folder *folder;
+    struct index index;
+    struct order *order;
+    struct view_maker maker;
+    struct data_spec spec;
+    uint8_t *record;
+    int n_bad; /* reports */
+    uint32_t last_bad;
+    char reason[256];
+};
+
+/* A picture of noise as PPM, so that every crop differs. */
+static void put_picture(const struct folder *folder, const char *name, uint32_t seed)
+{
+    static uint8_t bytes[64 + 3 * 60 * 50];
+    int n = sprintf((char *)bytes, "P6 60 50 255\n");
+    uint32_t state = seed * 2654435761u + 1;
+
+    for (int i = 0; i < 3 * 60 * 50; i++) {
+        state = state * 1664525u + 1013904223u;
+        bytes[n + i] = (uint8_t)(state >> 24);
+    }
+    folder_put(folder, name, bytes, (size_t)n + 3 * 60 * 50);
+}
+
+static struct data_spec small_spec(void)
+{
+    struct data_spec spec = data_spec_default();
+
+    spec.n_local = 3;
+    spec.global_size_px = 32;
+    spec.local_size_px = 16;
+    spec.mask_cell_px = 8;
+    return spec;
+}
+
+static int scene_open(void **state)
+{
+    struct scene *scene = calloc(1, sizeof(*scene));
+    char name[64];
+
+    folder_open((void **)&scene->folder);
+    for (uint32_t i = 0; i < N_FILES; i++) {
+        snprintf(name, sizeof(name), "class%u/%u.ppm", i % 3, i);
+        put_picture(scene->folder, name, i);
+    }
+    assert_int_equal(index_build(&scene->index, scene->folder->path, NULL, NULL), STATUS_OK);
+    assert_int_equal(order_open(&scene->order, N_FILES), STATUS_OK);
+    assert_int_equal(view_maker_open(&scene->maker, &scene->index, scene->order), STATUS_OK);
+    scene->spec = small_spec();
+    assert_int_equal(data_spec_check(&scene->spec), STATUS_OK);
+    scene->record = calloc(1, data_spec_record_bytes(&scene->spec));
+    *state = scene;
+    return 0;
+}
+
+static int scene_close(void **state)
+{
+    struct scene *scene = *state;
+
+    view_maker_close(&scene->maker);
+    order_close(&scene->order);
+    index_close(&scene->index);
+    folder_close((void **)&scene->folder);
+    free(scene->record);
+    free(scene);
+    return 0;
+}
+
+static void note_bad(void *context, uint32_t sample, const char *path, const char *reason)
+{
+    struct scene *scene = context;
+
+    assert_true(strlen(path) > 0);
+    scene->n_bad++;
+    scene->last_bad = sample;
+    snprintf(scene->reason, sizeof(scene->reason), "%s", reason);
+}
+
+static uint64_t make(struct scene *scene, int32_t epoch, uint64_t position)
+{
+    struct batch_sample sample;
+
+    memset(scene->record, 0xee, data_spec_record_bytes(&scene->spec)); /* all of it is written */
+    assert_int_equal(view_make(&scene->maker, &scene->spec, epoch, position, scene->record, &sample,
+                               note_bad, scene),
+                     STATUS_OK);
+    assert_int_equal(sample.position, position);
+    assert_int_equal(sample.label, scene->index.entries[sample.index].label);
+    return hash_bytes(scene->record, data_spec_record_bytes(&scene->spec));
+}
+
+static void a_record_depends_on_epoch_and_position_alone(void **state)
+{
+    struct scene *scene = *state;
+    uint64_t hashes[2][N_FILES];
+
+    for (int epoch = 0; epoch < 2; epoch++)
+        for (uint64_t p = 0; p < N_FILES; p++)
+            hashes[epoch][p] = make(scene, epoch, p);
+    for (int i = 0; i < 2 * N_FILES; i++)
+        for (int j = 0; j < i; j++)
+            assert_true(hashes[0][i % N_FILES] != 0 &&
+                        hashes[i / N_FILES][i % N_FILES] != hashes[j / N_FILES][j % N_FILES]);
+    for (uint64_t p = N_FILES; p-- > 0;) /* another order, used buffers */
+        for (int epoch = 1; epoch >= 0; epoch--)
+            assert_int_equal(make(scene, epoch, p), hashes[epoch][p]);
+    scene->spec.seed = 1;
+    assert_int_not_equal(make(scene, 0, 0), hashes[0][0]);
+}
+
+struct thread_job {
+    const struct scene *scene;
+    uint64_t hashes[N_FILES];
+    bool failed;
+};
+
+static void *make_all(void *argument)
+{
+    struct thread_job *job = argument;
+    const struct data_spec *spec = &job->scene->spec;
+    struct view_maker maker;
+    struct batch_sample sample;
+    uint8_t *record = calloc(1, data_spec_record_bytes(spec));
+
+    job->failed = view_maker_open(&maker, &job->scene->index, job->scene->order) != STATUS_OK;
+    for (uint64_t p = 0; p < N_FILES && !job->failed; p++) {
+        job->failed = view_make(&maker, spec, 0, p, record, &sample, NULL, NULL) != STATUS_OK;
+        job->hashes[p] = hash_bytes(record, data_spec_record_bytes(spec));
+    }
+    view_maker_close(&maker);
+    free(record);
+    return NULL;
+}
+
+static void threads_make_the_same_records(void **state)
+{
+    struct scene *scene = *state;
+    struct thread_job jobs[3];
+    pthread_t threads[3];
+
+    for (int i = 0; i < 3; i++) {
+        jobs[i] = (struct thread_job){.scene = scene};
+        assert_int_equal(pthread_create(&threads[i], NULL, make_all, &jobs[i]), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+        assert_false(jobs[i].failed);
+    }
+    for (uint64_t p = 0; p < N_FILES; p++) {
+        uint64_t hash = make(scene, 0, p);
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(jobs[i].hashes[p], hash);
+    }
+}
+
+static void without_shuffling_samples_come_in_index_order(void **state)
+{
+    struct scene *scene = *state;
+    struct batch_sample sample;
+
+    scene->spec.shuffle = false;
+    for (uint64_t p = 0; p < 2 * N_FILES; p++) {
+        assert_int_equal(
+            view_make(&scene->maker, &scene->spec, 0, p, scene->record, &sample, NULL, NULL),
+            STATUS_OK);
+        assert_int_equal(sample.index, p % N_FILES);
+    }
+}
+
+/* Breaks the file of a sample. */
+static void break_sample(const struct scene *scene, uint32_t sample)
+{
+    folder_put(scene->folder, scene->index.strings + scene->index.entries[sample].path, "P6 60", 5);
+}
+
+static void the_next_good_sample_takes_the_place_of_a_bad_one(void **state)
+{
+    struct scene *scene = *state;
+    struct batch_sample sample;
+    uint32_t first, second, third;
+    uint64_t wanted = make(scene, 0, 7);
+
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 5, &first), STATUS_OK);
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 6, &second), STATUS_OK);
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 7, &third), STATUS_OK);
+    break_sample(scene, first);
+    break_sample(scene, second);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 5, scene->record, &sample, note_bad, scene),
+        STATUS_OK);
+    assert_int_equal(sample.position, 5);
+    assert_int_equal(sample.index, third);
+    assert_int_equal(sample.label, scene->index.entries[third].label);
+    assert_int_equal(sample.n_substituted, 2);
+    assert_int_equal(hash_bytes(scene->record, data_spec_record_bytes(&scene->spec)), wanted);
+    assert_int_equal(scene->n_bad, 2);
+    assert_int_equal(scene->last_bad, second);
+    assert_non_null(strstr(scene->reason, "truncated"));
+}
+
+static void the_policy_fail_names_the_bad_file(void **state)
+{
+    struct scene *scene = *state;
+    struct batch_sample sample;
+    uint32_t bad;
+
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 3, &bad), STATUS_OK);
+    break_sample(scene, bad);
+    scene->spec.bad_image_policy = BAD_IMAGE_FAIL;
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 3, scene->record, &sample, note_bad, scene),
+        STATUS_CORRUPT);
+    assert_non_null(
+        strstr(status_message(), scene->index.strings + scene->index.entries[bad].path));
+    assert_int_equal(scene->n_bad, 1);
+}
+
+static void a_data_set_of_bad_images_ends_in_an_error(void **state)
+{
+    struct scene *scene = *state;
+    struct batch_sample sample;
+
+    for (uint32_t i = 0; i < N_FILES; i++)
+        break_sample(scene, i);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 0, scene->record, &sample, note_bad, scene),
+        STATUS_CORRUPT);
+    assert_int_equal(scene->n_bad, N_FILES); /* each one once */
+}
+
+/* ---- transforms ---- */
+
+static struct image noise(int32_t width, int32_t height)
+{
+    struct image image = {0};
+
+    assert_int_equal(image_reserve(&image, width, height), STATUS_OK);
+    for (int32_t i = 0; i < width * height * IMAGE_CHANNELS; i++)
+        image.pixels[i] = (uint8_t)((uint32_t)i * 2654435761u >> 21);
+    return image;
+}
+
+/* A spec whose only view is the whole picture, with nothing done to it. */
+static struct data_spec bare_spec(void)
+{
+    struct data_spec spec = data_spec_default();
+
+    spec.n_global = 1;
+    spec.n_local = 0;
+    spec.n_pred_ratios = 0;
+    spec.global_size_px = 16;
+    spec.global_scale[0] = spec.global_scale[1] = 1.0f;
+    spec.aspect[0] = spec.aspect[1] = 1.0f;
+    spec.first = (struct view_transform){0};
+    spec.solarize_threshold = 0;
+    spec.blur_radius[0] = 1.0f; /* a radius of 0.1 may change nothing */
+    return spec;
+}
+
+/* Share of 6000 samples whose record differs from the untouched one. */
+static double share_changed(struct scene *scene, const struct data_spec *spec)
+{
+    enum { N = 6000 };
+    struct image image = noise(16, 16);
+    struct data_spec bare = bare_spec();
+    uint8_t plain[16 * 16 * 3], record[16 * 16 * 3];
+    int n_changed = 0;
+
+    assert_int_equal(data_spec_record_bytes(spec), sizeof(record));
+    assert_int_equal(view_render(&scene->maker, &bare, 0, 0, &image, plain), STATUS_OK);
+    for (size_t i = 0; i < 16 * 16; i++)
+        assert_memory_equal(plain + 3 * i, image.pixels + IMAGE_CHANNELS * i, 3);
+    for (uint32_t sample = 0; sample < N; sample++) {
+        assert_int_equal(view_render(&scene->maker, spec, 0, sample, &image, record), STATUS_OK);
+        n_changed += memcmp(plain, record, sizeof(record)) != 0;
+    }
+    image_release(&image);
+    return (double)n_changed / N;
+}
+
+static void each_transform_has_its_probability(void **state)
+{
+    struct scene *scene = *state;
+    float *fields[5];
+    struct data_spec spec = bare_spec();
+    static const float probabilities[] = {0.0f, 0.2f, 0.8f, 1.0f};
+
+    fields[0] = &spec.first.flip;
+    fields[1] = &spec.first.jitter;
+    fields[2] = &spec.first.grayscale;
+    fields[3] = &spec.first.blur;
+    fields[4] = &spec.first.solarize;
+    for (int f = 0; f < 5; f++)
+        for (int i = 0; i < 4; i++) {
+            spec.first = (struct view_transform){0};
+            *fields[f] = probabilities[i];
+            double p = (double)probabilities[i], got = share_changed(scene, &spec);
+            if (fabs(got - p) > 5.0 * sqrt(p * (1.0 - p) / 6000.0))
+                fail_msg("transform %d with probability %g changed %g of the samples", f, p, got);
+        }
+}
+
+static void a_flip_mirrors_whatever_else_is_done(void **state)
+{
+    struct scene *scene = *state;
+    struct image image = noise(40, 30);
+    struct data_spec spec = bare_spec();
+    uint8_t plain[16 * 16 * 3], mirrored[16 * 16 * 3];
+
+    spec.first = (struct view_transform){0.0f, 1.0f, 0.0f, 1.0f, 0.5f};
+    for (uint32_t sample = 0; sample < 100; sample++) {
+        spec.first.flip = 0.0f;
+        assert_int_equal(view_render(&scene->maker, &spec, 0, sample, &image, plain), STATUS_OK);
+        spec.first.flip = 1.0f;
+        assert_int_equal(view_render(&scene->maker, &spec, 0, sample, &image, mirrored), STATUS_OK);
+        for (size_t y = 0; y < 16; y++)
+            for (size_t x = 0; x < 16; x++)
+                assert_memory_equal(plain + 3 * (16 * y + x), mirrored + 3 * (16 * y + 15 - x), 3);
+    }
+    image_release(&image);
+}
+
+static void jitter_of_nothing_changes_nothing(void **state)
+{
+    struct data_spec spec = bare_spec();
+
+    spec.first.jitter = 1.0f;
+    spec.brightness = spec.contrast = spec.saturation = spec.hue = 0.0f;
+    assert_true(share_changed(*state, &spec) == 0.0);
+}
+
+static void views_of_one_sample_differ(void **state)
+{
+    struct scene *scene = *state;
+    const struct data_spec *spec = &scene->spec;
+
+    make(scene, 0, 0);
+    for (int32_t v = 1; v < 5; v++)
+        for (int32_t u = 0; u < v; u++)
+            if (data_spec_view_bytes(spec, u) == data_spec_view_bytes(spec, v))
+                assert_int_not_equal(hash_bytes(scene->record + data_spec_view_offset(spec, u),
+                                                data_spec_view_bytes(spec, u)),
+                                     hash_bytes(scene->record + data_spec_view_offset(spec, v),
+                                                data_spec_view_bytes(spec, v)));
+}
+
+static void evaluation_takes_the_centre_at_any_shape(void **state)
+{
+    static const int32_t sizes[][2] = {{20, 20}, {20, 31}, {57, 20}, {300, 7}, {1, 90}};
+    struct scene *scene = *state;
+    struct data_spec spec = data_spec_centre_crop(20, 16);
+    uint8_t record[16 * 16 * 3];
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        struct image image = noise(sizes[i][0], sizes[i][1]);
+        assert_int_equal(view_render(&scene->maker, &spec, 0, 0, &image, record), STATUS_OK);
+        int32_t left = (sizes[i][0] - 16) / 2, top = (sizes[i][1] - 16) / 2;
+        if (sizes[i][0] >= 20 && sizes[i][1] >= 20 && (sizes[i][0] == 20 || sizes[i][1] == 20)) {
+            /* offsets such as 7.5 are rounded to even */
+            left = (int32_t)rint((sizes[i][0] - 16) / 2.0);
+            top = (int32_t)rint((sizes[i][1] - 16) / 2.0);
+            for (int32_t y = 0; y < 16; y++)
+                for (int32_t x = 0; x < 16; x++)
+                    assert_memory_equal(
+                        record + 3 * (16 * y + x),
+                        image.pixels + IMAGE_CHANNELS * ((top + y) * sizes[i][0] + left + x), 3);
+        }
+        image_release(&image);
+    }
+}
+
+static void the_self_test_is_the_same_each_time(void **state)
+{
+    uint64_t first, second;
+
+    (void)state;
+    assert_int_equal(self_test_pixels(&first), STATUS_OK);
+    assert_int_equal(self_test_pixels(&second), STATUS_OK);
+    assert_int_equal(first, second);
+    assert_int_not_equal(first, 0);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scene_open, scene_close)
+    const struct CMUnitTest tests[] = {
+        TEST(a_record_depends_on_epoch_and_position_alone),
+        TEST(threads_make_the_same_records),
+        TEST(without_shuffling_samples_come_in_index_order),
+        TEST(the_next_good_sample_takes_the_place_of_a_bad_one),
+        TEST(the_policy_fail_names_the_bad_file),
+        TEST(a_data_set_of_bad_images_ends_in_an_error),
+        TEST(each_transform_has_its_probability),
+        TEST(a_flip_mirrors_whatever_else_is_done),
+        TEST(jitter_of_nothing_changes_nothing),
+        TEST(views_of_one_sample_differ),
+        TEST(evaluation_takes_the_centre_at_any_shape),
+        cmocka_unit_test(the_self_test_is_the_same_each_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
