@@ -182,6 +182,7 @@ static enum status copy_clusters(const struct checkpoint *c, const char *name, i
 enum status checkpoint_state(const struct checkpoint *c, struct checkpoint_state *out)
 {
     json_t *totals = json_object_get(c->json, "totals");
+    json_t *entropies = json_object_get(c->json, "entropies");
 
     *out = (struct checkpoint_state){
         .step = json_integer_value(json_object_get(c->json, "step")),
@@ -189,16 +190,22 @@ enum status checkpoint_state(const struct checkpoint *c, struct checkpoint_state
         .index_digest = hex_value(c->json, "index_digest"),
         .n_samples = (uint64_t)json_integer_value(json_object_get(c->json, "n_samples")),
         .spec_digest = hex_value(c->json, "spec_digest"),
+        .run_digest = hex_value(c->json, "run_digest"),
         .world = (int32_t)json_integer_value(json_object_get(c->json, "world")),
         .n_bad_images = json_integer_value(json_object_get(c->json, "n_bad_images")),
         .n_clusters = json_integer_value(json_object_get(c->json, "n_clusters")),
     };
     if (out->step < 0 || out->steps_per_epoch < 1 || out->n_clusters < 0 ||
-        json_array_size(totals) != METRICS_TOTALS)
-        FAIL(STATUS_CORRUPT, "%s/state.json: step, steps_per_epoch, n_clusters or totals are wrong",
+        json_array_size(totals) != METRICS_TOTALS ||
+        json_array_size(entropies) != CHECKPOINT_ENTROPIES)
+        FAIL(STATUS_CORRUPT,
+             "%s/state.json: step, steps_per_epoch, n_clusters, totals or "
+             "entropies are wrong",
              c->path);
     for (size_t i = 0; i < METRICS_TOTALS; i++)
         out->totals[i] = json_number_value(json_array_get(totals, i));
+    for (size_t i = 0; i < CHECKPOINT_ENTROPIES; i++)
+        out->entropies[i] = json_number_value(json_array_get(entropies, i));
     enum status status = copy_clusters(c, "epoch.labels", out->n_clusters, &out->labels);
     if (status == STATUS_OK)
         status = copy_clusters(c, "epoch.clusters", out->n_clusters, &out->clusters);

@@ -18,13 +18,18 @@
 
 enum { CHECKPOINT_FORMAT = 1, CHECKPOINT_MAX_PATH = 4096 };
 
+/* Sums of the teacher's entropy over the epoch: [CLS] and its count, patches and their count. */
+enum { CHECKPOINT_ENTROPIES = 4 };
+
 /* Where a run stands, besides the tensors of the model. */
 struct checkpoint_state {
     int64_t step; /* steps done */
     int64_t steps_per_epoch;
     uint64_t index_digest, n_samples, spec_digest;
     int32_t world;
-    double totals[METRICS_TOTALS]; /* of the epoch under way, this rank's share of all ranks' sum */
+    uint64_t run_digest;           /* of the options */
+    double totals[METRICS_TOTALS]; /* of the epoch under way, all ranks' sum */
+    double entropies[CHECKPOINT_ENTROPIES];
     int64_t n_bad_images, n_clusters;
     int32_t *labels, *clusters; /* [n_clusters] of the epoch under way; borrowed when saving,
                                    owned (memory_alloc) after loading */
@@ -51,7 +56,8 @@ enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device
                             const struct checkpoint_option *options,
                             size_t n_options) IBOT_WARN_UNUSED;
 
-/* Removes all but the newest `keep_last`, step 0 and every multiple of keep_every (0: none). */
+/* Removes all but the newest `keep_last`, step 0 and every multiple of keep_every (0: none), and
+ * what a killed process did not finish. */
 enum status checkpoint_prune(const char *folder, int32_t keep_last,
                              int64_t keep_every) IBOT_WARN_UNUSED;
 

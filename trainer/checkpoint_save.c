@@ -1,6 +1,8 @@
 /* Writing and removing checkpoints. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,18 +24,39 @@ static enum status sync_path(const char *path)
     return STATUS_OK;
 }
 
+/* With whatever is in it: a killed process may have left more than we write. */
 static void remove_folder(const char *path)
 {
-    char file[CHECKPOINT_MAX_PATH + 64];
+    char file[CHECKPOINT_MAX_PATH + 288];
+    struct dirent *item;
+    DIR *dir = opendir(path);
 
-    snprintf(file, sizeof(file), "%s/state.json", path);
-    unlink(file);
-    snprintf(file, sizeof(file), "%s/model.safetensors", path);
-    unlink(file);
+    while (dir != NULL && (item = readdir(dir)) != NULL) {
+        snprintf(file, sizeof(file), "%s/%s", path, item->d_name);
+        if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0)
+            unlink(file);
+    }
+    if (dir != NULL)
+        closedir(dir);
     rmdir(path);
 }
 
-/* Model tensors, copied to the host, and the clusters of the epoch. */
+/* Gives the whole folder `temporary` its name. One of that name (a run that went on from an older
+ * checkpoint comes here again) is exchanged in one go, then removed. */
+static enum status put_in_place(const char *temporary, const char *path)
+{
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
+        remove_folder(temporary);
+        return STATUS_OK;
+    }
+    if (errno != ENOENT)
+        remove_folder(path); /* a file system that cannot exchange */
+    if (rename(temporary, path) != 0)
+        FAIL(STATUS_IO, "cannot rename '%s': %s", temporary, strerror(errno));
+    return STATUS_OK;
+}
+
+/* Model tensors, copied to the host where they are elsewhere, and the clusters of the epoch. */
 static enum status write_model(const char *path, struct ibot *ibot, struct device *device,
                                const struct checkpoint_state *state)
 {
@@ -49,11 +72,13 @@ static enum status write_model(const char *path, struct ibot *ibot, struct devic
         ibot_state(ibot, i, &entries[i]);
         total += tensor_size_bytes(&entries[i].tensor);
     }
-    TRY_OUT(memory_alloc(&buffer, total, 1, "checkpoint"));
+    TRY_OUT(memory_alloc(&buffer, device->kind == DEVICE_CPU ? 0 : total, 1, "checkpoint"));
     for (size_t i = 0, at = 0; i < n; i++) {
         size_t bytes = tensor_size_bytes(&entries[i].tensor);
-        TRY_OUT(device->copy_out(device, buffer + at, entries[i].tensor.data, bytes));
         items[i] = (struct safetensors_item){entries[i].name, entries[i].tensor};
+        if (device->kind == DEVICE_CPU)
+            continue;
+        TRY_OUT(device->copy_out(device, buffer + at, entries[i].tensor.data, bytes));
         items[i].tensor.data = buffer + at;
         at += bytes;
     }
@@ -84,19 +109,25 @@ static json_t *describe(const struct checkpoint_state *s, uint64_t digest,
                         const struct checkpoint_option *options, size_t n_options)
 {
     json_t *json = json_object(), *totals = json_array(), *all = json_object();
+    json_t *entropies = json_array();
 
     json_object_set_new(json, "format", json_integer(CHECKPOINT_FORMAT));
     json_object_set_new(json, "step", json_integer(s->step));
+    json_object_set_new(json, "epoch", json_integer(s->step / s->steps_per_epoch));
     json_object_set_new(json, "steps_per_epoch", json_integer(s->steps_per_epoch));
     json_object_set_new(json, "n_samples", json_integer((json_int_t)s->n_samples));
     json_object_set_new(json, "index_digest", hex(s->index_digest));
     json_object_set_new(json, "spec_digest", hex(s->spec_digest));
+    json_object_set_new(json, "run_digest", hex(s->run_digest));
     json_object_set_new(json, "world", json_integer(s->world));
     json_object_set_new(json, "n_bad_images", json_integer(s->n_bad_images));
     json_object_set_new(json, "n_clusters", json_integer(s->n_clusters));
     for (size_t i = 0; i < METRICS_TOTALS; i++)
         json_array_append_new(totals, json_real(s->totals[i]));
     json_object_set_new(json, "totals", totals);
+    for (size_t i = 0; i < CHECKPOINT_ENTROPIES; i++)
+        json_array_append_new(entropies, json_real(s->entropies[i]));
+    json_object_set_new(json, "entropies", entropies);
     json_object_set_new(json, "model_digest", hex(digest));
     for (size_t i = 0; i < n_options; i++)
         json_object_set_new(
@@ -142,9 +173,7 @@ enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device
     snprintf(file, sizeof(file), "%s/state.json", temporary);
     TRY_OUT(write_json(file, state, digest, options, n_options));
     TRY_OUT(sync_path(temporary));
-    remove_folder(path); /* of a run that went on from an older one */
-    if (rename(temporary, path) != 0)
-        FAIL_OUT(STATUS_IO, "cannot rename '%s': %s", temporary, strerror(errno));
+    TRY_OUT(put_in_place(temporary, path));
     TRY_OUT(sync_path(folder));
 out:
     safetensors_release(&written);
@@ -156,12 +185,32 @@ out:
     return status;
 }
 
+/* What a killed process did not finish. */
+static void remove_unfinished(const char *folder)
+{
+    char path[CHECKPOINT_MAX_PATH + 288];
+    struct dirent *item;
+    DIR *dir = opendir(folder);
+
+    while (dir != NULL && (item = readdir(dir)) != NULL) {
+        size_t n = strlen(item->d_name);
+        if (strncmp(item->d_name, "step_", 5) != 0 || n < 4 ||
+            strcmp(item->d_name + n - 4, ".tmp") != 0)
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", folder, item->d_name);
+        remove_folder(path);
+    }
+    if (dir != NULL)
+        closedir(dir);
+}
+
 enum status checkpoint_prune(const char *folder, int32_t keep_last, int64_t keep_every)
 {
     char path[CHECKPOINT_MAX_PATH];
     int64_t *steps = NULL;
     size_t n = 0;
 
+    remove_unfinished(folder);
     TRY(checkpoint_steps(folder, &steps, &n));
     for (size_t i = (size_t)keep_last; i < n; i++) {
         if (steps[i] == 0 || (keep_every > 0 && steps[i] % keep_every == 0))

@@ -1,4 +1,4 @@
-/* Children with posix_spawn; ended and waited for with a deadline. */
+/* Children with posix_spawn; looked after between waits, ended with a deadline. */
 #include "trainer/loader_process.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "proto/base/clock.h"
+#include "proto/base/log.h"
 
 extern char **environ;
 
@@ -51,53 +52,94 @@ static enum status find_program(char *out, size_t size)
     return STATUS_OK;
 }
 
-enum status loader_processes_start(struct loader_processes *p, int n, int threads_each,
-                                   const char *data, const char *index, const char *endpoint)
+/* In a process group of its own: a Ctrl-C is the trainer's to answer, which still wants its data.
+ */
+static enum status start_one(struct loader_processes *p, int i)
 {
     char program[4096], threads[16];
     const char *arguments[] = {"ibot-loader", "--data",
-                               data,          "--connect",
-                               endpoint,      "--threads",
+                               p->data,       "--connect",
+                               p->connect,    "--threads",
                                threads,       "--exit-when-done",
                                "on",          "--die-with-parent",
-                               "on",          index != NULL ? "--index" : NULL,
-                               index,         NULL};
+                               "on",          p->index != NULL ? "--index" : NULL,
+                               p->index,      NULL};
+    posix_spawnattr_t attributes;
 
-    if (n < 1 || n > LOADER_PROCESS_MAX)
-        FAIL(STATUS_INVALID, "--loaders: got %d, wanted 1 to %d", n, LOADER_PROCESS_MAX);
     TRY(find_program(program, sizeof(program)));
-    snprintf(threads, sizeof(threads), "%d", threads_each);
-    for (int i = 0; i < n; i++) {
-        int failed = posix_spawn(&p->pids[i], program, NULL, NULL,
-                                 (char *const *)(uintptr_t)arguments, environ);
-        if (failed != 0)
-            FAIL(STATUS_IO, "cannot start '%s': %s", program, strerror(failed));
-        p->n = i + 1;
+    snprintf(threads, sizeof(threads), "%d", p->threads_each);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    int failed = posix_spawn(&p->pids[i], program, NULL, &attributes,
+                             (char *const *)(uintptr_t)arguments, environ);
+    posix_spawnattr_destroy(&attributes);
+    if (failed != 0) {
+        p->pids[i] = 0;
+        FAIL(STATUS_IO, "cannot start '%s': %s", program, strerror(failed));
     }
     return STATUS_OK;
 }
 
+enum status loader_processes_start(struct loader_processes *p, int n, int threads_each,
+                                   const char *data, const char *index, const char *endpoint)
+{
+    if (n < 1 || n > LOADER_PROCESS_MAX)
+        FAIL(STATUS_INVALID, "--loaders: got %d, wanted 1 to %d", n, LOADER_PROCESS_MAX);
+    p->threads_each = threads_each;
+    p->data = data;
+    p->index = index;
+    p->connect = endpoint;
+    for (int i = 0; i < n; i++) {
+        p->n = i + 1;
+        TRY(start_one(p, i));
+    }
+    return STATUS_OK;
+}
+
+/* After a loader has ended: again, or not? */
+static enum status after_end(struct loader_processes *p, int i, pid_t pid)
+{
+    int how = p->last_end;
+
+    if (WIFEXITED(how)) {
+        if (WEXITSTATUS(how) != 0)
+            log_warning("local loader %d ended with exit status %d", (int)pid, WEXITSTATUS(how));
+        return STATUS_OK;
+    }
+    if (p->n_restarts[i] >= LOADER_PROCESS_MAX_RESTARTS) {
+        log_warning("local loader %d was killed by signal %d (%s), for the last time: it was "
+                    "started again %d times",
+                    (int)pid, WTERMSIG(how), strsignal(WTERMSIG(how)), p->n_restarts[i]);
+        return STATUS_OK;
+    }
+    p->n_restarts[i]++;
+    log_warning("local loader %d was killed by signal %d (%s); it is started again", (int)pid,
+                WTERMSIG(how), strsignal(WTERMSIG(how)));
+    return start_one(p, i);
+}
+
 enum status loader_processes_check(struct loader_processes *p)
 {
-    int n_alive = 0, last = 0;
+    int n_alive = 0, how;
 
     for (int i = 0; i < p->n; i++) {
-        int how;
-        if (p->pids[i] != 0 && waitpid(p->pids[i], &how, WNOHANG) == p->pids[i]) {
+        pid_t pid = p->pids[i];
+        if (pid != 0 && waitpid(pid, &how, WNOHANG) == pid) {
             p->pids[i] = 0;
-            last = how;
+            p->last_end = how;
+            TRY(after_end(p, i, pid));
         }
         n_alive += p->pids[i] != 0;
     }
     if (p->n == 0 || n_alive > 0)
         return STATUS_OK;
-    if (WIFSIGNALED(last))
+    if (WIFSIGNALED(p->last_end))
         FAIL(STATUS_CLOSED, "all %d local loaders have ended, the last one by signal %d", p->n,
-             WTERMSIG(last));
+             WTERMSIG(p->last_end));
     FAIL(STATUS_CLOSED,
-         "all %d local loaders have ended, the last one with exit status %d: its "
-         "message is above",
-         p->n, WEXITSTATUS(last));
+         "all %d local loaders have ended, the last one with exit status %d: its message is above",
+         p->n, WEXITSTATUS(p->last_end));
 }
 
 void loader_processes_stop(struct loader_processes *p)

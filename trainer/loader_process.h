@@ -1,5 +1,7 @@
 /* Local loaders: `--loaders N` starts N ibot-loader processes that connect over ipc:// in a folder
- * that only this user can enter. They end when this process does. */
+ * that only this user can enter. They end when this process does. One that is killed (no memory, a
+ * crash) is started again, a few times: a loader holds no state, so nothing is lost; one that ends
+ * by itself said why and stays away. */
 #ifndef IBOT_TRAINER_LOADER_PROCESS_H
 #define IBOT_TRAINER_LOADER_PROCESS_H
 
@@ -7,26 +9,29 @@
 
 #include "proto/base/status.h"
 
-enum { LOADER_PROCESS_MAX = 64 };
+enum { LOADER_PROCESS_MAX = 64, LOADER_PROCESS_MAX_RESTARTS = 10 };
 
 struct loader_processes {
-    char folder[64];                /* temporary, 0700 */
-    char endpoint[96];              /* ipc://folder/stream: what the consumer binds */
-    pid_t pids[LOADER_PROCESS_MAX]; /* 0: ended */
-    int n;
+    char folder[64];                    /* temporary, 0700 */
+    char endpoint[96];                  /* ipc://folder/stream: what the consumer binds */
+    pid_t pids[LOADER_PROCESS_MAX];     /* 0: ended */
+    int n_restarts[LOADER_PROCESS_MAX]; /* of each */
+    int n, threads_each;
+    int last_end;                       /* how the last one ended, as waitpid says it */
+    const char *data, *index, *connect; /* borrowed until stop */
 };
 
 /* Makes the folder and the endpoint's name. */
 enum status loader_processes_prepare(struct loader_processes *processes) IBOT_WARN_UNUSED;
 
-/* Starts n loaders of a data set, found beside this program's own file; `index` may be NULL.
- * Errors: STATUS_NOT_FOUND (no such program), STATUS_IO. */
+/* Starts n loaders of a data set, found beside this program's own file; `index` may be NULL. The
+ * texts are borrowed until stop. Errors: STATUS_NOT_FOUND (no such program), STATUS_IO. */
 enum status loader_processes_start(struct loader_processes *processes, int n, int threads_each,
                                    const char *data, const char *index,
                                    const char *endpoint) IBOT_WARN_UNUSED;
 
-/* STATUS_OK while at least one runs (or none was started); else STATUS_CLOSED with how they
- * ended. */
+/* Looks after them: says in the log which has ended, starts killed ones again. STATUS_OK while at
+ * least one runs (or none was started); else STATUS_CLOSED with how they ended. */
 enum status loader_processes_check(struct loader_processes *processes) IBOT_WARN_UNUSED;
 
 /* Ends them (SIGTERM, then SIGKILL), removes the folder. Twice is fine. */

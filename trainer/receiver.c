@@ -43,6 +43,22 @@ static enum status own_endpoint(const char *listen, int rank, char *out, size_t 
     return STATUS_OK;
 }
 
+/* Where an accelerator's pixels go. */
+static enum status alloc_pixels(struct receiver *receiver, struct device *device,
+                                const struct receiver_options *o)
+{
+    size_t b = (size_t)o->batch_size, locals = b * (size_t)o->spec.n_local;
+    size_t globals = b * (size_t)o->spec.n_global * data_spec_view_bytes(&o->spec, 0);
+
+    if (device->kind == DEVICE_CPU)
+        return STATUS_OK;
+    TRY(device->alloc(device, (void **)&receiver->globals, globals, "global crops"));
+    if (locals == 0)
+        return STATUS_OK;
+    locals *= data_spec_view_bytes(&o->spec, o->spec.n_global);
+    return device->alloc(device, (void **)&receiver->locals, locals, "local crops");
+}
+
 enum status receiver_open(struct receiver *out, struct device *device,
                           const struct receiver_options *o, const atomic_int *stop)
 {
@@ -73,11 +89,14 @@ enum status receiver_open(struct receiver *out, struct device *device,
         consumer.endpoints[consumer.n_endpoints++] = out->endpoint;
     }
     TRY_OUT(consumer_open(&out->consumer, &consumer));
-    if (o->listen != NULL)
-        log_info("listening on %s", consumer_endpoint(out->consumer, consumer.n_endpoints - 1));
+    if (o->listen != NULL) {
+        out->listens = consumer.n_endpoints - 1;
+        log_info("listening on %s", consumer_endpoint(out->consumer, out->listens));
+    }
     if (o->n_loaders > 0)
         TRY_OUT(loader_processes_start(&out->loaders, o->n_loaders, o->loader_threads, o->data,
-                                       o->index, consumer_endpoint(out->consumer, 0)));
+                                       o->index, out->loaders.endpoint));
+    TRY_OUT(alloc_pixels(out, device, o));
 out:
     if (status != STATUS_OK)
         receiver_close(out);
@@ -97,8 +116,14 @@ static enum status look_around(struct receiver *receiver, int64_t since_ns, int6
         return STATUS_OK;
     *complained_ns = now;
     consumer_stats(receiver->consumer, &stats);
-    log_warning("waiting for data since %.0f s: %d loaders connected, %d slices under way",
-                1e-9 * (double)(now - since_ns), stats.n_loaders, stats.n_leases_out);
+    if (stats.n_loaders > 0)
+        log_warning("waiting for data since %.0f s: %d loaders connected, %d slices under way",
+                    1e-9 * (double)(now - since_ns), stats.n_loaders, stats.n_leases_out);
+    else
+        log_warning("waiting for data since %.0f s: no loader is connected (%llu were refused); "
+                    "start one with: ibot-loader --data DIR --connect %s",
+                    1e-9 * (double)(now - since_ns), (unsigned long long)stats.n_rejected_loaders,
+                    consumer_endpoint(receiver->consumer, receiver->listens));
     return STATUS_OK;
 }
 
@@ -115,19 +140,47 @@ enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out
     }
 }
 
-static struct tensor crops(uint8_t *pixels, int32_t n_views, int32_t n_images, int32_t size_px)
+/* n_views * n_images square crops, in the slot or copied to the device. */
+static enum status take_crops(struct receiver *receiver, struct tensor *out, uint8_t *pixels,
+                              uint8_t *on_device, int32_t n_views, int32_t size_px)
 {
-    return (struct tensor){pixels, DTYPE_U8, 4, {(int64_t)n_views * n_images, size_px, size_px, 3}};
+    struct device *device = receiver->device;
+
+    *out = (struct tensor){0};
+    if (n_views == 0)
+        return STATUS_OK;
+    *out = (struct tensor){
+        pixels,
+        DTYPE_U8,
+        4,
+        {(int64_t)n_views * receiver->batch->n_samples, size_px, size_px, 3},
+    };
+    if (on_device == NULL)
+        return STATUS_OK;
+    out->data = on_device;
+    return device->copy_in(device, on_device, pixels, tensor_size_bytes(out));
+}
+
+/* The copies out of a slot must be over before it goes back to the consumer. */
+static enum status give_back(struct receiver *receiver)
+{
+    if (receiver->batch == NULL)
+        return STATUS_OK;
+    if (receiver->globals != NULL)
+        TRY(receiver->device->synchronize(receiver->device));
+    consumer_return(receiver->consumer, receiver->batch);
+    receiver->batch = NULL;
+    return STATUS_OK;
 }
 
 enum status receiver_next(struct receiver *receiver, struct batch **out, struct ibot_input *input)
 {
+    const struct data_spec *spec = &receiver->spec;
     int64_t since = clock_monotonic_ns(), complained = since;
     enum status status;
 
-    if (receiver->batch != NULL)
-        consumer_return(receiver->consumer, receiver->batch);
-    receiver->batch = NULL;
+    TRY(give_back(receiver));
+    (void)!loader_processes_check(&receiver->loaders); /* none left: matters once data run out */
     do {
         status =
             consumer_next(receiver->consumer, &receiver->batch, clock_monotonic_ns() + look_ns);
@@ -135,15 +188,12 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
             TRY(look_around(receiver, since, &complained));
     } while (status == STATUS_TIMEOUT);
     receiver->waited_ns += clock_monotonic_ns() - since;
-    if (status != STATUS_OK)
-        return status;
+    TRY(status);
     const struct batch *batch = *out = receiver->batch;
-    input->globals = crops(batch->globals, receiver->spec.n_global, batch->n_samples,
-                           receiver->spec.global_size_px);
-    input->locals = receiver->spec.n_local > 0
-                        ? crops(batch->locals, receiver->spec.n_local, batch->n_samples,
-                                receiver->spec.local_size_px)
-                        : (struct tensor){0};
+    TRY(take_crops(receiver, &input->globals, batch->globals, receiver->globals, spec->n_global,
+                   spec->global_size_px));
+    TRY(take_crops(receiver, &input->locals, batch->locals, receiver->locals, spec->n_local,
+                   spec->local_size_px));
     input->masks = batch->masks;
     return STATUS_OK;
 }
@@ -156,5 +206,9 @@ void receiver_close(struct receiver *receiver)
         consumer_return(receiver->consumer, receiver->batch);
     consumer_close(&receiver->consumer);
     loader_processes_stop(&receiver->loaders);
+    if (receiver->globals != NULL)
+        receiver->device->free(receiver->device, receiver->globals);
+    if (receiver->locals != NULL)
+        receiver->device->free(receiver->device, receiver->locals);
     memset(receiver, 0, sizeof(*receiver));
 }

@@ -31,7 +31,10 @@ struct receiver {
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
     int64_t waited_ns;      /* in receiver_next, in all */
     struct batch *batch;    /* the current one */
+    uint8_t *globals,
+        *locals; /* in device memory; NULL on the CPU, which takes them from the slot */
     char endpoint[256];
+    int listens; /* number of the endpoint for loaders started elsewhere; 0 without one */
 };
 
 /* Binds, starts local loaders. Errors: those of consumer_open and loader_processes_start. */
@@ -43,8 +46,9 @@ enum status receiver_open(struct receiver *out, struct device *device,
  * STATUS_CLOSED (all local loaders ended), STATUS_INTERRUPTED. */
 enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out) IBOT_WARN_UNUSED;
 
-/* The next batch in order, borrowed until the next call; pixels and masks of `input` are set.
- * Errors: as above, and STATUS_CLOSED at the end of the stream. */
+/* The next batch in order, borrowed until the next call; pixels (in device memory) and masks of
+ * `input` are set. Killed local loaders are started again here. Errors: as above, and STATUS_CLOSED
+ * at the end of the stream. */
 enum status receiver_next(struct receiver *receiver, struct batch **batch,
                           struct ibot_input *input) IBOT_WARN_UNUSED;
 

@@ -16,9 +16,10 @@ expect_error 1 'CUDA' "${run[@]}" --data "$data" --backend cuda
 
 mkdir "$work/empty"
 expect_error 1 'has no images' "${run[@]}" --data "$work/empty"
-expect_error 1 'cannot read folder' "${run[@]}" --data "$work/nowhere"
+expect_error 2 "--data '$work/nowhere'" "${run[@]}" --data "$work/nowhere"
+expect_error 2 'is no folder' "${run[@]}" --data "$IBOT_TEST_DATA/cifar10_subset.tar.zst"
 expect_error 2 'has no images' "$IBOT_BIN/ibot-index" "$work/empty"
-expect_error 1 'cannot read folder' "$IBOT_BIN/ibot-index" "$work/nowhere"
+expect_error 1 'be read' "$IBOT_BIN/ibot-index" "$work/nowhere"
 
 # a port that is taken
 train_exec --listen tcp://127.0.0.1:0 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
@@ -49,7 +50,7 @@ train --data "$work/odd" --loaders 1 --epochs 1 -o "$work/odd_run" >"$work/odd.l
 for i in 3 30 60 90; do
     grep -q "$(basename "${victims[$i]}")" "$work/odd_run/bad_images.log" || fail "${victims[$i]} not reported"
 done
-grep -q '"n_bad_images": 4' "$work/odd_run/log.txt" || fail "bad images are not counted"
+grep -q '4 bad images' "$work/odd.log" || fail "bad images are not counted"
 expect_error 1 'bad image' "${run[@]}" --data "$work/odd" --epochs 1 --bad_images fail -o "$work/odd_fail"
 
 # the run folder: other options, another architecture, no good checkpoint

@@ -1,8 +1,13 @@
-/* A training run: everything `ibot-train` holds while it works. */
+/* A training run: everything `ibot-train` holds while it works.
+ *
+ *   run.c         opens it, resumes, loops over steps        step.c        one step, over all ranks
+ *   run_state.c   to and from checkpoints                    run_folder.c  what lies in the folder
+ */
 #ifndef IBOT_TRAINER_TRAIN_RUN_H
 #define IBOT_TRAINER_TRAIN_RUN_H
 
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "trainer/backend.h"
 #include "trainer/checkpoint.h"
@@ -11,6 +16,8 @@
 #include "trainer/progress.h"
 #include "trainer/receiver.h"
 #include "trainer/train/run_options.h"
+
+enum { RUN_MAX_RANKS = 4096 };
 
 struct run {
     const struct run_options *options; /* borrowed */
@@ -22,19 +29,26 @@ struct run {
     struct dataset_info dataset;
     struct data_spec spec;
     struct schedule schedule;
-    struct metrics metrics;
-    struct progress progress;
-    struct event_file *events;
-    FILE *digests;
-    int64_t step;               /* steps done */
-    int64_t micro_per_epoch;    /* batches of the stream in an epoch */
-    int32_t *labels, *clusters; /* of the epoch under way, this rank's; planned at start */
+
+    int64_t step;            /* steps done */
+    int64_t micro_per_epoch; /* batches of the stream in an epoch */
+    int64_t n_to_skip;       /* of them, before the next step: the rest of an epoch */
+    struct metrics metrics;  /* of the epoch under way, this rank's */
+    double entropies[CHECKPOINT_ENTROPIES];
+    int32_t *labels, *clusters; /* the same; planned at start */
     int64_t n_clusters, cluster_capacity;
-    int64_t n_bad_images;             /* in all */
+    int64_t n_bad_images; /* in all */
+    bool warned_collapse; /* in this epoch */
+
+    struct progress progress;
+    struct event_file *events; /* rank 0 */
+    FILE *digests;
+    int lock; /* file that keeps other trainers out of the run folder; 0: none */
+    bool sheet_drawn;
     struct checkpoint_option *stored; /* the options as they go into checkpoints */
     size_t n_stored;
-    bool warned_collapse; /* in this epoch */
-    bool sheet_drawn;
+    int64_t saved_step, saved_ns; /* of the newest checkpoint; rank 0's clock */
+    bool save_due;                /* by that clock: agreed on by all ranks */
 };
 
 /* Opens all of it, resumes or initialises, writes the run file. */
@@ -46,18 +60,49 @@ enum status run_train(struct run *run) IBOT_WARN_UNUSED;
 void run_close(struct run *run);
 
 /* One optimizer step from as many batches as it takes; *loss is this rank's, *stop whether any rank
- * was asked to stop. A rank that fails takes all with it before any weight has moved. */
+ * was asked to stop. A rank that fails takes all with it before any weight has moved.
+ * Errors: STATUS_INTERRUPTED (a rank was asked to stop while it waited for data: nobody made the
+ * step), STATUS_NOT_FINITE, those of the receiver. */
 enum status run_step(struct run *run, double *loss, bool *stop) IBOT_WARN_UNUSED;
 
-/* Closes the epoch that ends with `step`: scores, log line, events, plot; empties the meters. */
-enum status run_end_epoch(struct run *run) IBOT_WARN_UNUSED;
+/* ---- run_state.c: every rank calls these together ---- */
 
-/* Meters and clusters of the epoch under way, of all ranks: totals, labels, clusters (memory_alloc,
- * the caller's, on failure too). Every rank calls it. */
+/* Meters and clusters of the epoch under way, of all ranks: totals, entropies, labels, clusters
+ * (memory_alloc, the caller's, on failure too). */
 enum status run_gather(struct run *run, struct checkpoint_state *state) IBOT_WARN_UNUSED;
 
-/* Rank 0 saves; the others wait. */
+/* Rank 0 saves; the others go on. */
 enum status run_save(struct run *run) IBOT_WARN_UNUSED;
+
+/* The options as text, in run->stored. */
+enum status run_store_options(struct run *run) IBOT_WARN_UNUSED;
+
+/* A resumed run must be asked for the same thing. Errors: STATUS_MISMATCH names what differs. */
+enum status run_compare_options(const struct run *run,
+                                const struct checkpoint *checkpoint) IBOT_WARN_UNUSED;
+
+/* Weights, step and meters of a checkpoint; of the meters and clusters rank 0 takes all. */
+enum status run_take_checkpoint(struct run *run,
+                                const struct checkpoint *checkpoint) IBOT_WARN_UNUSED;
+
+/* ---- run_folder.c ---- */
+
+/* Makes the folder and locks it. Errors: STATUS_IO (also: another trainer works in it). */
+enum status run_folder_open(struct run *run) IBOT_WARN_UNUSED;
+
+/* Opens log, events and digests for going on at run->step; writes run.yaml. */
+enum status run_folder_start(struct run *run) IBOT_WARN_UNUSED;
+
+/* Closes the epoch that ends with run->step: scores, log line, events, plot; empties the meters. */
+enum status run_end_epoch(struct run *run) IBOT_WARN_UNUSED;
+
+/* For each batch: its digest, bad images, and of the first one the contact sheet. */
+void run_note_batch(struct run *run, const struct batch *batch);
+
+/* The batch that gave a loss which is not finite, for looking at it later. */
+void run_dump_batch(const struct run *run, const struct batch *batch);
+
+void run_folder_close(struct run *run);
 
 /* A path in the run folder. */
 const char *run_path(const struct run *run, char *out, size_t size, const char *name);

@@ -12,7 +12,7 @@
 #include "trainer/model/ibot.h"
 #include "trainer/train/schedule.h"
 
-enum { RUN_MAX_LIST = 16, RUN_MAX_LISTEN = 8 };
+enum { RUN_MAX_LIST = DATA_SPEC_MAX_RATIOS };
 
 enum clip_mode { CLIP_PER_TENSOR, CLIP_GLOBAL };
 enum resume_mode { RESUME_AUTO, RESUME_NONE };
@@ -20,7 +20,7 @@ enum resume_mode { RESUME_AUTO, RESUME_NONE };
 struct run_options {
     /* model */
     const char *arch;
-    int32_t patch_size, embed_dim, depth, num_heads;
+    int32_t patch_size, window_size, embed_dim, depth, num_heads;
     int32_t out_dim, patch_out_dim, head_hidden_dim, bottleneck_dim;
     bool shared_head, shared_head_teacher, norm_last_layer, use_masked_im_modeling;
     int norm_in_head, act_in_head;
@@ -54,7 +54,9 @@ struct run_options {
     /* run */
     const char *output_dir;
     int resume;
+    const char *load_from;
     int32_t saveckp_freq, checkpoint_every_steps, keep_checkpoints;
+    double checkpoint_every_minutes;
     int64_t stop_at_step;
     const char *log_digests;
     int backend;
@@ -65,6 +67,10 @@ struct run_options {
 };
 
 extern const struct options_program run_program;
+
+/* Defaults that follow other options: without --pred_ratio_var a given --pred_ratio stays fixed, as
+ * in the original. Before anything else looks at the values. */
+void run_options_settle(struct run_options *options, const struct options *parsed);
 
 /* Contradictions between options: all that can be said before data are known. Errors:
  * STATUS_INVALID names the options. */

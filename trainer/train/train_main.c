@@ -25,12 +25,16 @@ static enum status train(struct run_options *values, const struct options *parse
     if (values->check)
         return options_dump(parsed, stdout);
     enum status status = run_open(&run, values, parsed, &stop_asked);
+    bool opened = status == STATUS_OK;
     int world = run.backend.collective.world;
-    if (status == STATUS_OK)
+    if (opened)
         status = run_train(&run);
     if (status == STATUS_OK && run.backend.collective.rank == 0)
-        log_info("done: %lld steps; the run is in '%s'", (long long)run.step, values->output_dir);
-    if (status != STATUS_OK && status != STATUS_INTERRUPTED && world > 1) {
+        log_info("done: %lld steps, %lld bad images; the run is in '%s'", (long long)run.step,
+                 (long long)run.n_bad_images, values->output_dir);
+    /* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. */
+    bool agreed = status == STATUS_OK || (status == STATUS_INTERRUPTED && opened);
+    if (!agreed && world > 1) {
         log_error("%s", status_message());
         run.backend.collective.abort(&run.backend.collective, status_exit_code(status));
     }
@@ -49,6 +53,7 @@ int main(int argc, char **argv)
     signal(SIGTERM, ask_to_stop);
     signal(SIGUSR1, ask_to_stop);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
     enum status status = options_parse(&options, &run_program, &values, argc, argv);
     if (status == STATUS_OK && !options.finished)
         status = train(&values, &options);
