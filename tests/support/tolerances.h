@@ -1,0 +1,36 @@
+/* How far an op may be from its definition in double precision, by op and type: the one place.
+ *
+ * The error of an array is the greatest |got - want| divided by the greatest |want| of that array
+ * (or by 1e-30, if that is greater). float32 rows leave about a factor of four above what was
+ * measured on random and extreme inputs; bf16 rows are two roundings of an 8-bit mantissa. */
+#ifndef IBOT_TESTS_SUPPORT_TOLERANCES_H
+#define IBOT_TESTS_SUPPORT_TOLERANCES_H
+
+#include "ops/tensor.h"
+
+struct tolerance {
+    const char *op;
+    double f32, bf16;
+};
+
+static const struct tolerance tolerances[] = {
+    {"linear_forward", 2e-6, 8e-3},
+    {"linear_backward", 3e-6, 1e-2},
+    {"activation_forward", 5e-7, 8e-3},
+    {"activation_backward", 5e-7, 8e-3},
+    {"residual_layernorm_forward", 4e-6, 8e-3},
+    {"residual_layernorm_backward", 1e-5, 2e-2},
+    {"attention_forward", 5e-6, 1e-2},
+    {"attention_backward", 2e-5, 2e-2},
+    {"attention_map", 5e-6, 1e-2},
+    {"unit_norm_forward", 1e-6, 8e-3},
+    {"unit_norm_backward", 2e-6, 8e-3},
+    {"weight_norm_forward", 1e-6, 8e-3},
+    {"weight_norm_backward", 3e-6, 8e-3},
+    {"batchnorm_moments", 1e-7, 1e-3},
+    {"batchnorm_apply", 2e-6, 8e-3},
+    {"batchnorm_backward_moments", 1e-6, 1e-2},
+    {"batchnorm_backward_apply", 4e-6, 1e-2},
+};
+
+#endif
