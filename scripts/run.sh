@@ -38,8 +38,6 @@ if ! { cmake --preset release &&
     exit 1
 fi
 PATH=$PWD/build/bin:$PATH
-# Loaders and trainer share the cores: threads that wait for each other must sleep, not spin.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 # Unpacked beside and renamed, so that half a data set is never taken for a whole one.
 if [ ! -d "$data" ] || [ "$archive" -nt "$data" ]; then
