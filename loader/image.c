@@ -35,12 +35,18 @@ long image_decoder_warnings(const struct image_decoder *decoder)
     return decoder->n_warnings;
 }
 
-enum status image_reserve(struct image *image, int64_t width, int64_t height)
+enum status image_check_size(int64_t width, int64_t height)
 {
     if (width < 1 || height < 1 || width > IMAGE_MAX_SIDE_PX || height > IMAGE_MAX_SIDE_PX ||
         width * height > IMAGE_MAX_PIXELS)
         FAIL(STATUS_CORRUPT, "%lld x %lld pixels; wanted 1 to %d a side and at most %d in all",
              (long long)width, (long long)height, IMAGE_MAX_SIDE_PX, IMAGE_MAX_PIXELS);
+    return STATUS_OK;
+}
+
+enum status image_reserve(struct image *image, int64_t width, int64_t height)
+{
+    TRY(image_check_size(width, height));
     size_t needed = (size_t)(width * height) * IMAGE_CHANNELS + IMAGE_PADDING_BYTES;
     if (needed > image->capacity || (image->capacity > KEEP_BYTES && needed < KEEP_BYTES)) {
         image_release(image);

@@ -139,11 +139,12 @@ enum status image_decode_bmp(const uint8_t *bytes, size_t n_bytes, struct image 
 
     if (status != STATUS_OK)
         return status_set(status, "BMP: %s", status_message());
-    TRY(image_reserve(out, bmp.width, bmp.height));
+    TRY(image_check_size(bmp.width, bmp.height));
     bmp.stride = ((size_t)bmp.width * bmp.bits + 31) / 32 * 4;
     if (bmp.data > n_bytes || (n_bytes - bmp.data) / bmp.stride < (size_t)bmp.height)
-        FAIL(STATUS_CORRUPT, "BMP: the file is truncated: %zu bytes for %d rows of %zu", n_bytes,
-             out->height, bmp.stride);
+        FAIL(STATUS_CORRUPT, "BMP: the file is truncated: %zu bytes for %lld rows of %zu", n_bytes,
+             (long long)bmp.height, bmp.stride);
+    TRY(image_reserve(out, bmp.width, bmp.height));
     for (int32_t y = 0; y < out->height; y++) {
         int32_t from = bmp.top_down ? y : out->height - 1 - y;
         read_row(&bmp, bytes + bmp.data + (size_t)from * bmp.stride,

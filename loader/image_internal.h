@@ -12,6 +12,9 @@ struct image_decoder {
     long n_warnings; /* of the last image */
 };
 
+/* The limits of image.h; to be asked before a file is believed, memory comes later. */
+enum status image_check_size(int64_t width, int64_t height) IBOT_WARN_UNUSED;
+
 enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *bytes, size_t n_bytes,
                               struct image *out) IBOT_WARN_UNUSED;
 enum status image_decode_vips(const uint8_t *bytes, size_t n_bytes,

@@ -128,10 +128,11 @@ static enum status prepare(struct session *session, struct image_decoder *decode
 {
     struct jpeg_decompress_struct *jpeg = &session->jpeg;
 
-    TRY(image_reserve(out, jpeg->image_width, jpeg->image_height));
+    TRY(image_check_size(jpeg->image_width, jpeg->image_height));
     if (is_hollow(jpeg, n_bytes))
         FAIL(STATUS_CORRUPT, "%u x %u pixels can't be in %zu bytes", jpeg->image_width,
              jpeg->image_height, n_bytes);
+    TRY(image_reserve(out, jpeg->image_width, jpeg->image_height));
     bool inks = jpeg->jpeg_color_space == JCS_CMYK || jpeg->jpeg_color_space == JCS_YCCK;
     if (inks)
         TRY(memory_grow(&decoder->line, &decoder->line_capacity, 4 * (size_t)jpeg->image_width, 1,

@@ -118,14 +118,17 @@ enum status image_decode_pnm(const uint8_t *bytes, size_t n_bytes, struct image 
     uint32_t values[3];
 
     TRY(read_header(&reader, &header));
-    TRY(image_reserve(out, header.width, header.height));
+    TRY(image_check_size(header.width, header.height));
     size_t row_bytes = header.plain ? 0
                        : header.bits
                            ? (header.width + 7) / 8
                            : header.width * header.n_samples * (header.maximum > 255 ? 2 : 1);
-    if (row_bytes * header.height > (size_t)(reader.end - reader.at))
-        FAIL(STATUS_CORRUPT, "PNM: the file is truncated: %zu bytes of pixels, wanted %zu",
-             (size_t)(reader.end - reader.at), row_bytes * header.height);
+    size_t left = (size_t)(reader.end - reader.at);
+    size_t least = header.plain ? header.width * header.n_samples : row_bytes; /* of a row */
+    if (least * header.height > left)
+        FAIL(STATUS_CORRUPT, "PNM: the file is truncated: %zu bytes of pixels, wanted %zu", left,
+             least * header.height);
+    TRY(image_reserve(out, header.width, header.height));
     for (size_t y = 0; y < header.height; y++, reader.at += row_bytes)
         for (size_t x = 0; x < header.width; x++) {
             uint8_t *pixel = out->pixels + IMAGE_CHANNELS * (y * header.width + x);

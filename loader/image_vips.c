@@ -5,6 +5,16 @@
 
 #include "loader/image_internal.h"
 
+/* The library's warnings about damaged files; failures come back as a status. */
+static void ignore_warning(const gchar *domain, GLogLevelFlags level, const gchar *text,
+                           gpointer context)
+{
+    (void)domain;
+    (void)level;
+    (void)text;
+    (void)context;
+}
+
 enum status image_library_start(const char *program)
 {
     static const char *const allowed[] = {"VipsForeignLoadPng", "VipsForeignLoadWebp",
@@ -12,6 +22,7 @@ enum status image_library_start(const char *program)
 
     if (VIPS_INIT(program))
         FAIL(STATUS_UNSUPPORTED, "libvips did not start: %s", vips_error_buffer());
+    g_log_set_handler("VIPS", G_LOG_LEVEL_WARNING, ignore_warning, NULL);
     vips_concurrency_set(1); /* the worker threads are ours */
     vips_cache_set_max(0);
     vips_operation_block_set("VipsForeignLoad", TRUE);

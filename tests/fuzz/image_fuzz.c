@@ -1,0 +1,36 @@
+/* Any bytes as an image file. Whatever is decoded is touched, byte by byte, and decoding it again
+ * gives the same: nothing is kept between files. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "loader/image.h"
+#include "proto/base/hash.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
+
+static uint64_t decode(struct image_decoder *decoder, const uint8_t *bytes, size_t n_bytes,
+                       struct image *image)
+{
+    if (image_decode(decoder, bytes, n_bytes, image) != STATUS_OK)
+        return 0;
+    uint64_t hash = 1;
+    for (int64_t i = 0; i < (int64_t)image->width * image->height; i++)
+        hash = hash_bytes_seeded(image->pixels + IMAGE_CHANNELS * i, 3, hash);
+    return hash;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
+{
+    static struct image_decoder *decoder;
+    struct image image = {0};
+
+    if (decoder == NULL && (image_library_start("fuzz_image") != STATUS_OK ||
+                            image_decoder_open(&decoder) != STATUS_OK))
+        abort();
+    uint64_t first = decode(decoder, bytes, n_bytes, &image);
+    if (decode(decoder, bytes, n_bytes, &image) != first)
+        abort();
+    image_release(&image);
+    return 0;
+}
