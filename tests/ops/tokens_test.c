@@ -140,9 +140,9 @@ static void run_tokens(const struct token_case *c)
     for (int64_t i = 0; i < n * length; i++)
         for (int64_t j = 0; j < d; j++) {
             int64_t at = i % length, patch = i / length * p + at - 1;
-            const double *from = at == 0                             ? cls
+            const double *from = at == 0                           ? cls
                                  : c->masked && mask[patch] != 0.0 ? token
-                                                                     : patches + patch * d;
+                                                                   : patches + patch * d;
             want[i * d + j] = from[j] + pos[at * d + j];
         }
     struct tokens_args args = {
@@ -250,9 +250,9 @@ static void run_positions(int n, int height, int width, int d)
     struct position_interpolate_args forward = {op_upload(&f, DTYPE_F32, grid, n_in, d),
                                                 op_output(&f, DTYPE_F32, n_out, d), n, height,
                                                 width};
-    struct position_interpolate_backward_args backward = {
-        op_upload(&f, DTYPE_F32, d_out, n_out, d), op_upload(&f, DTYPE_F32, d_grid, n_in, d), n,
-        height, width};
+    struct position_interpolate_backward_args backward = {op_upload(&f, DTYPE_F32, d_out, n_out, d),
+                                                          op_upload(&f, DTYPE_F32, d_grid, n_in, d),
+                                                          n, height, width};
     for (int64_t o = 0; o < n_out; o++)
         for (int64_t k = 0; k < n_in; k++) {
             double weight = wy[o / width * n + k / n] * wx[o % width * n + k % n];
@@ -319,8 +319,7 @@ static void rows_may_be_none(void **state)
     (void)state;
     op_fixture_open(&f, 7);
     struct rows_gather_args gather = {op_upload(&f, f.dtype, values, 2, 3),
-                                      op_output(&f, DTYPE_I32, 1, 0),
-                                      op_output(&f, f.dtype, 1, 3)};
+                                      op_output(&f, DTYPE_I32, 1, 0), op_output(&f, f.dtype, 1, 3)};
     gather.index.shape[0] = gather.to.shape[0] = 0;
     struct rows_scatter_args scatter = {gather.to, gather.index,
                                         op_upload(&f, f.dtype, values, 2, 3), true};

@@ -21,6 +21,7 @@ struct op_fixture {
     const struct op_table *ops;
     struct device device;
     enum dtype dtype; /* of activations and weights in this run */
+    double condition; /* 1; greater where a problem magnifies rounding: multiplies tolerances */
     struct rng rng;
     void *host[OP_FIXTURE_MAX], *on_device[OP_FIXTURE_MAX];
     int n_host, n_on_device;

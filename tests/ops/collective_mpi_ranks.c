@@ -1,0 +1,153 @@
+/* Run by mpirun: every rank checks what the others sent. Exit status 0 when all is right on all. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/collective.h"
+#include "proto/base/hash.h"
+#include "proto/base/memory.h"
+#include "proto/base/rng.h"
+
+/* What a rank has to say, the same on every run. */
+static double value_of(int rank, int64_t i)
+{
+    struct rng rng = rng_open((struct rng_key){
+        .seed = (uint64_t)rank, .sample = (uint32_t)i, .purpose = RNG_TEST});
+    return rng_range(&rng, -1.0, 1.0);
+}
+
+static enum status same_bits(struct collective *c, const void *data, size_t bytes, const char *what)
+{
+    uint64_t mine = hash_bytes(data, bytes), all[64];
+
+    TRY(c->all_gather(c, all, &mine, sizeof(mine)));
+    for (int r = 0; r < c->world; r++)
+        if (all[r] != all[0])
+            FAIL(STATUS_MISMATCH, "%s: rank %d has other bits than rank 0", what, r);
+    return STATUS_OK;
+}
+
+static double element(const struct tensor *t, int64_t i)
+{
+    return t->dtype == DTYPE_F32   ? (double)((const float *)t->data)[i]
+           : t->dtype == DTYPE_F64 ? ((const double *)t->data)[i]
+                                   : (double)((const int32_t *)t->data)[i];
+}
+
+/* A sum of n elements: as close to the exact one as the type allows, and equal on all ranks. */
+static enum status check_sum(struct collective *c, struct device *device, enum dtype dtype,
+                             int64_t n)
+{
+    struct tensor t = {.dtype = dtype, .rank = 1, .shape = {n}};
+    enum status status;
+
+    TRY(memory_alloc(&t.data, (size_t)n, dtype_size_bytes(dtype), "sum"));
+    for (int64_t i = 0; i < n; i++) {
+        double value = value_of(c->rank, i % 4099);
+        if (dtype == DTYPE_F32)
+            ((float *)t.data)[i] = (float)value;
+        else if (dtype == DTYPE_F64)
+            ((double *)t.data)[i] = value;
+        else
+            ((int32_t *)t.data)[i] = (int32_t)(value * 1e6);
+    }
+    TRY_OUT(c->all_reduce(c, device, &t));
+    for (int64_t i = 0; i < n; i += 1 + n / 5000) {
+        double want = 0.0;
+        for (int r = 0; r < c->world; r++) {
+            double value = value_of(r, i % 4099);
+            want += dtype == DTYPE_I32   ? (double)(int32_t)(value * 1e6)
+                    : dtype == DTYPE_F32 ? (double)(float)value
+                                         : value;
+        }
+        double limit = dtype == DTYPE_F32 ? 1e-6 : dtype == DTYPE_F64 ? 1e-14 : 0.0;
+        if (!(fabs(element(&t, i) - want) <= limit * c->world))
+            FAIL_OUT(STATUS_MISMATCH, "sum of %lld of dtype %d: element %lld is %.17g, wanted %.17g",
+                     (long long)n, (int)dtype, (long long)i, element(&t, i), want);
+    }
+    TRY_OUT(same_bits(c, t.data, (size_t)n * dtype_size_bytes(dtype), "sum"));
+out:
+    memory_free(t.data);
+    return status;
+}
+
+static enum status check_broadcast(struct collective *c, struct device *device, size_t bytes)
+{
+    unsigned char *data;
+    enum status status;
+
+    TRY(memory_alloc(&data, bytes, 1, "broadcast"));
+    memset(data, c->rank + 1, bytes);
+    TRY_OUT(c->broadcast(c, device, data, bytes));
+    for (size_t i = 0; i < bytes; i++)
+        if (data[i] != 1)
+            FAIL_OUT(STATUS_MISMATCH, "broadcast of %zu: byte %zu is %d, wanted 1", bytes, i,
+                     data[i]);
+out:
+    memory_free(data);
+    return status;
+}
+
+static enum status check_gather(struct collective *c)
+{
+    int32_t mine[3] = {c->rank, -c->rank, 7}, all[3 * 64];
+
+    TRY(c->all_gather(c, all, mine, sizeof(mine)));
+    for (int r = 0; r < c->world; r++)
+        if (all[3 * r] != r || all[3 * r + 1] != -r || all[3 * r + 2] != 7)
+            FAIL(STATUS_MISMATCH, "gather: place %d holds %d %d %d", r, all[3 * r], all[3 * r + 1],
+                 all[3 * r + 2]);
+    return STATUS_OK;
+}
+
+static enum status check_all(struct collective *c, struct device *device, int wanted_world)
+{
+    static const int64_t sizes[] = {1, 3, 1000, 65537, (1 << 22) + 5};
+    struct tensor bytes = {.dtype = DTYPE_U8, .rank = 1, .shape = {0}};
+
+    if (c->world != wanted_world || c->rank < 0 || c->rank >= c->world || c->world > 64)
+        FAIL(STATUS_MISMATCH, "rank %d of %d, wanted %d ranks", c->rank, c->world, wanted_world);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        TRY(check_sum(c, device, DTYPE_F32, sizes[i]));
+        TRY(check_sum(c, device, DTYPE_F64, sizes[i]));
+        TRY(check_sum(c, device, DTYPE_I32, sizes[i]));
+    }
+    if (c->all_reduce(c, device, &bytes) != STATUS_UNSUPPORTED)
+        FAIL(STATUS_MISMATCH, "a sum of bytes was not refused");
+    TRY(check_broadcast(c, device, 0));
+    TRY(check_broadcast(c, device, 1));
+    TRY(check_broadcast(c, device, (5 << 20) + 3));
+    TRY(check_gather(c));
+    return c->barrier(c);
+}
+
+int main(int argc, char **argv)
+{
+    struct collective collective = {0};
+    struct device device = {0};
+    int world = argc == 2 || argc == 3 ? atoi(argv[1]) : 0;
+
+    if (world < 1) {
+        fprintf(stderr, "usage: mpirun -np N %s N [abort]\n", argv[0]);
+        return 2;
+    }
+    enum status status = device_open_cpu(&device, 1);
+    if (status == STATUS_OK)
+        status = collective_open_mpi(&collective);
+    if (status == STATUS_UNSUPPORTED) {
+        printf("skipped: %s\n", status_message());
+        return 77;
+    }
+    /* one rank leaves, the others wait in a barrier for ever: mpirun must end them */
+    if (status == STATUS_OK && argc == 3 && collective.rank == world - 1)
+        collective.abort(&collective, 5);
+    if (status == STATUS_OK)
+        status = argc == 3 ? collective.barrier(&collective)
+                           : check_all(&collective, &device, world);
+    if (status != STATUS_OK)
+        fprintf(stderr, "rank %d: %s\n", collective.rank, status_message());
+    collective_close(&collective);
+    device_close(&device);
+    return status == STATUS_OK ? 0 : 1;
+}

@@ -1,0 +1,247 @@
+/* Clipping, the three optimizers and the teacher average against their definitions in double, over
+ * several steps, on every backend. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/support/op_fixture.h"
+
+enum { N_SEGMENTS = 7, TOTAL = 41000, TEACHER_TOTAL = 36000, STEPS = 4 };
+
+/* Ordinary, without decay, without a teacher, last layer, fixed, of one element, of many chunks;
+ * with gaps between them. */
+static const struct segment segments[N_SEGMENTS] = {
+    {0, 35, 100, SEGMENT_DECAY, 0},
+    {40, 9, 0, SEGMENT_VECTOR, 0},
+    {64, 300, -1, SEGMENT_DECAY, 0},
+    {512, 1000, 512, SEGMENT_DECAY | SEGMENT_LAST_LAYER, 0},
+    {1600, 64, 1600, SEGMENT_FIXED | SEGMENT_LAST_LAYER | SEGMENT_DECAY, 0},
+    {1700, 1, 1700, SEGMENT_VECTOR, 0},
+    {2048, 33000, 2000, SEGMENT_DECAY, 0},
+};
+
+/* The optimizer in double, element by element. */
+struct model {
+    double *p, *g, *m, *v, *teacher;
+    int t[N_SEGMENTS]; /* steps that each segment has taken */
+};
+
+static double norm_of(const double *x, int64_t n)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    return sqrt(sum);
+}
+
+static double segment_norm(const struct model *model, int s)
+{
+    return segments[s].flags & SEGMENT_FIXED
+               ? 0.0
+               : norm_of(model->g + segments[s].offset, segments[s].n);
+}
+
+static void reference_segment(struct model *model, int s, const struct step_control *control,
+                              enum optimizer_kind kind, double clip)
+{
+    const struct segment *segment = &segments[s];
+    double lr = control->lr, decay = segment->flags & SEGMENT_DECAY ? control->weight_decay : 0.0;
+    double *p = model->p + segment->offset, *g = model->g + segment->offset;
+    double *m = model->m + segment->offset, *v = model->v + segment->offset, adapt = 1.0;
+    bool vector = (segment->flags & SEGMENT_VECTOR) != 0;
+    int t = ++model->t[s];
+
+    for (int64_t i = 0; i < segment->n; i++) {
+        g[i] *= clip;
+        if (kind == OPTIMIZER_SGD || (kind == OPTIMIZER_LARS && !vector))
+            g[i] += decay * p[i];
+    }
+    if (kind == OPTIMIZER_LARS && !vector && norm_of(p, segment->n) > 0.0 &&
+        norm_of(g, segment->n) > 0.0)
+        adapt = 0.001 * norm_of(p, segment->n) / norm_of(g, segment->n);
+    for (int64_t i = 0; i < segment->n; i++) {
+        if (kind == OPTIMIZER_ADAMW) {
+            p[i] *= 1.0 - lr * decay;
+            m[i] = 0.9 * m[i] + 0.1 * g[i];
+            v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+            p[i] -= lr / (1.0 - pow(0.9, t)) * m[i] /
+                    (sqrt(v[i]) / sqrt(1.0 - pow(0.999, t)) + 1e-8);
+        } else {
+            m[i] = 0.9 * m[i] + adapt * g[i];
+            p[i] -= lr * m[i];
+        }
+    }
+}
+
+static void reference_step(struct model *model, const struct step_control *control,
+                           enum optimizer_kind kind, bool global_norm)
+{
+    double squares = 0.0, norms[N_SEGMENTS];
+
+    for (int s = 0; s < N_SEGMENTS; s++) {
+        norms[s] = segment_norm(model, s);
+        squares += norms[s] * norms[s];
+    }
+    for (int s = 0; s < N_SEGMENTS; s++) {
+        const struct segment *segment = &segments[s];
+        double clip = control->clip_grad / ((global_norm ? sqrt(squares) : norms[s]) + 1e-6);
+        bool last = (segment->flags & SEGMENT_LAST_LAYER) != 0;
+        if (!(segment->flags & SEGMENT_FIXED) && !(last && control->freeze_last_layer))
+            reference_segment(model, s, control, kind,
+                              control->clip_grad > 0.0f ? fmin(clip, 1.0) : 1.0);
+        for (int64_t i = 0; i < segment->n && segment->teacher_offset >= 0; i++) {
+            double *teacher = &model->teacher[segment->teacher_offset + i];
+            *teacher = control->teacher_momentum * *teacher +
+                       (1.0 - control->teacher_momentum) * model->p[segment->offset + i];
+        }
+    }
+}
+
+struct setting {
+    enum optimizer_kind kind;
+    bool global_norm;
+    double clip, gradient_scale;
+};
+
+static struct tensor upload_bytes(struct op_fixture *f, const void *bytes, int64_t n)
+{
+    struct tensor tensor = op_output(f, DTYPE_U8, n, 0);
+    op_run(f->device.copy_in(&f->device, tensor.data, bytes, (size_t)n));
+    op_run(f->device.synchronize(&f->device));
+    return tensor;
+}
+
+/* A rate of 0 first (the warm-up's start), the last layer frozen for two steps. */
+static struct step_control control_of(const struct setting *setting, int step)
+{
+    return (struct step_control){
+        .lr = (float)(0.004 * step),
+        .weight_decay = 0.04f + 0.1f * (float)step,
+        .teacher_momentum = 0.9f + 0.02f * (float)step,
+        .clip_grad = (float)setting->clip,
+        .freeze_last_layer = step < 2,
+        .step = step,
+        .last_layer_step = step < 2 ? 0 : step - 2,
+    };
+}
+
+static void expect_state(struct op_fixture *f, const struct optimizer_step_args *args,
+                         const struct model *model)
+{
+    op_expect(f, "optimizer_step", "parameter", args->parameter, model->p);
+    op_expect(f, "optimizer_step", "moment1", args->moment1, model->m);
+    if (args->kind == OPTIMIZER_ADAMW)
+        op_expect(f, "optimizer_step", "moment2", args->moment2, model->v);
+    op_expect(f, "optimizer_step", "teacher", args->teacher, model->teacher);
+}
+
+static void run_setting(const struct setting *setting)
+{
+    struct op_fixture f;
+    op_fixture_open(&f, 1);
+    struct model model = {
+        .p = op_random(&f, DTYPE_F32, TOTAL, 1.0),
+        .m = op_zeros(&f, TOTAL),
+        .v = op_zeros(&f, TOTAL),
+        .teacher = op_random(&f, DTYPE_F32, TEACHER_TOTAL, 1.0),
+    };
+    for (int i = 0; i < 35; i++) /* a tensor of zeros has no norm for LARS to go by */
+        model.p[segments[0].offset + i] = 0.0;
+    struct tensor table = upload_bytes(&f, segments, sizeof(segments));
+    struct optimizer_step_args args = {
+        .parameter = op_upload(&f, DTYPE_F32, model.p, TOTAL, 0),
+        .moment1 = op_upload(&f, DTYPE_F32, model.m, TOTAL, 0),
+        .teacher = op_upload(&f, DTYPE_F32, model.teacher, TEACHER_TOTAL, 0),
+        .norms = op_output(&f, DTYPE_F64, N_SEGMENTS, 0),
+        .segments = table.data,
+        .n_segments = N_SEGMENTS,
+        .kind = setting->kind,
+        .global_norm = setting->global_norm,
+    };
+    if (setting->kind == OPTIMIZER_ADAMW)
+        args.moment2 = op_upload(&f, DTYPE_F32, model.v, TOTAL, 0);
+    for (int step = 0; step < STEPS; step++) {
+        struct step_control control = control_of(setting, step);
+        double norms[N_SEGMENTS];
+        model.g = op_random(&f, DTYPE_F32, TOTAL, setting->gradient_scale * (step + 1));
+        for (int s = 0; s < N_SEGMENTS; s++)
+            norms[s] = segment_norm(&model, s);
+        args.gradient = op_upload(&f, DTYPE_F32, model.g, TOTAL, 0);
+        args.control = upload_bytes(&f, &control, sizeof(control)).data;
+        struct gradient_norms_args measure = {args.gradient, args.norms, args.segments, N_SEGMENTS};
+        op_run(f.ops->gradient_norms(&f.device, &measure));
+        op_expect(&f, "gradient_norms", "norms", args.norms, norms);
+        op_run(f.ops->optimizer_step(&f.device, &args));
+        reference_step(&model, &control, setting->kind, setting->global_norm);
+        expect_state(&f, &args, &model);
+    }
+    op_fixture_close(&f);
+}
+
+static void adamw_follows_its_definition(void **state)
+{
+    static const struct setting settings[] = {
+        {OPTIMIZER_ADAMW, false, 0.0, 1.0},  {OPTIMIZER_ADAMW, false, 3.0, 1.0},
+        {OPTIMIZER_ADAMW, true, 0.5, 1.0},   {OPTIMIZER_ADAMW, false, 0.3, 1e-6},
+        {OPTIMIZER_ADAMW, false, 3.0, 1e12},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
+        run_setting(&settings[i]);
+}
+
+static void sgd_follows_its_definition(void **state)
+{
+    (void)state;
+    run_setting(&(struct setting){OPTIMIZER_SGD, false, 0.0, 1.0});
+    run_setting(&(struct setting){OPTIMIZER_SGD, false, 0.3, 1.0});
+    run_setting(&(struct setting){OPTIMIZER_SGD, true, 0.3, 1.0});
+}
+
+static void lars_follows_its_definition(void **state)
+{
+    (void)state;
+    run_setting(&(struct setting){OPTIMIZER_LARS, false, 0.0, 1.0});
+    run_setting(&(struct setting){OPTIMIZER_LARS, false, 0.3, 1.0});
+    run_setting(&(struct setting){OPTIMIZER_LARS, false, 0.0, 0.0}); /* decay alone */
+}
+
+/* A gradient that is not finite is found by whoever reads the norms. */
+static void a_norm_shows_what_is_not_finite(void **state)
+{
+    static const struct segment two[] = {{0, 9000, -1, 0, 0}, {9000, 9000, -1, 0, 0}};
+    struct op_fixture f;
+
+    (void)state;
+    op_fixture_open(&f, 2);
+    double *gradient = op_random(&f, DTYPE_F32, 18000, 1.0);
+    gradient[17000] = NAN;
+    struct gradient_norms_args args = {
+        .gradient = op_upload(&f, DTYPE_F32, gradient, 18000, 0),
+        .norms = op_output(&f, DTYPE_F64, 2, 0),
+        .segments = upload_bytes(&f, two, sizeof(two)).data,
+        .n_segments = 2,
+    };
+    op_run(f.ops->gradient_norms(&f.device, &args));
+    double *norms = op_download(&f, args.norms);
+    assert_true(isfinite(norms[0]));
+    assert_true(isnan(norms[1]));
+    op_fixture_close(&f);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adamw_follows_its_definition),
+        cmocka_unit_test(sgd_follows_its_definition),
+        cmocka_unit_test(lars_follows_its_definition),
+        cmocka_unit_test(a_norm_shows_what_is_not_finite),
+    };
+    int leave = op_backend_choose(argc, argv);
+    return leave != 0 ? leave : cmocka_run_group_tests(tests, NULL, NULL);
+}
