@@ -232,14 +232,19 @@ void process_release(struct process *process)
     memset(process, 0, sizeof(*process));
 }
 
-void process_run(struct process *process, const struct command *command, int exit_status,
-                 int seconds)
+void process_finish(struct process *process, int exit_status, int seconds)
 {
-    process_start(process, command);
     int got = process_wait(process, seconds);
     if (got != exit_status) {
         print_error("exit status %d, wanted %d:\n%s\n", got, exit_status, process->text);
         process_release(process);
         fail_msg("exit status %d, wanted %d", got, exit_status);
     }
+}
+
+void process_run(struct process *process, const struct command *command, int exit_status,
+                 int seconds)
+{
+    process_start(process, command);
+    process_finish(process, exit_status, seconds);
 }

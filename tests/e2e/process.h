@@ -50,6 +50,9 @@ int process_children(const struct process *process, pid_t *pids, int n);
 /* Kills it when it still runs; frees. */
 void process_release(struct process *process);
 
+/* Waits; fails the test unless it ends with this exit status. */
+void process_finish(struct process *process, int exit_status, int seconds);
+
 /* Starts, waits; fails the test unless it ends with this exit status. */
 void process_run(struct process *process, const struct command *command, int exit_status,
                  int seconds);

@@ -40,18 +40,18 @@ static const char tiny[] = "# A run of a few seconds: every part is in it, small
                            "epochs: 3\n"
                            "threads: 1\n";
 
-const char *scene_path(const struct scene *scene, const char *format, ...)
+const char *scene_path(struct scene *scene, const char *format, ...)
 {
-    static char buffers[8][256];
-    static int next;
-    char *out = buffers[next++ % 8];
+    char name[256];
     va_list arguments;
 
-    int used = snprintf(out, sizeof(buffers[0]), "%s/", scene->folder);
     va_start(arguments, format);
-    vsnprintf(out + used, sizeof(buffers[0]) - (size_t)used, format, arguments);
+    vsnprintf(name, sizeof(name), format, arguments);
     va_end(arguments);
-    return out;
+    assert_true(scene->n_paths < (int)(sizeof(scene->paths) / sizeof(scene->paths[0])));
+    char **out = &scene->paths[scene->n_paths++];
+    assert_true(asprintf(out, "%s/%s", scene->folder, name) > 0);
+    return *out;
 }
 
 /* Waves and blocks: enough to tell images apart, and to compress like a photograph. */
@@ -125,23 +125,25 @@ int scene_close(void **state)
     struct scene *scene = *state;
 
     nftw(scene->folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    for (int i = 0; i < scene->n_paths; i++)
+        free(scene->paths[i]);
     free(scene);
     return 0;
 }
 
-struct command scene_train(const struct scene *scene, const char *run, const char *loaders)
+struct command scene_train(struct scene *scene, const char *run, const char *loaders)
 {
     return command_of("ibot-train", "--config", scene->recipe, "--data", scene->data, "--loaders",
                       loaders, "--output_dir", scene_path(scene, "%s", run), NULL);
 }
 
-static void open_newest(const struct scene *scene, const char *run, struct checkpoint *checkpoint)
+static void open_newest(struct scene *scene, const char *run, struct checkpoint *checkpoint)
 {
     if (checkpoint_open(checkpoint, scene_path(scene, "%s", run)) != STATUS_OK)
         fail_msg("%s", status_message());
 }
 
-uint64_t scene_final_digest(const struct scene *scene, const char *run)
+uint64_t scene_final_digest(struct scene *scene, const char *run)
 {
     struct checkpoint checkpoint;
 
@@ -151,7 +153,7 @@ uint64_t scene_final_digest(const struct scene *scene, const char *run)
     return digest;
 }
 
-int64_t scene_final_step(const struct scene *scene, const char *run)
+int64_t scene_final_step(struct scene *scene, const char *run)
 {
     struct checkpoint checkpoint;
 
@@ -180,7 +182,7 @@ static double tensor_difference(const char *name, const struct tensor *a, const 
     return largest > 0.0 ? error / largest : error;
 }
 
-double scene_difference(const struct scene *scene, const char *run_a, const char *run_b)
+double scene_difference(struct scene *scene, const char *run_a, const char *run_b)
 {
     struct checkpoint a, b;
     double worst = 0.0;

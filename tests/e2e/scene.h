@@ -17,34 +17,35 @@ enum {
 
 struct scene {
     char folder[64];
-    char data[96];   /* SCENE_IMAGES JPEG files in four classes */
-    char recipe[96]; /* run file of the tiny run */
-    int n_runs;
+    char data[96];    /* SCENE_IMAGES JPEG files in four classes */
+    char recipe[96];  /* run file of the tiny run */
+    char *paths[512]; /* handed out by scene_path */
+    int n_paths;
 };
 
 /* cmocka set-up and tear-down of one test: *state is a struct scene. */
 int scene_open(void **state);
 int scene_close(void **state);
 
-/* A path in the scene's folder, one of eight buffers in turn. */
-const char *scene_path(const struct scene *scene, const char *format, ...)
+/* A path in the scene's folder; the scene's until it closes. */
+const char *scene_path(struct scene *scene, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* `n` JPEG files of four classes, drawn from `seed`. */
 void scene_images(const char *folder, int n, unsigned seed);
 
 /* ibot-train with the tiny recipe, one thread, this run folder and local loaders. */
-struct command scene_train(const struct scene *scene, const char *run, const char *loaders);
+struct command scene_train(struct scene *scene, const char *run, const char *loaders);
 
 /* Digest of the newest checkpoint of a run: weights, moments, teacher, centres. */
-uint64_t scene_final_digest(const struct scene *scene, const char *run);
+uint64_t scene_final_digest(struct scene *scene, const char *run);
 
 /* Step of the newest good checkpoint. */
-int64_t scene_final_step(const struct scene *scene, const char *run);
+int64_t scene_final_step(struct scene *scene, const char *run);
 
 /* Largest difference between two runs' newest checkpoints, tensor by tensor, relative to the
  * tensor's largest magnitude; tensors without gradient in exact arithmetic are left out. */
-double scene_difference(const struct scene *scene, const char *run_a, const char *run_b);
+double scene_difference(struct scene *scene, const char *run_a, const char *run_b);
 
 /* A FIFO at `path`, opened so that it never ends: for --log_digests and process_lines. */
 int scene_fifo(const char *path);

@@ -99,12 +99,14 @@ static enum status open_model(struct run *run, const struct checkpoint *checkpoi
 }
 
 /* The checkpoint to go on from: the newest good one of the run folder, else that of --load_from. */
-static enum status find_checkpoint(const struct run *run, struct checkpoint *out, bool *found)
+static enum status find_checkpoint(const struct run *run, struct checkpoint *out, bool *found,
+                                   bool *own)
 {
     const struct run_options *o = run->options;
     char path[CHECKPOINT_MAX_PATH];
 
     TRY(checkpoint_open_latest(out, run_path(run, path, sizeof(path), "checkpoints"), found));
+    *own = *found;
     if (*found && o->resume == RESUME_NONE)
         FAIL(STATUS_MISMATCH,
              "'%s' holds a run already and --resume is none: choose another --output_dir",
@@ -121,12 +123,23 @@ static enum status find_checkpoint(const struct run *run, struct checkpoint *out
     return STATUS_OK;
 }
 
+/* The same command goes on; other options need --load_from to be said, and get a warning. */
+static enum status compare(const struct run *run, const struct checkpoint *checkpoint, bool own)
+{
+    enum status status = run_compare_options(run, checkpoint);
+
+    if (status != STATUS_MISMATCH || own)
+        return status;
+    log_warning("%s", status_message());
+    return STATUS_OK;
+}
+
 enum status run_open(struct run *run, const struct run_options *options,
                      const struct options *parsed, const atomic_int *stop)
 {
     struct checkpoint checkpoint = {0};
     struct checkpoint_state state = {0};
-    bool found = false;
+    bool found = false, own = false;
     enum status status;
 
     *run = (struct run){.options = options, .parsed = parsed, .stop = stop, .saved_step = -1};
@@ -134,9 +147,9 @@ enum status run_open(struct run *run, const struct run_options *options,
     TRY(run_options_data(options, &run->spec));
     TRY(run_folder_open(run));
     TRY(run_store_options(run));
-    TRY_OUT(find_checkpoint(run, &checkpoint, &found));
+    TRY_OUT(find_checkpoint(run, &checkpoint, &found, &own));
     if (found) {
-        TRY_OUT(run_compare_options(run, &checkpoint));
+        TRY_OUT(compare(run, &checkpoint, own));
         TRY_OUT(checkpoint_state(&checkpoint, &state));
         memory_free(state.labels);
         memory_free(state.clusters);

@@ -184,8 +184,10 @@ static const struct option_spec specs[] = {
         .help = "go on from the newest good checkpoint of the run folder, or refuse to when there "
                 "is one"),
     ROW(STRING, load_from, .flags = OPTION_OUTSIDE_DIGEST, .argument = "PATH",
-        .help = "when the run folder has no checkpoint yet: the run, or the checkpoint, to go on "
-                "from (a relative path is one in the run folder, as in the original)"),
+        .help =
+            "when the run folder has no checkpoint yet: the run, or the checkpoint, to go on "
+            "from, with other options if need be (a relative path is one in the run folder, as in "
+            "the original)"),
     ROW(INT32, saveckp_freq, .text = "40", .minimum = 0, .maximum = 100000,
         .flags = OPTION_OUTSIDE_DIGEST, .unit = "epochs",
         .help = "keep the checkpoint of every n-th epoch for good; 0: of none"),

@@ -85,6 +85,10 @@ enum status run_take_checkpoint(struct run *run, const struct checkpoint *checkp
         FAIL_OUT(STATUS_MISMATCH, "%s was trained on another data set (index %016llx, now %016llx)",
                  checkpoint->path, (unsigned long long)state.index_digest,
                  (unsigned long long)run->dataset.index_digest);
+    if (state.steps_per_epoch != run->schedule.steps_per_epoch)
+        FAIL_OUT(STATUS_MISMATCH, "%s was trained with %lld steps in an epoch, now there are %lld",
+                 checkpoint->path, (long long)state.steps_per_epoch,
+                 (long long)run->schedule.steps_per_epoch);
     if (state.world != run->backend.collective.world)
         FAIL_OUT(STATUS_MISMATCH, "%s was trained by %d ranks, now there are %d", checkpoint->path,
                  state.world, run->backend.collective.world);
