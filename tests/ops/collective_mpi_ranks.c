@@ -12,8 +12,8 @@
 /* What a rank has to say, the same on every run. */
 static double value_of(int rank, int64_t i)
 {
-    struct rng rng = rng_open((struct rng_key){
-        .seed = (uint64_t)rank, .sample = (uint32_t)i, .purpose = RNG_TEST});
+    struct rng rng = rng_open(
+        (struct rng_key){.seed = (uint64_t)rank, .sample = (uint32_t)i, .purpose = RNG_TEST});
     return rng_range(&rng, -1.0, 1.0);
 }
 
@@ -63,8 +63,9 @@ static enum status check_sum(struct collective *c, struct device *device, enum d
         }
         double limit = dtype == DTYPE_F32 ? 1e-6 : dtype == DTYPE_F64 ? 1e-14 : 0.0;
         if (!(fabs(element(&t, i) - want) <= limit * c->world))
-            FAIL_OUT(STATUS_MISMATCH, "sum of %lld of dtype %d: element %lld is %.17g, wanted %.17g",
-                     (long long)n, (int)dtype, (long long)i, element(&t, i), want);
+            FAIL_OUT(STATUS_MISMATCH,
+                     "sum of %lld of dtype %d: element %lld is %.17g, wanted %.17g", (long long)n,
+                     (int)dtype, (long long)i, element(&t, i), want);
     }
     TRY_OUT(same_bits(c, t.data, (size_t)n * dtype_size_bytes(dtype), "sum"));
 out:
@@ -143,8 +144,8 @@ int main(int argc, char **argv)
     if (status == STATUS_OK && argc == 3 && collective.rank == world - 1)
         collective.abort(&collective, 5);
     if (status == STATUS_OK)
-        status = argc == 3 ? collective.barrier(&collective)
-                           : check_all(&collective, &device, world);
+        status =
+            argc == 3 ? collective.barrier(&collective) : check_all(&collective, &device, world);
     if (status != STATUS_OK)
         fprintf(stderr, "rank %d: %s\n", collective.rank, status_message());
     collective_close(&collective);

@@ -10,9 +10,15 @@
 #include "ops/collective.h"
 
 static const char *const names[] = {
-    "RANK",          "WORLD_SIZE",           "LOCAL_RANK",
-    "SLURM_PROCID",  "SLURM_NTASKS",         "SLURM_LOCALID",
-    "SLURM_STEP_ID", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+    "SLURM_STEP_ID",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK",
 };
 

@@ -68,8 +68,8 @@ static void reference_segment(struct model *model, int s, const struct step_cont
             p[i] *= 1.0 - lr * decay;
             m[i] = 0.9 * m[i] + 0.1 * g[i];
             v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
-            p[i] -= lr / (1.0 - pow(0.9, t)) * m[i] /
-                    (sqrt(v[i]) / sqrt(1.0 - pow(0.999, t)) + 1e-8);
+            p[i] -=
+                lr / (1.0 - pow(0.9, t)) * m[i] / (sqrt(v[i]) / sqrt(1.0 - pow(0.999, t)) + 1e-8);
         } else {
             m[i] = 0.9 * m[i] + adapt * g[i];
             p[i] -= lr * m[i];

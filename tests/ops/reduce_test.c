@@ -39,9 +39,9 @@ static void means_take_the_rows_that_the_period_picks(void **state)
     (void)state;
     run_mean(1, 1, 0, 0.0);
     run_mean(37, 130, 0, 0.0);
-    run_mean(35, 33, 7, 0.0);   /* without the first row of each seven: patches */
-    run_mean(35, 33, -7, 0.0);  /* those rows only: [CLS] */
-    run_mean(36, 5, -7, 0.0);   /* one row into the next */
+    run_mean(35, 33, 7, 0.0);  /* without the first row of each seven: patches */
+    run_mean(35, 33, -7, 0.0); /* those rows only: [CLS] */
+    run_mean(36, 5, -7, 0.0);  /* one row into the next */
     run_mean(2000, 64, 17, 0.0);
     run_mean(9000, 3, 0, 1000.0); /* far from zero: single precision would drift */
     run_mean(2, 40, 2, 0.0);
@@ -61,7 +61,8 @@ static void the_first_greatest_column_is_found(void **state)
         x[i * K + (at[i] + 40 < K ? at[i] + 40 : at[i])] = 9.0; /* a later equal does not count */
         want[i] = at[i];
     }
-    struct rows_argmax_args args = {op_upload(&f, f.dtype, x, N, K), op_output(&f, DTYPE_I32, N, 0)};
+    struct rows_argmax_args args = {op_upload(&f, f.dtype, x, N, K),
+                                    op_output(&f, DTYPE_I32, N, 0)};
     op_run(f.ops->rows_argmax(&f.device, &args));
     op_expect(&f, "rows_argmax", "index", args.index, want);
     op_fixture_close(&f);

@@ -88,7 +88,8 @@ static void nan_features_name_rows_that_exist(void **state)
 
     (void)state;
     op_fixture_open(&f, 2);
-    double *query = op_random(&f, DTYPE_F32, Q * D, 1.0), *bank = op_random(&f, DTYPE_F32, N * D, 1.0);
+    double *query = op_random(&f, DTYPE_F32, Q * D, 1.0),
+           *bank = op_random(&f, DTYPE_F32, N * D, 1.0);
     query[D] = NAN;
     bank[7 * D] = NAN;
     struct topk_args args = {
