@@ -73,8 +73,8 @@ static void refuse_peer(struct consumer *consumer, int32_t loader, const char *r
 
     ban->instance = peer->instance;
     snprintf(ban->reason, sizeof(ban->reason), "%s", reason);
-    reject(consumer, reason);
     note_refusal(consumer, peer->name, reason);
+    reject(consumer, reason);
     consumer_forget(consumer, loader);
 }
 
@@ -170,14 +170,14 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
         if (consumer->peers[i].used && consumer->peers[i].instance == hello->instance)
             consumer_forget(consumer, i);
     if (judge(consumer, hello) != STATUS_OK) {
-        reject(consumer, status_message());
         note_refusal(consumer, hello->name, status_message());
+        reject(consumer, status_message());
         return;
     }
     int32_t number = session_join(consumer->session, hello->credit);
     if (number < 0) {
-        reject(consumer, "there are too many loaders here already");
         note_refusal(consumer, hello->name, "there are too many loaders here already");
+        reject(consumer, "there are too many loaders here already");
         return;
     }
     struct peer *peer = &consumer->peers[number];

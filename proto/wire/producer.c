@@ -177,6 +177,7 @@ void producer_close(struct producer **address)
         memory_free(producer->jobs[i]);
     }
     memory_free(producer->jobs);
+    memory_free(producer->payloads);
     pthread_mutex_destroy(&producer->lock);
     memory_free(producer);
     *address = NULL;

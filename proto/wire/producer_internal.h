@@ -63,6 +63,13 @@ struct link {
     char reason[MESSAGE_REASON_BYTES]; /* why it is refused */
 };
 
+/* The pixels of a slice on their way: the frames that carry them share one block. */
+struct payload {
+    uint8_t *bytes;
+    size_t n_bytes;
+    int32_t n_frames; /* not sent yet */
+};
+
 struct producer {
     /* immutable after open */
     struct producer_options options;
@@ -80,6 +87,8 @@ struct producer {
     struct message in, out;
 
     pthread_mutex_t lock;
+    struct payload *payloads; /* guarded by lock; ZeroMQ's threads come here to release frames */
+    size_t n_payloads, payload_capacity;
     struct job_list done;        /* guarded by lock */
     struct producer_stats stats; /* guarded by lock */
 };

@@ -4,7 +4,6 @@
 #include "proto/wire/producer_internal.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -33,18 +32,23 @@ static void drop_spec(struct shared_spec **spec)
     *spec = NULL;
 }
 
+static enum status connect_socket(struct link *link)
+{
+    TRY(socket_open(&link->socket, link->producer->context, SOCKET_PRODUCER, MESSAGE_MAX_BYTES));
+    int ipv6 = strchr(link->endpoint, '[') != NULL;
+    zmq_setsockopt(link->socket, ZMQ_IPV6, &ipv6, sizeof(ipv6));
+    if (zmq_connect(link->socket, link->endpoint) != 0)
+        FAIL(STATUS_INVALID, "endpoint '%s': %s", link->endpoint, zmq_strerror(errno));
+    return STATUS_OK;
+}
+
 enum status link_open(struct link *link, struct producer *producer, const char *endpoint)
 {
     TRY(endpoint_check_connect(endpoint));
     snprintf(link->endpoint, sizeof(link->endpoint), "%s", endpoint);
     link->producer = producer;
     link->state = LINK_NEW;
-    TRY(socket_open(&link->socket, producer->context, SOCKET_PRODUCER, MESSAGE_MAX_BYTES));
-    int ipv6 = strchr(endpoint, '[') != NULL;
-    zmq_setsockopt(link->socket, ZMQ_IPV6, &ipv6, sizeof(ipv6));
-    if (zmq_connect(link->socket, endpoint) != 0)
-        FAIL(STATUS_INVALID, "endpoint '%s': %s", endpoint, zmq_strerror(errno));
-    return STATUS_OK;
+    return connect_socket(link);
 }
 
 void link_close(struct link *link)
@@ -74,6 +78,24 @@ static void refuse(struct link *link, uint64_t session, const char *reason)
     link->state = LINK_REFUSED;
     link->session = session;
     snprintf(link->reason, sizeof(link->reason), "%s", reason);
+}
+
+/* Gives up a connection that may be dead without anybody having said so. Keeps the old one if there
+ * is no new one. */
+static void reconnect(struct link *link)
+{
+    void *old = link->socket;
+    int linger = 0;
+
+    link->socket = NULL;
+    if (connect_socket(link) != STATUS_OK) {
+        if (link->socket != NULL)
+            zmq_close(link->socket);
+        link->socket = old;
+        return;
+    }
+    zmq_setsockopt(old, ZMQ_LINGER, &linger, sizeof(linger));
+    zmq_close(old);
 }
 
 /* ---- sending ---- */
@@ -125,22 +147,43 @@ static void say_hello(struct link *link, int64_t now_ns)
     }
 }
 
-/* The pixels of one slice, shared by the frames that carry them; freed by whichever is sent last,
- * in a thread of ZeroMQ's. */
-struct payload {
-    atomic_int n_frames;
-    uint8_t *bytes;
-};
-
+/* A frame of some slice is sent, or dropped; the last one frees the pixels. Runs in whatever thread
+ * of ZeroMQ's comes to it. */
 static void release_frame(void *bytes, void *hint)
 {
-    struct payload *payload = hint;
+    struct producer *producer = hint;
+    uint8_t *frame = bytes, *done = NULL;
 
-    (void)bytes;
-    if (atomic_fetch_sub_explicit(&payload->n_frames, 1, memory_order_acq_rel) > 1)
-        return;
-    memory_free(payload->bytes);
-    memory_free(payload);
+    pthread_mutex_lock(&producer->lock);
+    for (size_t i = 0; i < producer->n_payloads; i++) {
+        struct payload *payload = &producer->payloads[i];
+        if (frame < payload->bytes || frame >= payload->bytes + payload->n_bytes)
+            continue;
+        if (--payload->n_frames == 0) {
+            done = payload->bytes;
+            *payload = producer->payloads[--producer->n_payloads];
+        }
+        break;
+    }
+    pthread_mutex_unlock(&producer->lock);
+    memory_free(done);
+}
+
+/* Takes the pixels from the job: they are freed after n_frames calls of release_frame. */
+static enum status lend_payload(struct producer *producer, struct job *job, int32_t n_frames)
+{
+    pthread_mutex_lock(&producer->lock);
+    enum status status = memory_grow(&producer->payloads, &producer->payload_capacity,
+                                     producer->n_payloads + 1, sizeof(struct payload), "payloads");
+    if (status == STATUS_OK) {
+        producer->payloads[producer->n_payloads++] =
+            (struct payload){.bytes = job->slice.payload,
+                             .n_bytes = (size_t)job->slice.n_samples * job->spec->record_bytes,
+                             .n_frames = n_frames};
+        job->slice.payload = NULL;
+    }
+    pthread_mutex_unlock(&producer->lock);
+    return status;
 }
 
 static void fill_slice(struct message_slice *out, const struct job *job)
@@ -170,26 +213,23 @@ static void fill_slice(struct message_slice *out, const struct job *job)
     }
 }
 
-/* The payload as frames of whole images, without a copy. Errors: STATUS_CLOSED: the connection went
- * meanwhile; ZeroMQ drops what is left of the message. */
-static enum status send_frames(struct link *link, struct job *job, struct payload *payload)
+/* The payload as frames of whole images, without a copy. Errors: STATUS_CLOSED: the connection
+ * went meanwhile; ZeroMQ drops what is left of the message. */
+static enum status send_frames(struct link *link, const struct job *job, uint8_t *bytes)
 {
     size_t record = job->spec->record_bytes;
     int32_t most = socket_images_per_frame(record), n_images = job->slice.n_samples;
     enum status status = STATUS_OK;
 
-    atomic_init(&payload->n_frames, (n_images + most - 1) / most);
-    payload->bytes = job->slice.payload;
-    job->slice.payload = NULL;
-    uint8_t *bytes = payload->bytes;
     for (int32_t i = 0; i < n_images; i += most) {
         int32_t n = n_images - i < most ? n_images - i : most;
+        uint8_t *frame = bytes + (size_t)i * record;
         bool last = i + n == n_images;
         zmq_msg_t part;
-        if (zmq_msg_init_data(&part, bytes + (size_t)i * record, (size_t)n * record, release_frame,
-                              payload) != 0) {
+        if (zmq_msg_init_data(&part, frame, (size_t)n * record, release_frame, link->producer) !=
+            0) {
             zmq_msg_init(&part); /* no memory: an empty frame ends the message as it must end */
-            release_frame(NULL, payload);
+            release_frame(frame, link->producer);
             status = STATUS_CLOSED;
         }
         if (zmq_msg_send(&part, link->socket, ZMQ_DONTWAIT | (last ? 0 : ZMQ_SNDMORE)) < 0) {
@@ -205,8 +245,7 @@ static enum status send_job(struct link *link, struct job *job)
 {
     struct producer *producer = link->producer;
     struct message *out = &producer->out;
-    struct payload *payload = NULL;
-    uint8_t bytes[MESSAGE_MAX_BYTES];
+    uint8_t bytes[MESSAGE_MAX_BYTES], *payload = job->slice.payload;
 
     if (job->slice.status != STATUS_OK) {
         out->failure.slice_id = job->slice.slice_id;
@@ -217,11 +256,12 @@ static enum status send_job(struct link *link, struct job *job)
     out->session = link->session;
     fill_slice(&out->slice, job);
     size_t n_bytes = message_pack(out, bytes);
-    if (memory_alloc(&payload, 1, sizeof(*payload), "payload") != STATUS_OK)
+    if (zmq_send(link->socket, bytes, n_bytes, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
         return STATUS_TIMEOUT;
-    if (zmq_send(link->socket, bytes, n_bytes, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0) {
-        memory_free(payload);
-        return STATUS_TIMEOUT;
+    int32_t most = socket_images_per_frame(job->spec->record_bytes);
+    if (lend_payload(producer, job, (job->slice.n_samples + most - 1) / most) != STATUS_OK) {
+        zmq_send(link->socket, "", 0, ZMQ_DONTWAIT);
+        return STATUS_CLOSED;
     }
     enum status status = send_frames(link, job, payload);
     if (status == STATUS_OK) {
@@ -389,8 +429,10 @@ void link_take_back(struct link *link, struct job *job)
 
 void link_step(struct link *link, int64_t now_ns)
 {
-    if (link->state == LINK_SERVING && now_ns - link->heard_ns > silence_ns)
+    if (link->state == LINK_SERVING && now_ns - link->heard_ns > silence_ns) {
         start_over(link, now_ns);
+        reconnect(link);
+    }
     if (link->state == LINK_NEW) {
         if (link->hello_ns == INT64_MAX && now_ns - link->said_ns > hello_repeat_ns)
             link->hello_ns = now_ns;

@@ -51,14 +51,15 @@ enum status socket_open(void **out, void *context, enum socket_side side, int64_
         int option, value;
     } options[] = {
         {consumer ? ZMQ_ROUTER_MANDATORY : ZMQ_IMMEDIATE, 1},
-        {ZMQ_SNDHWM, consumer ? SOCKET_QUEUED_CONTROL : SOCKET_QUEUED_MESSAGES},
-        {ZMQ_RCVHWM, consumer ? SOCKET_QUEUED_MESSAGES : SOCKET_QUEUED_CONTROL},
+        {ZMQ_SNDHWM, consumer ? SOCKET_QUEUED_CONTROL : SOCKET_QUEUED_SLICES},
+        {ZMQ_RCVHWM, 0},
         {ZMQ_LINGER, 500},
         {ZMQ_HANDSHAKE_IVL, 5000},
-        {ZMQ_HEARTBEAT_IVL, 1000},
-        {ZMQ_HEARTBEAT_TIMEOUT, SOCKET_SILENCE_MS},
-        {ZMQ_HEARTBEAT_TTL, SOCKET_SILENCE_MS},
-        {ZMQ_TCP_KEEPALIVE, 1},
+        {ZMQ_TCP_KEEPALIVE, 1}, /* a host that vanished shows within half a minute, */
+        {ZMQ_TCP_KEEPALIVE_IDLE, 10},
+        {ZMQ_TCP_KEEPALIVE_INTVL, 5},
+        {ZMQ_TCP_KEEPALIVE_CNT, 3},
+        {ZMQ_TCP_MAXRT, SOCKET_SILENCE_MS}, /* or sooner when we have something to say */
         {ZMQ_RECONNECT_IVL, 50},
         {ZMQ_RECONNECT_IVL_MAX, 1000},
         {ZMQ_SNDBUF, 4 << 20},

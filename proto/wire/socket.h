@@ -1,5 +1,9 @@
-/* ZeroMQ sockets as both sides of the stream use them: bounded in every direction, watched by
- * heartbeats, and bound where it is safe. */
+/* ZeroMQ sockets as both sides of the stream use them, and the addresses they may have.
+ *
+ * Two features of ZeroMQ are left out on purpose. Its heartbeats, and a limit to the messages that
+ * wait to be read, end the process together (release 4.3.4 and later: assertion !_io_error or
+ * _input_stopped in stream_engine_base, when a peer dies while its input is held back). So both
+ * sides say Alive themselves, and what waits to be read is bounded by the leases that are out. */
 #ifndef IBOT_PROTO_WIRE_SOCKET_H
 #define IBOT_PROTO_WIRE_SOCKET_H
 
@@ -12,8 +16,8 @@ enum {
     SOCKET_ENDPOINT_BYTES = 256,
     SOCKET_FRAME_BYTES = 1 << 20, /* what a payload frame should have, give or take a half */
     SOCKET_SILENCE_MS = 10000,    /* a peer from which nothing comes for so long is gone */
-    SOCKET_QUEUED_MESSAGES = 2,   /* slices waiting in each direction and side */
-    SOCKET_QUEUED_CONTROL = 256,  /* small messages waiting */
+    SOCKET_QUEUED_SLICES = 2,     /* that wait to be sent to one consumer */
+    SOCKET_QUEUED_CONTROL = 256,  /* messages that wait to be sent to one loader */
 };
 
 /* A context for one side, with this many I/O threads. Also makes malloc keep large frames, which
