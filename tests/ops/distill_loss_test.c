@@ -19,7 +19,7 @@ static const struct loss_case cases[] = {
     {1, 1, 1, 1, 1.0, 0.1, 0.04},    {12, 4, 37, 2, 1.0, 0.1, 0.04},
     {5, 5, 1000, 1, 2.0, 0.1, 0.07}, {24, 8, 8192, 2, 1.0, 0.1, 0.07},
     {3, 3, 513, 3, 0.0, 0.1, 0.04},  {4, 4, 100, 2, 1e3, 0.1, 0.04},
-    {4, 4, 100, 1, 1e6, 0.1, 0.04},  {4, 4, 600, 2, 1e-4, 0.1, 0.04},
+    {4, 4, 100, 1, 1e6, 0.1, 0.04},  {4, 4, 600, 2, 1e-2, 0.1, 0.04},
     {6, 2, 65, 1, 1.0, 1.0, 1.0},    {2, 2, 70000, 1, 1.0, 0.1, 0.04},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
@@ -221,7 +221,7 @@ static void rows_beyond_the_active_ones_are_left_alone(void **state)
                          op_tolerance("distill_loss", f.dtype));
         double *d = op_download(&f, args.d_student);
         for (int64_t j = 0; j < all.n * all.k; j++)
-            assert_true(isnan(d[j]) == (j >= n * all.k)); /* what op_output put there is there */
+            assert_true((isnan(d[j]) != 0) == (j >= n * all.k)); /* what op_output put there is there */
         op_fixture_close(&f);
     }
 }
@@ -238,11 +238,11 @@ static void a_nan_reaches_the_loss(void **state)
         draw(&f, &p, &small);
         for (int64_t i = 0; i < small.n; i++)
             p.target[i] = (double)i;
-        double *at[] = {&p.student[600], &p.teacher[3], &p.centre[5], &p.student[0]};
+        double *const at[] = {&p.student[600], &p.teacher[3], &p.centre[5], &p.student[0]};
         *at[which] = which == 3 ? INFINITY : NAN;
         struct distill_loss_args args = upload(&f, &p);
         op_run(f.ops->distill_loss(&f.device, &args));
-        assert_false(isfinite(op_download(&f, args.loss)[0]));
+        assert_true(!isfinite(op_download(&f, args.loss)[0]));
         op_fixture_close(&f);
     }
 }

@@ -31,6 +31,21 @@ static const struct tolerance tolerances[] = {
     {"batchnorm_apply", 2e-6, 8e-3},
     {"batchnorm_backward_moments", 1e-6, 1e-2},
     {"batchnorm_backward_apply", 4e-6, 1e-2},
+    {"patchify", 0.0, 8e-3},
+    {"tokens_forward", 1e-7, 8e-3},
+    {"tokens_backward", 2e-7, 8e-3},
+    {"position_interpolate", 4e-6, 4e-6},
+    {"position_interpolate_backward", 4e-6, 4e-6},
+    {"rows_gather", 0.0, 0.0},
+    {"rows_scatter", 0.0, 0.0},
+    {"rows_add", 1e-7, 1e-7},
+    {"distill_loss", 1e-5, 2e-2},
+    {"centre_update", 3e-7, 3e-7},
+    {"gradient_norms", 1e-6, 1e-6},
+    {"optimizer_step", 2e-6, 2e-6},
+    {"rows_mean", 1e-7, 1e-7},
+    {"rows_argmax", 0.0, 0.0},
+    {"topk", 0.0, 0.0},
 };
 
 #endif
