@@ -163,9 +163,9 @@ enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device
     snprintf(temporary, sizeof(temporary), "%s.tmp", path);
     remove_folder(temporary);
     if (mkdir(folder, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
+        FAIL_OUT(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
     if (mkdir(temporary, 0777) != 0)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", temporary, strerror(errno));
+        FAIL_OUT(STATUS_IO, "cannot make folder '%s': %s", temporary, strerror(errno));
     snprintf(file, sizeof(file), "%s/model.safetensors", temporary);
     TRY_OUT(write_model(file, ibot, device, state));
     TRY_OUT(safetensors_open(&written, file));

@@ -1,0 +1,217 @@
+/* What ibot-train can be told: the original's command lines, recipes, contradictions, and what
+ * model, data and schedules make of it. */
+#include "trainer/train/run_options.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MAX_WORDS = 64 };
+
+/* Parses one line of words; the options are released by the caller. */
+static enum status parse(struct options *options, struct run_options *values, const char *line)
+{
+    static char copy[4096];
+    char *words[MAX_WORDS + 1] = {"ibot-train"};
+    int n = 1;
+
+    snprintf(copy, sizeof(copy), "%s", line);
+    for (char *word = strtok(copy, " "); word != NULL && n < MAX_WORDS; word = strtok(NULL, " "))
+        words[n++] = word;
+    memset(options, 0, sizeof(*options));
+    enum status status = options_parse(options, &run_program, values, n, words);
+    if (status == STATUS_OK)
+        run_options_settle(values, options);
+    return status;
+}
+
+static void parse_good(struct options *options, struct run_options *values, const char *line)
+{
+    if (parse(options, values, line) != STATUS_OK || run_options_check(values) != STATUS_OK)
+        fail_msg("%s: %s", line, status_message());
+}
+
+static void the_published_command_line_gives_the_published_run(void **state)
+{
+    struct run_options values, defaults;
+    struct options options, none;
+    struct data_spec spec, wanted = data_spec_default();
+
+    (void)state;
+    parse_good(&options, &values,
+               "--arch vit_small --output_dir /tmp/x --data_path /tmp --teacher_temp 0.07 "
+               "--warmup_teacher_temp_epochs 30 --norm_last_layer false --epochs 800 "
+               "--batch_size_per_gpu 64 --shared_head true --out_dim 8192 --local_crops_number 10 "
+               "--global_crops_scale 0.25 1 --local_crops_scale 0.05 0.25 --pred_ratio 0 0.3 "
+               "--pred_ratio_var 0 0.2");
+    parse_good(&none, &defaults, "--data_path /tmp");
+    assert_true(options_digest(&options) == options_digest(&none));
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_true(data_spec_digest(&spec) == data_spec_digest(&wanted));
+    options_release(&options);
+    options_release(&none);
+}
+
+static void every_argument_of_the_original_is_accepted(void **state)
+{
+    static const char *const lines[] = {
+        "--arch deit_small --patch_size 16 --window_size 7 --out_dim 512 --patch_out_dim 512",
+        "--shared_head off --shared_head_teacher on --norm_last_layer 1 --momentum_teacher 0.99",
+        "--norm_in_head bn --act_in_head relu --use_masked_im_modeling false --pred_ratio 0.3",
+        "--pred_ratio 0.3 --pred_ratio_var 0.1 --pred_shape rand --pred_start_epoch 50",
+        "--lambda1 0.5 --lambda2 2 --warmup_teacher_temp 0.03 --teacher_temp 0.05",
+        "--warmup_teacher_patch_temp 0.03 --teacher_patch_temp 0.06 --use_fp16 true",
+        "--warmup_teacher_temp_epochs 3 --weight_decay 0.1 --weight_decay_end 0.2 --clip_grad 0.3",
+        "--batch_size_per_gpu 32 --epochs 200 --freeze_last_layer 3 --lr 1e-3 --warmup_epochs 5",
+        "--min_lr 2e-6 --optimizer lars --load_from checkpoint.pth --drop_path 0.2",
+        "--global_crops_number 2 --global_crops_scale 0.14 1 --local_crops_number 0",
+        "--local_crops_scale 0.05 0.4 --output_dir /tmp/y --saveckp_freq 20 --seed 7",
+        "--num_workers 10 --dist_url env:// --local_rank 0 --local-rank 0",
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        struct run_options values;
+        struct options options;
+        char line[512];
+        snprintf(line, sizeof(line), "--data_path /tmp %s", lines[i]);
+        parse_good(&options, &values, line);
+        options_release(&options);
+    }
+}
+
+static void every_recipe_is_free_of_contradictions(void **state)
+{
+    static const char *const recipes[] = {"vit_small_16", "vit_base_16", "vit_large_16",
+                                          "cifar10_small"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
+        struct run_options values;
+        struct options options;
+        char line[128];
+        snprintf(line, sizeof(line), "--data /tmp --recipe %s", recipes[i]);
+        parse_good(&options, &values, line);
+        options_release(&options);
+    }
+}
+
+static void a_ratio_without_a_range_stays_fixed_as_in_the_original(void **state)
+{
+    struct run_options values;
+    struct options options;
+    struct data_spec spec;
+
+    (void)state;
+    parse_good(&options, &values, "--data /tmp --pred_ratio 0.3");
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_int_equal(spec.n_pred_ratios, 1);
+    assert_true(spec.pred_ratio[0] == 0.3f && spec.pred_ratio_var[0] == 0.0f);
+    options_release(&options);
+    parse_good(&options, &values, "--data /tmp --pred_ratio 0");
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_int_equal(spec.n_pred_ratios, 0);
+    options_release(&options);
+}
+
+static void contradictions_name_the_options(void **state)
+{
+    static const struct {
+        const char *line, *first, *second;
+    } cases[] = {
+        {"--warmup_epochs 9 --epochs 8 --warmup_teacher_temp_epochs 0", "--warmup_epochs 9",
+         "--epochs 8"},
+        {"--epochs 20", "--warmup_teacher_temp_epochs 30", "--epochs 20"},
+        {"--epochs 40 --pred_start_epoch 20", "--pred_start_epoch 20", "--epochs 40"},
+        {"--pred_ratio 0.1 --pred_ratio_var 0.2", "--pred_ratio_var 0.2", "--pred_ratio 0.1"},
+        {"--pred_ratio 0 0.3 --pred_ratio_var 0 0.1 0.2", "--pred_ratio has 2", "3"},
+        {"--global_crop_size 225", "--global_crop_size 225", "--patch_size 16"},
+        {"--local_crop_size 10", "--local_crop_size 10", "--patch_size 16"},
+        {"--global_crops_scale 1 0.2", "--global_crops_scale", "lower one first"},
+        {"--local_crops_scale 0.2", "--local_crops_scale", "two shares"},
+        {"--blur 1 0.1", "--blur", "three"},
+        {"--color_jitter 0.4 0.4 0.2 0.6", "--color_jitter", "hue"},
+        {"--embed_dim 100 --num_heads 3", "--embed_dim 100", "--num_heads 3"},
+        {"--global_crops_number 1 --local_crops_number 0", "--global_crops_number 1",
+         "--local_crops_number 0"},
+        {"--arch vit_huge", "arch", "vit_large"},
+        {"--data /nowhere/at/all", "--data '/nowhere/at/all'", "No such"},
+        {"--data /etc/hostname", "--data '/etc/hostname'", "no folder"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct run_options values;
+        struct options options;
+        char line[256];
+        snprintf(line, sizeof(line), "--data /tmp %s", cases[i].line);
+        assert_int_equal(parse(&options, &values, line), STATUS_OK);
+        assert_int_equal(run_options_check(&values), STATUS_INVALID);
+        if (strstr(status_message(), cases[i].first) == NULL ||
+            strstr(status_message(), cases[i].second) == NULL)
+            fail_msg("%s: %s", cases[i].line, status_message());
+        options_release(&options);
+    }
+}
+
+static void data_must_come_from_somewhere(void **state)
+{
+    struct run_options values;
+    struct options options;
+
+    (void)state;
+    assert_int_equal(parse(&options, &values, "--epochs 100"), STATUS_OK);
+    assert_int_equal(run_options_check(&values), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "--data DIR"));
+    options_release(&options);
+    assert_int_equal(parse(&options, &values, "--listen tcp://127.0.0.1:0 --loaders 2"), STATUS_OK);
+    assert_int_equal(run_options_check(&values), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "--loaders 2"));
+    options_release(&options);
+    parse_good(&options, &values, "--listen tcp://127.0.0.1:0");
+    options_release(&options);
+}
+
+static void the_learning_rate_follows_the_total_batch(void **state)
+{
+    struct run_options values;
+    struct options options;
+    struct schedule schedule;
+
+    (void)state;
+    parse_good(&options, &values, "--data /tmp --accumulation_steps 2");
+    run_options_schedule(&values, 1251, 8, &schedule);
+    assert_true(schedule.lr == 0.002); /* 8 ranks, 2 micro-batches of 64: 1024 images */
+    assert_true(schedule.min_lr == 1e-6);
+    options_release(&options);
+}
+
+static void a_typo_is_answered_with_the_nearest_name(void **state)
+{
+    struct run_options values;
+    struct options options;
+
+    (void)state;
+    assert_int_equal(parse(&options, &values, "--data /tmp --teacher_tmp 0.1"), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "--teacher_temp"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_published_command_line_gives_the_published_run),
+        cmocka_unit_test(every_argument_of_the_original_is_accepted),
+        cmocka_unit_test(every_recipe_is_free_of_contradictions),
+        cmocka_unit_test(a_ratio_without_a_range_stays_fixed_as_in_the_original),
+        cmocka_unit_test(contradictions_name_the_options),
+        cmocka_unit_test(data_must_come_from_somewhere),
+        cmocka_unit_test(the_learning_rate_follows_the_total_batch),
+        cmocka_unit_test(a_typo_is_answered_with_the_nearest_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
