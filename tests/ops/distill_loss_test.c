@@ -221,7 +221,8 @@ static void rows_beyond_the_active_ones_are_left_alone(void **state)
                          op_tolerance("distill_loss", f.dtype));
         double *d = op_download(&f, args.d_student);
         for (int64_t j = 0; j < all.n * all.k; j++)
-            assert_true((isnan(d[j]) != 0) == (j >= n * all.k)); /* what op_output put there is there */
+            assert_true((isnan(d[j]) != 0) ==
+                        (j >= n * all.k)); /* what op_output put there is there */
         op_fixture_close(&f);
     }
 }
