@@ -16,3 +16,23 @@ train --data "$data" --loaders 1 -o "$work/one" >"$work/one.log" 2>&1 || fail "o
 last=$(ls "$work/one/checkpoints" | LC_ALL=C sort | tail -n 1)
 "$IBOT_BIN/compare_states" "$work/one/checkpoints/$last/model.safetensors" \
     "$work/two/checkpoints/$last/model.safetensors" 1e-5 || fail "two ranks end elsewhere"
+
+# Stopped and started again, two ranks end with the same bits as in one go.
+for steps in 7 0; do
+    mpirun -np 2 --oversubscribe "$IBOT_BIN/ibot-train" "${tiny[@]}" --batch_size_per_gpu 8 \
+        --data "$data" --loaders 1 -o "$work/parts" --stop_at_step "$steps" \
+        --log_digests "$work/digests" >"$work/parts.log" 2>&1 || fail "two ranks in parts"
+done
+cmp "$work/two/checkpoints/$last/model.safetensors" "$work/parts/checkpoints/$last/model.safetensors" ||
+    fail "two ranks in parts end elsewhere"
+[ "$(wc -l <"$work/digests.0")" -eq "$(wc -l <"$work/digests.1")" ] || fail "ranks saw other batches"
+cmp -s "$work/digests.0" "$work/digests.1" && fail "both ranks saw the same images"
+
+# Ranks agree on an error that one of them alone meets first, and none is left waiting.
+status=0
+timeout 60 mpirun -np 2 --oversubscribe "$IBOT_BIN/ibot-train" "${tiny[@]}" --batch_size_per_gpu 8 \
+    --data "$data" --loaders 1 -o "$work/wild" --epochs 40 --lr 100 --weight_decay 100 \
+    --weight_decay_end 100 --clip_grad 0 --warmup_epochs 0 >"$work/wild.log" 2>&1 || status=$?
+[ "$status" -eq 1 ] || fail "exit status $status of a run that is not finite"
+grep -q 'not finite' "$work/wild.log" || fail "a loss that is not finite is not named"
+echo "two ranks end where one does, in one go and in parts"
