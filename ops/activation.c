@@ -6,23 +6,50 @@
 
 enum { CHUNK = 4096 };
 
+static bool same_shape(const struct tensor *a, const struct tensor *b)
+{
+    return tensor_n_elements(a) == tensor_n_elements(b);
+}
+
+static void forward(float *y, const float *x, int64_t n, enum activation activation)
+{
+    if (activation == ACTIVATION_GELU)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = vector_gelu(x[i]);
+    else if (activation == ACTIVATION_RELU)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i] < 0.0f ? 0.0f : x[i]; /* a NaN passes */
+    else if (y != x)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i];
+}
+
+static void backward(float *d_x, const float *d_y, const float *x, int64_t n,
+                     enum activation activation)
+{
+    if (activation == ACTIVATION_GELU)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] = d_y[i] * vector_gelu_derivative(x[i]);
+    else if (activation == ACTIVATION_RELU)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] = x[i] > 0.0f ? d_y[i] : 0.0f;
+    else if (d_x != d_y)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] = d_y[i];
+}
+
 enum status activation_forward_cpu(struct device *device, const struct activation_args *args)
 {
     int64_t n = tensor_n_elements(&args->x);
     const float *x = args->x.data;
     float *y = args->y.data;
 
-    (void)device;
     CHECK_F32("activation", args->x);
-    CHECK(tensor_n_elements(&args->y) == n);
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < n; first += CHUNK) {
-        int64_t end = first + CHUNK < n ? first + CHUNK : n;
-        for (int64_t i = first; i < end; i++)
-            y[i] = args->activation == ACTIVATION_GELU   ? vector_gelu(x[i])
-                   : args->activation == ACTIVATION_RELU ? (x[i] > 0.0f ? x[i] : 0.0f)
-                                                         : x[i];
-    }
+    CHECK_F32("activation", args->y);
+    CHECK(same_shape(&args->x, &args->y));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < n; first += CHUNK)
+        forward(y + first, x + first, n - first < CHUNK ? n - first : CHUNK, args->activation);
     return STATUS_OK;
 }
 
@@ -33,16 +60,13 @@ enum status activation_backward_cpu(struct device *device,
     const float *x = args->x.data, *d_y = args->d_y.data;
     float *d_x = args->d_x.data;
 
-    (void)device;
+    CHECK_F32("activation_backward", args->d_y);
     CHECK_F32("activation_backward", args->x);
-    CHECK(tensor_n_elements(&args->d_y) == n && tensor_n_elements(&args->d_x) == n);
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < n; first += CHUNK) {
-        int64_t end = first + CHUNK < n ? first + CHUNK : n;
-        for (int64_t i = first; i < end; i++)
-            d_x[i] = args->activation == ACTIVATION_GELU   ? d_y[i] * vector_gelu_derivative(x[i])
-                     : args->activation == ACTIVATION_RELU ? (x[i] > 0.0f ? d_y[i] : 0.0f)
-                                                           : d_y[i];
-    }
+    CHECK_F32("activation_backward", args->d_x);
+    CHECK(same_shape(&args->x, &args->d_y) && same_shape(&args->x, &args->d_x));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < n; first += CHUNK)
+        backward(d_x + first, d_y + first, x + first, n - first < CHUNK ? n - first : CHUNK,
+                 args->activation);
     return STATUS_OK;
 }

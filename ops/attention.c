@@ -78,7 +78,9 @@ static void check_shapes(const struct tensor *qkv, int32_t n_heads,
     CHECK(qkv->rank == 2 && n_heads > 0 && qkv->shape[1] % (3 * n_heads) == 0);
     CHECK(n_groups >= 0 && n_groups <= ATTENTION_MAX_GROUPS);
     for (int32_t i = 0; i < n_groups; i++)
-        CHECK(groups[i].first_row + groups[i].n_sequences * groups[i].length <= qkv->shape[0]);
+        CHECK(groups[i].first_row >= 0 && groups[i].n_sequences >= 0 &&
+              (groups[i].length > 0 || groups[i].n_sequences == 0) &&
+              groups[i].first_row + groups[i].n_sequences * groups[i].length <= qkv->shape[0]);
 }
 
 enum status attention_forward_cpu(struct device *device, const struct attention_args *args)
@@ -89,13 +91,16 @@ enum status attention_forward_cpu(struct device *device, const struct attention_
     float *out = args->out.data, *lse = args->lse.data, *scratch;
 
     CHECK_F32("attention", args->qkv);
+    CHECK_F32("attention", args->out);
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
+    CHECK(tensor_is_2d(&args->out, n_tokens, width));
+    CHECK(lse == NULL || tensor_is_2d(&args->lse, args->n_heads, n_tokens));
     TRY(cpu_scratch(device, &scratch,
-                    (size_t)(length * length) * sizeof(float) * (size_t)omp_get_max_threads()));
+                    (size_t)(length * length) * sizeof(float) * (size_t)device->n_threads));
     for (int32_t g = 0; g < args->n_groups; g++) {
         const struct attention_group *group = &args->groups[g];
         int64_t n_tasks = group->n_sequences * args->n_heads;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
         for (int64_t index = 0; index < n_tasks; index++) {
             struct attention_task task = task_at(group, index, args->n_heads, width, n_tokens);
             float *p = scratch + omp_get_thread_num() * length * length;
@@ -162,15 +167,20 @@ enum status attention_backward_cpu(struct device *device,
     int64_t length = longest(args->groups, args->n_groups), block = length * length;
     float *scratch;
 
+    CHECK_F32("attention_backward", args->d_out);
     CHECK_F32("attention_backward", args->qkv);
-    CHECK(args->lse.data != NULL && args->d_qkv.data != NULL);
+    CHECK_F32("attention_backward", args->out);
+    CHECK_F32("attention_backward", args->d_qkv);
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
+    CHECK(args->lse.data != NULL && tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(tensor_is_2d(&args->d_qkv, n_tokens, 3 * width));
+    CHECK(tensor_is_2d(&args->out, n_tokens, width) && tensor_is_2d(&args->d_out, n_tokens, width));
     TRY(cpu_scratch(device, &scratch,
-                    (size_t)(2 * block) * sizeof(float) * (size_t)omp_get_max_threads()));
+                    (size_t)(2 * block) * sizeof(float) * (size_t)device->n_threads));
     for (int32_t g = 0; g < args->n_groups; g++) {
         const struct attention_group *group = &args->groups[g];
         int64_t n_tasks = group->n_sequences * args->n_heads;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
         for (int64_t index = 0; index < n_tasks; index++) {
             struct attention_task task = task_at(group, index, args->n_heads, width, n_tokens);
             float *p = scratch + omp_get_thread_num() * 2 * block;
@@ -186,11 +196,10 @@ enum status attention_map_cpu(struct device *device, const struct attention_map_
     int64_t length = args->group.length, n_tasks = args->group.n_sequences * args->n_heads;
     float *map = args->map.data;
 
-    (void)device;
     CHECK_F32("attention_map", args->qkv);
     check_shapes(&args->qkv, args->n_heads, &args->group, 1);
     CHECK(tensor_n_elements(&args->map) == n_tasks * length * length);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t index = 0; index < n_tasks; index++) {
         struct attention_task task = task_at(&args->group, index, args->n_heads, width, n_tokens);
         float *p = map + index * length * length;

@@ -1,4 +1,5 @@
-/* Batch normalisation on the CPU; column sums in double, each thread owning a range of columns. */
+/* Batch normalisation on the CPU. Column sums in double: each thread owns a range of columns and
+ * walks down the rows, a strip of columns at a time, so that lines of the cache are used whole. */
 #include "ops/batchnorm.h"
 
 #include <math.h>
@@ -6,26 +7,36 @@
 #include "ops/check.h"
 #include "ops/vector_math.h"
 
+enum { STRIP = 32 };
+
+/* Adds value and value * other of every row, for the columns of one strip. With xhat, `other` is
+ * (x - mean) * rstd, else the value itself. */
+static void strip_sums(const float *value, const float *x, const float *mean, const float *rstd,
+                       int64_t n, int64_t stride, int64_t columns, double *sum, double *product)
+{
+    for (int64_t j = 0; j < columns; j++)
+        sum[j] = product[j] = 0.0;
+    for (int64_t i = 0; i < n; i++, value += stride, x += stride)
+        for (int64_t j = 0; j < columns; j++) {
+            double other = mean != NULL ? (double)((x[j] - mean[j]) * rstd[j]) : (double)value[j];
+            sum[j] += (double)value[j];
+            product[j] += (double)value[j] * other;
+        }
+}
+
 enum status batchnorm_moments_cpu(struct device *device, const struct batchnorm_moments_args *args)
 {
     int64_t n = args->x.shape[0], d = args->x.shape[1];
     const float *x = args->x.data;
     double *moments = args->moments.data;
 
-    (void)device;
     CHECK_F32("batchnorm_moments", args->x);
+    CHECK(tensor_is_2d(&args->x, n, d));
     CHECK(args->moments.dtype == DTYPE_F64 && tensor_n_elements(&args->moments) == 2 * d);
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < d; j++) {
-        double sum = 0.0, squares = 0.0;
-        for (int64_t i = 0; i < n; i++) {
-            double value = x[i * d + j];
-            sum += value;
-            squares += value * value;
-        }
-        moments[j] = sum;
-        moments[d + j] = squares;
-    }
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < d; first += STRIP)
+        strip_sums(x + first, x + first, NULL, NULL, n, d, d - first < STRIP ? d - first : STRIP,
+                   moments + first, moments + d + first);
     return STATUS_OK;
 }
 
@@ -39,9 +50,9 @@ static void finish_moments(const struct batchnorm_apply_args *args, int64_t d)
 
     for (int64_t j = 0; j < d; j++) {
         double m = moments[j] / n, variance = moments[d + j] / n - m * m;
-        variance = variance > 0.0 ? variance : 0.0;
+        variance = variance < 0.0 ? 0.0 : variance;
         mean[j] = (float)m;
-        rstd[j] = (float)(1.0 / sqrt(variance + args->eps));
+        rstd[j] = (float)(1.0 / sqrt(variance + (double)args->eps));
         if (running_mean != NULL) {
             double unbiased = n > 1.0 ? variance * n / (n - 1.0) : variance;
             running_mean[j] += args->momentum * ((float)m - running_mean[j]);
@@ -50,29 +61,48 @@ static void finish_moments(const struct batchnorm_apply_args *args, int64_t d)
     }
 }
 
+static void apply_row(const struct batchnorm_apply_args *args, int64_t i, int64_t d)
+{
+    const float *x = (const float *)args->x.data + i * d;
+    const float *gamma = args->gamma.data, *beta = args->beta.data;
+    const float *mean = args->mean.data, *rstd = args->rstd.data;
+    float *y = (float *)args->y.data + i * d;
+
+    for (int64_t j = 0; j < d; j++)
+        y[j] = (x[j] - mean[j]) * rstd[j] * gamma[j] + beta[j];
+    if (args->pre.data != NULL) {
+        float *pre = (float *)args->pre.data + i * d;
+        for (int64_t j = 0; j < d; j++)
+            pre[j] = y[j];
+    }
+    if (args->activation == ACTIVATION_GELU)
+        for (int64_t j = 0; j < d; j++)
+            y[j] = vector_gelu(y[j]);
+    else if (args->activation == ACTIVATION_RELU)
+        for (int64_t j = 0; j < d; j++)
+            y[j] = y[j] < 0.0f ? 0.0f : y[j]; /* a NaN passes */
+}
+
 enum status batchnorm_apply_cpu(struct device *device, const struct batchnorm_apply_args *args)
 {
     int64_t n = args->x.shape[0], d = args->x.shape[1];
-    const float *x = args->x.data, *gamma = args->gamma.data, *beta = args->beta.data;
-    const float *mean = args->mean.data, *rstd = args->rstd.data;
-    float *y = args->y.data, *pre = args->pre.data;
 
-    (void)device;
     CHECK_F32("batchnorm_apply", args->x);
-    CHECK(mean != NULL && rstd != NULL && args->n_rows >= n);
+    CHECK_F32("batchnorm_apply", args->y);
+    CHECK_F32("batchnorm_apply", args->pre);
+    CHECK(tensor_is_2d(&args->x, n, d) && tensor_is_2d(&args->y, n, d));
+    CHECK(args->pre.data == NULL || tensor_is_2d(&args->pre, n, d));
+    CHECK(args->moments.dtype == DTYPE_F64 && tensor_n_elements(&args->moments) == 2 * d);
+    CHECK(args->gamma.data != NULL && tensor_is_1d(&args->gamma, d));
+    CHECK(args->beta.data != NULL && tensor_is_1d(&args->beta, d));
+    CHECK(args->mean.data != NULL && tensor_is_1d(&args->mean, d));
+    CHECK(args->rstd.data != NULL && tensor_is_1d(&args->rstd, d));
+    CHECK((args->running_mean.data == NULL) == (args->running_var.data == NULL));
+    CHECK(args->n_rows >= n && args->n_rows > 0);
     finish_moments(args, d);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++) {
-            float value = (x[i * d + j] - mean[j]) * rstd[j] * gamma[j] + beta[j];
-            if (pre != NULL)
-                pre[i * d + j] = value;
-            if (args->activation == ACTIVATION_GELU)
-                value = vector_gelu(value);
-            else if (args->activation == ACTIVATION_RELU)
-                value = value > 0.0f ? value : 0.0f;
-            y[i * d + j] = value;
-        }
+        apply_row(args, i, d);
     return STATUS_OK;
 }
 
@@ -85,23 +115,23 @@ enum status batchnorm_backward_moments_cpu(struct device *device,
     double *moments = args->moments.data;
     float *d_gamma = args->d_gamma.data, *d_beta = args->d_beta.data;
 
-    (void)device;
     CHECK_F32("batchnorm_backward_moments", args->x);
+    CHECK_F32("batchnorm_backward_moments", args->d_y);
+    CHECK(tensor_is_2d(&args->x, n, d) && tensor_is_2d(&args->d_y, n, d));
+    CHECK(mean != NULL && tensor_is_1d(&args->mean, d));
+    CHECK(rstd != NULL && tensor_is_1d(&args->rstd, d));
     CHECK(args->moments.dtype == DTYPE_F64 && tensor_n_elements(&args->moments) == 2 * d);
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < d; j++) {
-        double sum = 0.0, along = 0.0;
-        for (int64_t i = 0; i < n; i++) {
-            double gradient = d_y[i * d + j];
-            sum += gradient;
-            along += gradient * (double)((x[i * d + j] - mean[j]) * rstd[j]);
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t first = 0; first < d; first += STRIP) {
+        int64_t columns = d - first < STRIP ? d - first : STRIP;
+        strip_sums(d_y + first, x + first, mean + first, rstd + first, n, d, columns,
+                   moments + first, moments + d + first);
+        for (int64_t j = first; j < first + columns; j++) {
+            if (d_gamma != NULL)
+                d_gamma[j] += (float)moments[d + j];
+            if (d_beta != NULL)
+                d_beta[j] += (float)moments[j];
         }
-        moments[j] = sum;
-        moments[d + j] = along;
-        if (d_gamma != NULL)
-            d_gamma[j] += (float)along;
-        if (d_beta != NULL)
-            d_beta[j] += (float)sum;
     }
     return STATUS_OK;
 }
@@ -116,9 +146,14 @@ enum status batchnorm_backward_apply_cpu(struct device *device,
     float *d_x = args->d_x.data;
     float inverse = 1.0f / (float)args->n_rows;
 
-    (void)device;
     CHECK_F32("batchnorm_backward_apply", args->x);
-#pragma omp parallel for schedule(static)
+    CHECK_F32("batchnorm_backward_apply", args->d_y);
+    CHECK_F32("batchnorm_backward_apply", args->d_x);
+    CHECK(tensor_is_2d(&args->x, n, d) && tensor_is_2d(&args->d_y, n, d));
+    CHECK(tensor_is_2d(&args->d_x, n, d) && gamma != NULL && mean != NULL && rstd != NULL);
+    CHECK(args->moments.dtype == DTYPE_F64 && tensor_n_elements(&args->moments) == 2 * d);
+    CHECK(args->n_rows >= n && args->n_rows > 0);
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < d; j++) {
             float xhat = (x[i * d + j] - mean[j]) * rstd[j];

@@ -1,128 +1,230 @@
-/* Linear layer on the CPU: CBLAS products over blocks of rows, so that bias and activation work on
- * rows that are still in the cache. */
+/* Linear layer on the CPU. Every thread owns a tile of the result and multiplies it by itself, in
+ * blocks of rows, so that bias and activation meet values that are still in the cache and no thread
+ * waits for another before the end (OpenBLAS's own threads hand packed panels to each other, which
+ * stalls as soon as another program takes one of the cores). Inside a parallel region CBLAS runs on
+ * the calling thread alone. The tiles depend on the shape and the number of threads only: equal
+ * calls give equal bits.
+ *
+ * ViT-S shapes, one core of a Zen 4: 100 GFLOP/s for the product (the library's peak there), GELU
+ * and bias cost 0.9 ns per element beside it. */
 #include "ops/linear.h"
 
 #include <cblas.h>
-#include <string.h>
+#include <limits.h>
+#include <omp.h>
 
 #include "ops/check.h"
 #include "ops/vector_math.h"
 
 enum {
-    ROW_BLOCK = 1024
-}; /* rows per product: 1024 x 1536 floats are 6 MB, about the L2+L3 share */
+    ROW_BLOCK = 1024, /* rows per product: packing the weight again costs 2 % at 384 wide */
+    ROW_GRAIN = 16,   /* tiles begin at multiples of these: the widths of the kernels inside */
+    COLUMN_GRAIN = 64 /* and a multiple of a cache line, so that no two threads write one */
+};
 
-static void epilogue(float *y, float *pre, const float *bias, int64_t rows, int64_t n,
-                     enum activation activation)
+/* The part of a [rows, columns] result that one thread makes. */
+struct tile {
+    int64_t row, rows, column, columns;
+};
+
+static void share(int64_t n, int64_t grain, int part, int n_parts, int64_t *first, int64_t *count)
 {
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        float *row = y + i * n;
-        if (bias != NULL)
-            for (int64_t j = 0; j < n; j++)
-                row[j] += bias[j];
-        if (activation == ACTIVATION_NONE)
-            continue;
+    int64_t grains = (n + grain - 1) / grain;
+    int64_t begin = grains * part / n_parts * grain, end = grains * (part + 1) / n_parts * grain;
+
+    *first = begin < n ? begin : n;
+    *count = (end < n ? end : n) - *first;
+}
+
+/* Cut by rows when there are enough of them, else by columns. */
+static struct tile tile_of_thread(int64_t rows, int64_t columns)
+{
+    int part = omp_get_thread_num(), n_parts = omp_get_num_threads();
+    struct tile tile = {0, rows, 0, columns};
+
+    if (rows >= 4 * ROW_GRAIN * n_parts || rows >= columns)
+        share(rows, ROW_GRAIN, part, n_parts, &tile.row, &tile.rows);
+    else
+        share(columns, COLUMN_GRAIN, part, n_parts, &tile.column, &tile.columns);
+    return tile;
+}
+
+/* Row-major c = beta * c + op(a) op(b), where nothing is done for an empty c. */
+static void multiply(CBLAS_TRANSPOSE op_a, CBLAS_TRANSPOSE op_b, int64_t m, int64_t n, int64_t k,
+                     const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                     int64_t ldc)
+{
+    if (m > 0 && n > 0)
+        cblas_sgemm(CblasRowMajor, op_a, op_b, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b,
+                    (int)ldb, beta, c, (int)ldc);
+}
+
+/* ------------------------------------------------------------------------------ forward */
+
+static void bias_and_gelu(float *restrict y, float *restrict pre, const float *restrict bias,
+                          int64_t n)
+{
+    for (int64_t j = 0; j < n; j++) {
+        float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
         if (pre != NULL)
-            memcpy(pre + i * n, row, (size_t)n * sizeof(float));
-        if (activation == ACTIVATION_GELU)
-            for (int64_t j = 0; j < n; j++)
-                row[j] = vector_gelu(row[j]);
-        else
-            for (int64_t j = 0; j < n; j++)
-                row[j] = row[j] > 0.0f ? row[j] : 0.0f;
+            pre[j] = value;
+        y[j] = vector_gelu(value);
+    }
+}
+
+static void bias_and_relu(float *restrict y, float *restrict pre, const float *restrict bias,
+                          int64_t n)
+{
+    for (int64_t j = 0; j < n; j++) {
+        float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
+        if (pre != NULL)
+            pre[j] = value;
+        y[j] = value < 0.0f ? 0.0f : value; /* a NaN passes */
+    }
+}
+
+/* Bias and activation of `rows` rows of a tile; y and pre point to its first element. */
+static void epilogue(const struct linear_args *args, float *y, float *pre, const float *bias,
+                     int64_t rows, int64_t columns, int64_t stride)
+{
+    for (int64_t i = 0; i < rows; i++, y += stride, pre = pre != NULL ? pre + stride : NULL)
+        if (args->activation == ACTIVATION_GELU)
+            bias_and_gelu(y, pre, bias, columns);
+        else if (args->activation == ACTIVATION_RELU)
+            bias_and_relu(y, pre, bias, columns);
+        else if (bias != NULL)
+            for (int64_t j = 0; j < columns; j++)
+                y[j] += bias[j];
+}
+
+static void forward_tile(const struct linear_args *args, struct tile tile)
+{
+    int64_t n_in = args->x.shape[1], n_out = args->weight.shape[0];
+    const float *x = args->x.data, *weight = args->weight.data, *bias = args->bias.data;
+    float *y = args->y.data, *pre = args->pre.data;
+
+    for (int64_t done = 0; done < tile.rows; done += ROW_BLOCK) {
+        int64_t row = tile.row + done, at = row * n_out + tile.column;
+        int64_t rows = tile.rows - done < ROW_BLOCK ? tile.rows - done : ROW_BLOCK;
+        multiply(CblasNoTrans, CblasTrans, rows, tile.columns, n_in, x + row * n_in, n_in,
+                 weight + tile.column * n_in, n_in, 0.0f, y + at, n_out);
+        epilogue(args, y + at, pre != NULL ? pre + at : NULL,
+                 bias != NULL ? bias + tile.column : NULL, rows, tile.columns, n_out);
     }
 }
 
 enum status linear_forward_cpu(struct device *device, const struct linear_args *args)
 {
     int64_t n = args->x.shape[0], n_in = args->x.shape[1], n_out = args->weight.shape[0];
-    const float *x = args->x.data, *weight = args->weight.data;
-    float *y = args->y.data, *pre = args->pre.data;
 
-    (void)device;
     CHECK_F32("linear", args->x);
     CHECK_F32("linear", args->weight);
+    CHECK_F32("linear", args->bias);
     CHECK_F32("linear", args->y);
-    CHECK(tensor_is_2d(&args->weight, n_out, n_in) && tensor_is_2d(&args->y, n, n_out));
+    CHECK_F32("linear", args->pre);
+    CHECK(n <= INT_MAX && n_in <= INT_MAX && n_out <= INT_MAX && n_in > 0);
+    CHECK(tensor_is_2d(&args->x, n, n_in) && tensor_is_2d(&args->weight, n_out, n_in));
+    CHECK(tensor_is_2d(&args->y, n, n_out));
     CHECK(args->bias.data == NULL || tensor_is_1d(&args->bias, n_out));
-    for (int64_t first = 0; first < n; first += ROW_BLOCK) {
-        int64_t rows = n - first < ROW_BLOCK ? n - first : ROW_BLOCK;
-        float *block = y + first * n_out;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)n_out, (int)n_in, 1.0f,
-                    x + first * n_in, (int)n_in, weight, (int)n_in, 0.0f, block, (int)n_out);
-        if (args->bias.data != NULL || args->activation != ACTIVATION_NONE)
-            epilogue(block, pre != NULL ? pre + first * n_out : NULL, args->bias.data, rows, n_out,
-                     args->activation);
-    }
+    CHECK(args->pre.data == NULL || tensor_is_2d(&args->pre, n, n_out));
+#pragma omp parallel num_threads(device->n_threads)
+    forward_tile(args, tile_of_thread(n, n_out));
     return STATUS_OK;
 }
 
-/* d_bias += column sums; each thread owns a range of columns, so the order of sums is fixed. */
-static void add_column_sums(float *d_bias, const float *d_y, int64_t n, int64_t n_out)
+/* ------------------------------------------------------------------------------ backward */
+
+/* d_bias += column sums of d_y for a range of columns; in two levels, for less rounding. */
+static void add_column_sums(float *d_bias, const float *d_y, int64_t n, int64_t stride,
+                            int64_t columns)
 {
-    enum { COLUMNS = 64 };
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < n_out; first += COLUMNS) {
-        int64_t columns = n_out - first < COLUMNS ? n_out - first : COLUMNS;
+    enum { COLUMNS = 64, ROWS = 128 };
+
+    for (int64_t first = 0; first < columns; first += COLUMNS) {
+        int64_t width = columns - first < COLUMNS ? columns - first : COLUMNS;
         float total[COLUMNS] = {0};
-        for (int64_t chunk = 0; chunk < n; chunk += 256) { /* two levels: less rounding */
+        for (int64_t chunk = 0; chunk < n; chunk += ROWS) {
             float sum[COLUMNS] = {0};
-            int64_t end = chunk + 256 < n ? chunk + 256 : n;
+            int64_t end = chunk + ROWS < n ? chunk + ROWS : n;
             for (int64_t i = chunk; i < end; i++)
-                for (int64_t j = 0; j < columns; j++)
-                    sum[j] += d_y[i * n_out + first + j];
-            for (int64_t j = 0; j < columns; j++)
+                for (int64_t j = 0; j < width; j++)
+                    sum[j] += d_y[i * stride + first + j];
+            for (int64_t j = 0; j < width; j++)
                 total[j] += sum[j];
         }
-        for (int64_t j = 0; j < columns; j++)
+        for (int64_t j = 0; j < width; j++)
             d_bias[first + j] += total[j];
     }
 }
 
-static void multiply_derivative(float *d_x, const float *pre, int64_t n, enum activation activation)
+static void multiply_derivative(float *restrict d_x, const float *restrict pre, int64_t n,
+                                enum activation activation)
 {
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < n; first += 4096) {
-        int64_t end = first + 4096 < n ? first + 4096 : n;
-        if (activation == ACTIVATION_GELU)
-            for (int64_t i = first; i < end; i++)
-                d_x[i] *= vector_gelu_derivative(pre[i]);
-        else
-            for (int64_t i = first; i < end; i++)
-                d_x[i] = pre[i] > 0.0f ? d_x[i] : 0.0f;
+    if (activation == ACTIVATION_GELU)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] *= vector_gelu_derivative(pre[i]);
+    else if (activation == ACTIVATION_RELU)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] = pre[i] > 0.0f ? d_x[i] : 0.0f;
+}
+
+static void input_gradient_tile(const struct linear_backward_args *args, struct tile tile)
+{
+    int64_t n_in = args->weight.shape[1], n_out = args->weight.shape[0];
+    const float *d_y = args->d_y.data, *weight = args->weight.data, *pre = args->pre.data;
+    float *d_x = args->d_x.data;
+
+    for (int64_t done = 0; done < tile.rows; done += ROW_BLOCK) {
+        int64_t row = tile.row + done, at = row * n_in + tile.column;
+        int64_t rows = tile.rows - done < ROW_BLOCK ? tile.rows - done : ROW_BLOCK;
+        multiply(CblasNoTrans, CblasNoTrans, rows, tile.columns, n_out, d_y + row * n_out, n_out,
+                 weight + tile.column, n_in, 0.0f, d_x + at, n_in);
+        for (int64_t i = 0; i < rows && pre != NULL; i++)
+            multiply_derivative(d_x + at + i * n_in, pre + at + i * n_in, tile.columns,
+                                args->activation);
     }
+}
+
+static void weight_gradient_tile(const struct linear_backward_args *args, struct tile tile)
+{
+    int64_t n = args->d_y.shape[0], n_out = args->d_y.shape[1], n_in = args->x.shape[1];
+    const float *d_y = args->d_y.data, *x = args->x.data;
+    float *d_weight = args->d_weight.data;
+
+    if (n > 0)
+        multiply(CblasTrans, CblasNoTrans, tile.rows, tile.columns, n, d_y + tile.row, n_out,
+                 x + tile.column, n_in, 1.0f, d_weight + tile.row * n_in + tile.column, n_in);
 }
 
 enum status linear_backward_cpu(struct device *device, const struct linear_backward_args *args)
 {
     int64_t n = args->d_y.shape[0], n_out = args->d_y.shape[1], n_in = args->x.shape[1];
-    const float *d_y = args->d_y.data;
 
-    (void)device;
     CHECK_F32("linear_backward", args->d_y);
     CHECK_F32("linear_backward", args->x);
     CHECK_F32("linear_backward", args->weight);
-    CHECK(args->x.shape[0] == n && (args->pre.data == NULL || tensor_is_2d(&args->pre, n, n_in)));
-    if (args->d_bias.data != NULL)
-        add_column_sums(args->d_bias.data, d_y, n, n_out);
-    if (args->d_weight.data != NULL) {
-        CHECK(tensor_n_elements(&args->d_weight) == n_out * n_in);
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n_out, (int)n_in, (int)n, 1.0f,
-                    d_y, (int)n_out, args->x.data, (int)n_in, 1.0f, args->d_weight.data, (int)n_in);
-    }
-    if (args->d_x.data == NULL)
-        return STATUS_OK;
-    CHECK(tensor_is_2d(&args->d_x, n, n_in) && tensor_is_2d(&args->weight, n_out, n_in));
-    for (int64_t first = 0; first < n; first += ROW_BLOCK) {
-        int64_t rows = n - first < ROW_BLOCK ? n - first : ROW_BLOCK;
-        float *block = (float *)args->d_x.data + first * n_in;
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)n_in, (int)n_out,
-                    1.0f, d_y + first * n_out, (int)n_out, args->weight.data, (int)n_in, 0.0f,
-                    block, (int)n_in);
-        if (args->pre.data != NULL && args->activation != ACTIVATION_NONE)
-            multiply_derivative(block, (const float *)args->pre.data + first * n_in, rows * n_in,
-                                args->activation);
+    CHECK_F32("linear_backward", args->pre);
+    CHECK_F32("linear_backward", args->d_x);
+    CHECK_F32("linear_backward", args->d_weight);
+    CHECK_F32("linear_backward", args->d_bias);
+    CHECK(n <= INT_MAX && n_in <= INT_MAX && n_out <= INT_MAX && n_out > 0);
+    CHECK(tensor_is_2d(&args->d_y, n, n_out) && tensor_is_2d(&args->x, n, n_in));
+    CHECK(args->pre.data == NULL || tensor_is_2d(&args->pre, n, n_in));
+    CHECK(args->d_bias.data == NULL || tensor_is_1d(&args->d_bias, n_out));
+    CHECK(args->d_weight.data == NULL || tensor_is_2d(&args->d_weight, n_out, n_in));
+    CHECK(args->d_x.data == NULL ||
+          (tensor_is_2d(&args->d_x, n, n_in) && tensor_is_2d(&args->weight, n_out, n_in)));
+#pragma omp parallel num_threads(device->n_threads)
+    {
+        int64_t first, columns;
+        share(n_out, COLUMN_GRAIN, omp_get_thread_num(), omp_get_num_threads(), &first, &columns);
+        if (args->d_bias.data != NULL)
+            add_column_sums((float *)args->d_bias.data + first,
+                            (const float *)args->d_y.data + first, n, n_out, columns);
+        if (args->d_weight.data != NULL)
+            weight_gradient_tile(args, tile_of_thread(n_out, n_in));
+        if (args->d_x.data != NULL)
+            input_gradient_tile(args, tile_of_thread(n, n_in));
     }
     return STATUS_OK;
 }

@@ -1,15 +1,17 @@
-/* Residual, stochastic depth and LayerNorm on the CPU: one pass over each row, both ways. */
+/* Residual, stochastic depth and LayerNorm on the CPU: one pass over each row, both ways. The
+ * gradients of gamma and beta are summed by chunks of rows, as many whatever the threads, and the
+ * chunks are added in order: the same bits every time. */
 #include "ops/residual.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "ops/check.h"
+#include "ops/cpu_scratch.h"
 
-enum {
-    GRADIENT_CHUNKS = 64,
-    MAX_WIDTH = 16384
-}; /* rows are cut in as many chunks, whatever the threads */
+enum { GRADIENT_CHUNKS = 64 };
+
+/* ------------------------------------------------------------------------------ forward */
 
 /* Mean and biased variance in two passes over a cached row. */
 static void layernorm_row(const float *x, int64_t d, float eps, float *mean, float *rstd)
@@ -26,49 +28,68 @@ static void layernorm_row(const float *x, int64_t d, float eps, float *mean, flo
     *rstd = 1.0f / sqrtf(squares / (float)d + eps);
 }
 
+static void forward_row(const struct residual_layernorm_args *args, int64_t i, int64_t d)
+{
+    const float *row = (const float *)args->x.data + i * d;
+    const float *gamma = args->gamma.data, *beta = args->beta.data, *scale = args->scale.data;
+
+    if (args->branch.data != NULL) {
+        const float *branch = (const float *)args->branch.data + i * d;
+        float *sum = (float *)args->sum.data + i * d;
+        float factor = scale != NULL ? scale[((const int32_t *)args->sample.data)[i]] : 1.0f;
+        for (int64_t j = 0; j < d; j++)
+            sum[j] = row[j] + factor * branch[j];
+        row = sum;
+    }
+    if (args->y.data == NULL)
+        return;
+    float *y = (float *)args->y.data + i * d, mean, rstd;
+    layernorm_row(row, d, args->eps, &mean, &rstd);
+    for (int64_t j = 0; j < d; j++)
+        y[j] = (row[j] - mean) * rstd * gamma[j] + beta[j];
+    if (args->mean.data != NULL)
+        ((float *)args->mean.data)[i] = mean;
+    if (args->rstd.data != NULL)
+        ((float *)args->rstd.data)[i] = rstd;
+}
+
+static bool absent_or_1d(const struct tensor *tensor, int64_t n)
+{
+    return tensor->data == NULL || tensor_is_1d(tensor, n);
+}
+
+static bool absent_or_2d(const struct tensor *tensor, int64_t n, int64_t d)
+{
+    return tensor->data == NULL || tensor_is_2d(tensor, n, d);
+}
+
 enum status residual_layernorm_forward_cpu(struct device *device,
                                            const struct residual_layernorm_args *args)
 {
     int64_t n = args->x.shape[0], d = args->x.shape[1];
-    const float *x = args->x.data, *branch = args->branch.data, *scale = args->scale.data;
-    const float *gamma = args->gamma.data, *beta = args->beta.data;
-    const int32_t *sample = args->sample.data;
-    float *sum = args->sum.data, *y = args->y.data, *means = args->mean.data;
-    float *rstds = args->rstd.data;
 
-    (void)device;
     CHECK_F32("residual_layernorm", args->x);
     CHECK_F32("residual_layernorm", args->branch);
     CHECK_F32("residual_layernorm", args->y);
-    CHECK((branch == NULL) == (sum == NULL), "a sum needs a branch");
-    CHECK(scale == NULL || sample != NULL);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        const float *row = x + i * d;
-        if (branch != NULL) {
-            float factor = scale != NULL ? scale[sample[i]] : 1.0f;
-            float *out = sum + i * d;
-            for (int64_t j = 0; j < d; j++)
-                out[j] = row[j] + factor * branch[i * d + j];
-            row = out;
-        }
-        if (y == NULL)
-            continue;
-        float mean, rstd;
-        layernorm_row(row, d, args->eps, &mean, &rstd);
-        for (int64_t j = 0; j < d; j++)
-            y[i * d + j] = (row[j] - mean) * rstd * gamma[j] + beta[j];
-        if (means != NULL)
-            means[i] = mean;
-        if (rstds != NULL)
-            rstds[i] = rstd;
-    }
+    CHECK(tensor_is_2d(&args->x, n, d) && d > 0 && absent_or_2d(&args->branch, n, d));
+    CHECK((args->branch.data == NULL) == (args->sum.data == NULL), "a sum needs a branch");
+    CHECK(absent_or_2d(&args->sum, n, d) && absent_or_2d(&args->y, n, d));
+    CHECK(args->scale.data == NULL || (args->sample.data != NULL && tensor_is_1d(&args->sample, n)),
+          "scale needs the sample of each row");
+    CHECK(args->y.data == NULL || (args->gamma.data != NULL && tensor_is_1d(&args->gamma, d) &&
+                                   args->beta.data != NULL && tensor_is_1d(&args->beta, d)));
+    CHECK(absent_or_1d(&args->mean, n) && absent_or_1d(&args->rstd, n));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t i = 0; i < n; i++)
+        forward_row(args, i, d);
     return STATUS_OK;
 }
 
+/* ------------------------------------------------------------------------------ backward */
+
 /* Gradient of one row through the LayerNorm, added to what comes past it. */
-static void backward_row(const struct residual_layernorm_backward_args *args, int64_t i, int64_t d,
-                         float *gamma_sum, float *beta_sum)
+static void layernorm_gradient_row(const struct residual_layernorm_backward_args *args, int64_t i,
+                                   int64_t d, float *restrict gamma_sum, float *restrict beta_sum)
 {
     const float *d_y = (const float *)args->d_y.data + i * d;
     const float *x = (const float *)args->sum.data + i * d, *gamma = args->gamma.data;
@@ -93,48 +114,68 @@ static void backward_row(const struct residual_layernorm_backward_args *args, in
     }
 }
 
+static void backward_rows(const struct residual_layernorm_backward_args *args, int64_t first,
+                          int64_t end, int64_t d, float *gamma_sum, float *beta_sum)
+{
+    const float *scale = args->scale.data, *past = args->d_sum.data;
+    const int32_t *sample = args->sample.data;
+    float *out = args->d_sum_out.data, *d_branch = args->d_branch.data;
+
+    for (int64_t i = first; i < end; i++) {
+        if (args->d_y.data != NULL)
+            layernorm_gradient_row(args, i, d, gamma_sum, beta_sum);
+        else if (out != past)
+            memcpy(out + i * d, past + i * d, (size_t)d * sizeof(float));
+        if (d_branch == NULL)
+            continue;
+        float factor = scale != NULL ? scale[sample[i]] : 1.0f;
+        for (int64_t j = 0; j < d; j++)
+            d_branch[i * d + j] = factor * out[i * d + j];
+    }
+}
+
+static void add_chunks(float *gradient, const float *sums, int64_t d, int64_t stride)
+{
+    for (int64_t chunk = 0; chunk < GRADIENT_CHUNKS && gradient != NULL; chunk++)
+        for (int64_t j = 0; j < d; j++)
+            gradient[j] += sums[chunk * stride + j];
+}
+
 enum status residual_layernorm_backward_cpu(struct device *device,
                                             const struct residual_layernorm_backward_args *args)
 {
     int64_t n = args->d_sum_out.shape[0], d = args->d_sum_out.shape[1];
-    const float *scale = args->scale.data, *past = args->d_sum.data;
-    const int32_t *sample = args->sample.data;
-    float *out = args->d_sum_out.data, *d_branch = args->d_branch.data;
     bool normed = args->d_y.data != NULL;
-    static _Thread_local float partial[2][MAX_WIDTH];
+    float *sums; /* [chunk][gamma, beta][d] */
 
-    (void)device;
     CHECK_F32("residual_layernorm_backward", args->d_y);
     CHECK_F32("residual_layernorm_backward", args->d_sum_out);
-    CHECK(d <= MAX_WIDTH, "width %lld", (long long)d);
-    CHECK(normed || past != NULL, "no gradient comes in");
+    CHECK_F32("residual_layernorm_backward", args->d_branch);
+    CHECK(tensor_is_2d(&args->d_sum_out, n, d) && d > 0);
+    CHECK(normed || args->d_sum.data != NULL, "no gradient comes in");
+    CHECK(absent_or_2d(&args->d_y, n, d) && absent_or_2d(&args->d_sum, n, d));
+    CHECK(absent_or_2d(&args->d_branch, n, d));
+    CHECK(args->scale.data == NULL || (args->sample.data != NULL && tensor_is_1d(&args->sample, n)),
+          "scale needs the sample of each row");
+    if (normed) {
+        CHECK(args->sum.data != NULL && tensor_is_2d(&args->sum, n, d));
+        CHECK(args->gamma.data != NULL && tensor_is_1d(&args->gamma, d));
+        CHECK(args->mean.data != NULL && tensor_is_1d(&args->mean, n));
+        CHECK(args->rstd.data != NULL && tensor_is_1d(&args->rstd, n));
+        CHECK(absent_or_1d(&args->d_gamma, d) && absent_or_1d(&args->d_beta, d));
+    }
+    TRY(cpu_scratch(device, &sums, (size_t)(GRADIENT_CHUNKS * 2 * d) * sizeof(float)));
     int64_t chunk_rows = (n + GRADIENT_CHUNKS - 1) / GRADIENT_CHUNKS;
-#pragma omp parallel for ordered schedule(static, 1)
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t chunk = 0; chunk < GRADIENT_CHUNKS; chunk++) {
-        int64_t first = chunk * chunk_rows;
-        int64_t end = first + chunk_rows < n ? first + chunk_rows : n;
-        if (normed)
-            memset(partial[0], 0, (size_t)d * sizeof(float)),
-                memset(partial[1], 0, (size_t)d * sizeof(float));
-        for (int64_t i = first; i < end; i++) {
-            if (normed)
-                backward_row(args, i, d, partial[0], partial[1]);
-            else if (out != past)
-                memcpy(out + i * d, past + i * d, (size_t)d * sizeof(float));
-            if (d_branch == NULL)
-                continue;
-            float factor = scale != NULL ? scale[sample[i]] : 1.0f;
-            for (int64_t j = 0; j < d; j++)
-                d_branch[i * d + j] = factor * out[i * d + j];
-        }
-#pragma omp ordered
-        if (normed && first < end) {
-            float *d_gamma = args->d_gamma.data, *d_beta = args->d_beta.data;
-            for (int64_t j = 0; j < d && d_gamma != NULL; j++)
-                d_gamma[j] += partial[0][j];
-            for (int64_t j = 0; j < d && d_beta != NULL; j++)
-                d_beta[j] += partial[1][j];
-        }
+        int64_t first = chunk * chunk_rows, end = first + chunk_rows;
+        float *gamma_sum = sums + chunk * 2 * d;
+        memset(gamma_sum, 0, (size_t)(2 * d) * sizeof(float));
+        backward_rows(args, first, end < n ? end : n, d, gamma_sum, gamma_sum + d);
+    }
+    if (normed) {
+        add_chunks(args->d_gamma.data, sums, d, 2 * d);
+        add_chunks(args->d_beta.data, sums + d, d, 2 * d);
     }
     return STATUS_OK;
 }

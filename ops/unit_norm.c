@@ -20,10 +20,11 @@ enum status unit_norm_forward_cpu(struct device *device, const struct unit_norm_
     const float *x = args->x.data;
     float *y = args->y.data, *inverse = args->inverse.data;
 
-    (void)device;
     CHECK_F32("unit_norm", args->x);
-    CHECK(tensor_is_2d(&args->y, n, d));
-#pragma omp parallel for schedule(static)
+    CHECK_F32("unit_norm", args->y);
+    CHECK(tensor_is_2d(&args->x, n, d) && tensor_is_2d(&args->y, n, d));
+    CHECK(inverse == NULL || tensor_is_1d(&args->inverse, n));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
         float norm = sqrtf(row_dot(x + i * d, x + i * d, d));
         float factor = 1.0f / (norm > args->eps ? norm : args->eps);
@@ -42,10 +43,12 @@ enum status unit_norm_backward_cpu(struct device *device,
     const float *d_y = args->d_y.data, *y = args->y.data, *inverse = args->inverse.data;
     float *d_x = args->d_x.data;
 
-    (void)device;
     CHECK_F32("unit_norm_backward", args->d_y);
-    CHECK(tensor_is_2d(&args->y, n, d) && tensor_is_2d(&args->d_x, n, d));
-#pragma omp parallel for schedule(static)
+    CHECK_F32("unit_norm_backward", args->y);
+    CHECK_F32("unit_norm_backward", args->d_x);
+    CHECK(tensor_is_2d(&args->d_y, n, d) && tensor_is_2d(&args->y, n, d));
+    CHECK(tensor_is_2d(&args->d_x, n, d) && inverse != NULL && tensor_is_1d(&args->inverse, n));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
         float along = row_dot(d_y + i * d, y + i * d, d);
         for (int64_t j = 0; j < d; j++)
@@ -60,10 +63,12 @@ enum status weight_norm_forward_cpu(struct device *device, const struct weight_n
     const float *v = args->direction.data, *gain = args->gain.data;
     float *weight = args->weight.data, *inverse = args->inverse.data;
 
-    (void)device;
     CHECK_F32("weight_norm", args->direction);
     CHECK_F32("weight_norm", args->weight);
-#pragma omp parallel for schedule(static)
+    CHECK(tensor_is_2d(&args->direction, k, d) && tensor_is_2d(&args->weight, k, d));
+    CHECK(gain == NULL || tensor_is_1d(&args->gain, k));
+    CHECK(inverse == NULL || tensor_is_1d(&args->inverse, k));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < k; i++) {
         float inv = 1.0f / sqrtf(row_dot(v + i * d, v + i * d, d));
         float factor = (gain != NULL ? gain[i] : 1.0f) * inv;
@@ -83,9 +88,13 @@ enum status weight_norm_backward_cpu(struct device *device,
     const float *inverse = args->inverse.data;
     float *d_v = args->d_direction.data, *d_gain = args->d_gain.data;
 
-    (void)device;
     CHECK_F32("weight_norm_backward", args->d_weight);
-#pragma omp parallel for schedule(static)
+    CHECK(tensor_is_2d(&args->direction, k, d) && tensor_is_2d(&args->d_weight, k, d));
+    CHECK(inverse != NULL && tensor_is_1d(&args->inverse, k));
+    CHECK(gain == NULL || tensor_is_1d(&args->gain, k));
+    CHECK(d_gain == NULL || tensor_is_1d(&args->d_gain, k));
+    CHECK(d_v == NULL || tensor_is_2d(&args->d_direction, k, d));
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < k; i++) {
         float inv = inverse[i], along = row_dot(d_weight + i * d, v + i * d, d) * inv;
         float factor = (gain != NULL ? gain[i] : 1.0f) * inv;
