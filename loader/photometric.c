@@ -4,26 +4,15 @@
 
 #include <math.h>
 
-/* Blends every byte with a constant: d + factor * (byte - d), cut off towards zero; clamped only
- * when it extrapolates. */
+/* Blends every byte with a constant. Pillow clamps only where it extrapolates; in between, nothing
+ * can leave the range. */
 static void blend_constant(struct photometric *photometric, struct planes *planes, uint8_t d,
                            float factor)
 {
-    uint8_t table[256];
-
     if (factor == 1.0f)
         return;
-    for (int i = 0; i < 256; i++) {
-        float t = (float)d + factor * (float)(i - d);
-        if (factor == 0.0f)
-            table[i] = d;
-        else if (factor > 0.0f && factor < 1.0f)
-            table[i] = (uint8_t)t;
-        else
-            table[i] = t <= 0.0f ? 0 : t >= 255.0f ? 255 : (uint8_t)t;
-    }
     for (int c = 0; c < 3; c++)
-        photometric->kernels->lookup(planes->channel[c], planes_n_pixels(planes), table);
+        photometric->kernels->blend(planes->channel[c], planes_n_pixels(planes), d, factor);
 }
 
 void photometric_brightness(struct photometric *photometric, struct planes *planes, float factor)
@@ -60,12 +49,8 @@ void photometric_grayscale(struct photometric *photometric, struct planes *plane
 
 void photometric_solarize(struct photometric *photometric, struct planes *planes, int32_t threshold)
 {
-    uint8_t table[256];
-
-    for (int i = 0; i < 256; i++)
-        table[i] = (uint8_t)(i < threshold ? i : 255 - i);
     for (int c = 0; c < 3; c++)
-        photometric->kernels->lookup(planes->channel[c], planes_n_pixels(planes), table);
+        photometric->kernels->solarize(planes->channel[c], planes_n_pixels(planes), threshold);
 }
 
 /* Radius of the box whose three passes have the variance of a Gaussian; Gwosdek et al. 2011,

@@ -58,17 +58,32 @@ static void resample_down(uint8_t *const out[3], const uint8_t *middle, size_t s
 
 /* ------------------------------------------------------------------------------ colour */
 
-static void lookup(uint8_t *bytes, size_t n, const uint8_t table[256])
+static uint8_t blended(int value, int d, float factor)
 {
+    float t = (float)d + factor * (float)(value - d);
+    return t <= 0.0f ? 0 : t >= 255.0f ? 255 : (uint8_t)t;
+}
+
+static void blend(uint8_t *bytes, size_t n, uint8_t d, float factor)
+{
+    uint8_t table[256];
+
+    for (int i = 0; i < 256; i++)
+        table[i] = blended(i, d, factor);
     for (size_t i = 0; i < n; i++)
         bytes[i] = table[bytes[i]];
 }
 
+static void solarize(uint8_t *bytes, size_t n, int32_t threshold)
+{
+    for (size_t i = 0; i < n; i++)
+        if (bytes[i] >= threshold)
+            bytes[i] = (uint8_t)(255 - bytes[i]);
+}
+
 static unsigned luma(uint8_t *const rgb[3], size_t i)
 {
-    return ((unsigned)LUMA_RED * rgb[0][i] + (unsigned)LUMA_GREEN * rgb[1][i] +
-            (unsigned)LUMA_BLUE * rgb[2][i] + (unsigned)LUMA_HALF) >>
-           16;
+    return luma_pixel(rgb[0][i], rgb[1][i], rgb[2][i]);
 }
 
 static uint64_t luma_sum(uint8_t *const rgb[3], size_t n)
@@ -90,14 +105,12 @@ static void saturate(uint8_t *const rgb[3], size_t n, float factor)
 {
     for (size_t i = 0; i < n; i++) {
         int d = (int)luma(rgb, i);
-        for (int c = 0; c < 3; c++) {
-            float t = (float)d + factor * (float)(rgb[c][i] - d);
-            rgb[c][i] = t <= 0.0f ? 0 : t >= 255.0f ? 255 : (uint8_t)t;
-        }
+        for (int c = 0; c < 3; c++)
+            rgb[c][i] = blended(rgb[c][i], d, factor);
     }
 }
 
-void hue_pixel(uint8_t rgb[3], uint8_t shift)
+static void hue_pixel(uint8_t rgb[3], uint8_t shift)
 {
     int red = rgb[0], green = rgb[1], blue = rgb[2];
     int high = red > green ? red : green, low = red < green ? red : green;
@@ -134,6 +147,10 @@ void hue_pixel(uint8_t rgb[3], uint8_t shift)
                                    {p, q, v}, {t, p, v}, {v, p, q}};
     memcpy(rgb, choices[sector % 6], 3);
 }
+
+/* Found by going through all colours, and held against them by a test. */
+const uint32_t hue_short_bits[8] = {0xfffffffeu, 0x00000000u, 0x11000000u, 0x00000111u,
+                                    0x222aaaaau, 0x23232222u, 0x00022222u, 0x00000000u};
 
 static void hue(uint8_t *const rgb[3], size_t n, uint8_t shift)
 {
@@ -195,7 +212,7 @@ void blur_down_plain(uint8_t *plane, int32_t width, int32_t height, const struct
 
 /* ------------------------------------------------------------------------------ packing */
 
-static void interleave(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored)
+void interleave_plain(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored)
 {
     for (size_t i = 0; i < n; i++) {
         size_t from = mirrored ? n - 1 - i : i;
@@ -205,33 +222,51 @@ static void interleave(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool
 }
 
 const struct pixel_kernels pixel_kernels_plain = {
-    .name = "plain",
+    .name = "none",
     .pack_weights = pack_weights,
     .resample_across = resample_across,
     .resample_down = resample_down,
-    .lookup = lookup,
+    .blend = blend,
+    .solarize = solarize,
     .luma_sum = luma_sum,
     .grey = grey,
     .saturate = saturate,
     .hue = hue,
     .blur_across = blur_across_plain,
     .blur_down = blur_down_plain,
-    .interleave = interleave,
+    .interleave = interleave_plain,
 };
+
+/* ------------------------------------------------------------------------------ choice */
 
 const struct pixel_kernels *pixel_kernels_for(enum simd simd)
 {
-    return simd == SIMD_NONE ? &pixel_kernels_plain : NULL;
+    switch (simd) {
+    case SIMD_NONE:
+        return &pixel_kernels_plain;
+#ifdef __x86_64__
+    case SIMD_SSE4:
+        return __builtin_cpu_supports("sse4.1") ? &pixel_kernels_sse4 : NULL;
+    case SIMD_AVX2:
+        return __builtin_cpu_supports("avx2") ? &pixel_kernels_avx2 : NULL;
+    case SIMD_AVX512:
+        return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                       __builtin_cpu_supports("avx512vnni")
+                   ? &pixel_kernels_avx512
+                   : NULL;
+#endif
+    default:
+        return NULL;
+    }
 }
 
 const struct pixel_kernels *pixel_kernels_best(void)
 {
-    static const char *const names[] = {"none", "avx2", "avx512"};
     const char *wanted = getenv("IBOT_SIMD");
 
     for (int i = SIMD_COUNT - 1; i > 0; i--) {
         const struct pixel_kernels *kernels = pixel_kernels_for((enum simd)i);
-        if (kernels != NULL && (wanted == NULL || strcmp(wanted, names[i]) == 0))
+        if (kernels != NULL && (wanted == NULL || strcmp(wanted, kernels->name) == 0))
             return kernels;
     }
     return &pixel_kernels_plain;

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum simd { SIMD_NONE, SIMD_AVX2, SIMD_AVX512, SIMD_COUNT };
+enum simd { SIMD_NONE, SIMD_SSE4, SIMD_AVX2, SIMD_AVX512, SIMD_COUNT };
 
 enum {
     RESAMPLE_BITS = 22,     /* of a weight's fraction */
@@ -53,8 +53,11 @@ struct pixel_kernels {
     void (*resample_down)(uint8_t *const out[3], const uint8_t *middle, size_t stride, size_t n,
                           const struct resample_axis *axis, int32_t y);
 
-    /* bytes [n]: each replaced by table[byte]. */
-    void (*lookup)(uint8_t *bytes, size_t n, const uint8_t table[256]);
+    /* bytes [n]: d + factor * (byte - d), cut off towards zero, clamped to a byte. */
+    void (*blend)(uint8_t *bytes, size_t n, uint8_t d, float factor);
+
+    /* bytes [n]: those at the threshold and above are inverted. */
+    void (*solarize)(uint8_t *bytes, size_t n, int32_t threshold);
 
     /* Sum of the luma of n pixels. */
     uint64_t (*luma_sum)(uint8_t *const rgb[3], size_t n);
@@ -92,10 +95,7 @@ static inline size_t blur_scratch_bytes(int32_t width, int32_t height, int32_t r
 /* The table of an instruction set, or NULL when this processor lacks it. */
 const struct pixel_kernels *pixel_kernels_for(enum simd simd);
 
-/* The best one; IBOT_SIMD=none|avx2|avx512 in the environment asks for a lesser one. */
+/* The best one; IBOT_SIMD=none|sse4|avx2|avx512 in the environment asks for a lesser one. */
 const struct pixel_kernels *pixel_kernels_best(void);
-
-/* Plain C entries, for sets that have nothing better. */
-extern const struct pixel_kernels pixel_kernels_plain;
 
 #endif

@@ -1,0 +1,145 @@
+/* Vectors of 32 bytes. Weights are two parts of 15 and 8 bits, for sums of two products of words.
+ */
+#ifdef __x86_64__
+#include <immintrin.h>
+#include <string.h>
+
+#include "loader/pixel_kernels_internal.h"
+
+typedef __m256i vec;
+typedef __m256 vecf;
+enum { LANES = 8 };
+
+#define splat(x)                     _mm256_set1_epi32(x)
+#define splatf(x)                    _mm256_set1_ps(x)
+#define add(a, b)                    _mm256_add_epi32(a, b)
+#define sub(a, b)                    _mm256_sub_epi32(a, b)
+#define min(a, b)                    _mm256_min_epi32(a, b)
+#define max(a, b)                    _mm256_max_epi32(a, b)
+#define and_bits(a, b)               _mm256_and_si256(a, b)
+#define shift_left(a, n)             _mm256_slli_epi32(a, n)
+#define shift_right(a, n)            _mm256_srli_epi32(a, n)
+#define where_equal(a, b, yes, no)   _mm256_blendv_epi8(no, yes, _mm256_cmpeq_epi32(a, b))
+#define where_greater(a, b, yes, no) _mm256_blendv_epi8(no, yes, _mm256_cmpgt_epi32(a, b))
+#define addf(a, b)                   _mm256_add_ps(a, b)
+#define subf(a, b)                   _mm256_sub_ps(a, b)
+#define mulf(a, b)                   _mm256_mul_ps(a, b)
+#define divf(a, b)                   _mm256_div_ps(a, b)
+#define minf(a, b)                   _mm256_min_ps(a, b)
+#define maxf(a, b)                   _mm256_max_ps(a, b)
+#define to_float(a)                  _mm256_cvtepi32_ps(a)
+#define truncated(a)                 _mm256_cvttps_epi32(a)
+#define nearest(a)                   _mm256_cvtps_epi32(a)
+#define shuffle_bytes(a, b)          _mm256_shuffle_epi8(a, b)
+#define add_words(a, b)              _mm256_add_epi16(a, b)
+#define multiply_pairs(a, b)         _mm256_madd_epi16(a, b)
+#define interleave_low_words(a, b)   _mm256_unpacklo_epi16(a, b)
+#define interleave_high_words(a, b)  _mm256_unpackhi_epi16(a, b)
+#define pack_words(a, b)             _mm256_packus_epi32(a, b)
+#define repeat128(x)                 _mm256_broadcastsi128_si256(x)
+#define load(p)                      _mm256_loadu_si256((const __m256i *)(p))
+
+static inline vec widen(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+static inline void narrow(uint8_t *p, vec v)
+{
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
+
+static inline vec widen_words(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline void narrow_words(uint8_t *p, vec v)
+{
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+
+static inline uint32_t sum_of_lanes(vec v)
+{
+    uint32_t lanes[LANES], sum = 0;
+
+    _mm256_storeu_si256((__m256i *)lanes, v);
+    for (int i = 0; i < LANES; i++)
+        sum += lanes[i];
+    return sum;
+}
+
+static inline void load_rows(vec out[2], const uint8_t *const rows[4], size_t offset)
+{
+    for (size_t i = 0; i < 2; i++)
+        out[i] = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[2 * i] + offset))),
+            _mm_loadu_si128((const __m128i *)(rows[2 * i + 1] + offset)), 1);
+}
+
+static inline __m128i bytes_of_rows(const vec lanes[2])
+{
+    vec words = _mm256_packus_epi32(lanes[0], lanes[1]); /* rows 0, 2 and 1, 3 */
+    __m128i bytes =
+        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    return _mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0));
+}
+
+struct quads {
+    vec low[2], high[2];
+};
+
+struct sums {
+    vec low, high;
+};
+
+static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+{
+    for (int i = 0; i < 2; i++) {
+        packed[i] = (weights[i] & 0x7fff) | (weights[i + 2] & 0x7fff) << 16;
+        packed[i + 2] =
+            (weights[i] >> 15 & 0xffff) | (int32_t)((uint32_t)(weights[i + 2] >> 15) << 16);
+    }
+}
+
+static inline struct quads quads_load(const int32_t *packed)
+{
+    return (struct quads){{splat(packed[0]), splat(packed[1])},
+                          {splat(packed[2]), splat(packed[3])}};
+}
+
+static inline struct sums sums_zero(void)
+{
+    return (struct sums){splat(1 << (RESAMPLE_BITS - 1)), splat(0)};
+}
+
+static inline struct sums sums_add(struct sums sums, vec bytes, struct quads quads)
+{
+    vec words[2] = {and_bits(bytes, splat(0x00ff00ff)), _mm256_srli_epi16(bytes, 8)};
+
+    for (int i = 0; i < 2; i++) {
+        sums.low = add(sums.low, multiply_pairs(words[i], quads.low[i]));
+        sums.high = add(sums.high, multiply_pairs(words[i], quads.high[i]));
+    }
+    return sums;
+}
+
+static inline vec sums_whole(struct sums sums)
+{
+    vec whole = _mm256_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+    return min(max(whole, splat(0)), splat(255));
+}
+
+/* 1 where the hue is one of hue_short_bits, else 0. */
+static inline vec hue_falls_short(vec hue)
+{
+    vec word = _mm256_permutevar8x32_epi32(load(hue_short_bits), shift_right(hue, 5));
+    return and_bits(_mm256_srlv_epi32(word, and_bits(hue, splat(31))), splat(1));
+}
+
+#include "loader/pixel_kernels_vector.inc"
+
+const struct pixel_kernels pixel_kernels_avx2 = PIXEL_KERNELS("avx2");
+#endif

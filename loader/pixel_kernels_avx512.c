@@ -1,0 +1,135 @@
+/* Vectors of 64 bytes; sums of four products of bytes (VNNI). Weights are three digits to base 256,
+ * each a signed byte. */
+#ifdef __x86_64__
+#include <immintrin.h>
+#include <string.h>
+
+#include "loader/pixel_kernels_internal.h"
+
+typedef __m512i vec;
+typedef __m512 vecf;
+enum { LANES = 16 };
+
+#define splat(x)                     _mm512_set1_epi32(x)
+#define splatf(x)                    _mm512_set1_ps(x)
+#define repeat128(x)                 _mm512_broadcast_i32x4(x)
+#define load(p)                      _mm512_loadu_si512(p)
+#define add(a, b)                    _mm512_add_epi32(a, b)
+#define sub(a, b)                    _mm512_sub_epi32(a, b)
+#define min(a, b)                    _mm512_min_epi32(a, b)
+#define max(a, b)                    _mm512_max_epi32(a, b)
+#define and_bits(a, b)               _mm512_and_si512(a, b)
+#define shift_left(a, n)             _mm512_slli_epi32(a, n)
+#define shift_right(a, n)            _mm512_srli_epi32(a, n)
+#define where_equal(a, b, yes, no)   _mm512_mask_blend_epi32(_mm512_cmpeq_epi32_mask(a, b), no, yes)
+#define where_greater(a, b, yes, no) _mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(a, b), no, yes)
+#define addf(a, b)                   _mm512_add_ps(a, b)
+#define subf(a, b)                   _mm512_sub_ps(a, b)
+#define mulf(a, b)                   _mm512_mul_ps(a, b)
+#define divf(a, b)                   _mm512_div_ps(a, b)
+#define minf(a, b)                   _mm512_min_ps(a, b)
+#define maxf(a, b)                   _mm512_max_ps(a, b)
+#define to_float(a)                  _mm512_cvtepi32_ps(a)
+#define truncated(a)                 _mm512_cvttps_epi32(a)
+#define nearest(a)                   _mm512_cvtps_epi32(a)
+#define shuffle_bytes(a, b)          _mm512_shuffle_epi8(a, b)
+#define add_words(a, b)              _mm512_add_epi16(a, b)
+#define multiply_pairs(a, b)         _mm512_madd_epi16(a, b)
+#define interleave_low_words(a, b)   _mm512_unpacklo_epi16(a, b)
+#define interleave_high_words(a, b)  _mm512_unpackhi_epi16(a, b)
+#define pack_words(a, b)             _mm512_packus_epi32(a, b)
+#define sum_of_lanes(a)              ((uint32_t)_mm512_reduce_add_epi32(a))
+
+static inline vec widen(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+static inline void narrow(uint8_t *p, vec v)
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v));
+}
+
+static inline vec widen_words(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+
+static inline void narrow_words(uint8_t *p, vec v)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi16_epi8(v));
+}
+
+static inline void load_rows(vec out[1], const uint8_t *const rows[4], size_t offset)
+{
+    __m256i pairs[2];
+
+    for (size_t i = 0; i < 2; i++)
+        pairs[i] = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[2 * i] + offset))),
+            _mm_loadu_si128((const __m128i *)(rows[2 * i + 1] + offset)), 1);
+    out[0] = _mm512_inserti64x4(_mm512_castsi256_si512(pairs[0]), pairs[1], 1);
+}
+
+static inline __m128i bytes_of_rows(const vec lanes[1])
+{
+    return _mm512_cvtepi32_epi8(lanes[0]);
+}
+
+struct quads {
+    vec digits[3];
+};
+
+struct sums {
+    vec digits[3];
+};
+
+static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+{
+    int8_t *bytes = (int8_t *)packed;
+
+    for (int i = 0; i < 4; i++) {
+        int32_t rest = weights[i];
+        for (int digit = 0; digit < 3; digit++) {
+            bytes[4 * digit + i] = (int8_t)rest;
+            rest = (rest - bytes[4 * digit + i]) / 256;
+        }
+    }
+}
+
+static inline struct quads quads_load(const int32_t *packed)
+{
+    return (struct quads){{splat(packed[0]), splat(packed[1]), splat(packed[2])}};
+}
+
+static inline struct sums sums_zero(void)
+{
+    return (struct sums){{splat(1 << (RESAMPLE_BITS - 1)), splat(0), splat(0)}};
+}
+
+static inline struct sums sums_add(struct sums sums, vec bytes, struct quads quads)
+{
+    for (int i = 0; i < 3; i++)
+        sums.digits[i] = _mm512_dpbusd_epi32(sums.digits[i], bytes, quads.digits[i]);
+    return sums;
+}
+
+static inline vec sums_whole(struct sums sums)
+{
+    vec whole = add(sums.digits[0], shift_left(sums.digits[1], 8));
+    whole = _mm512_srai_epi32(add(whole, shift_left(sums.digits[2], 16)), RESAMPLE_BITS);
+    return min(max(whole, splat(0)), splat(255));
+}
+
+/* 1 where the hue is one of hue_short_bits, else 0. */
+static inline vec hue_falls_short(vec hue)
+{
+    __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)hue_short_bits));
+    vec word = _mm512_permutexvar_epi32(shift_right(hue, 5), words);
+    return and_bits(_mm512_srlv_epi32(word, and_bits(hue, splat(31))), splat(1));
+}
+
+#include "loader/pixel_kernels_vector.inc"
+
+const struct pixel_kernels pixel_kernels_avx512 = PIXEL_KERNELS("avx512");
+#endif

@@ -1,0 +1,148 @@
+/* Vectors of 16 bytes (SSE4.1). Weights are two parts of 15 and 8 bits, for sums of two products of
+ * words. */
+#ifdef __x86_64__
+#include <smmintrin.h>
+#include <string.h>
+
+#include "loader/pixel_kernels_internal.h"
+
+typedef __m128i vec;
+typedef __m128 vecf;
+enum { LANES = 4 };
+
+#define splat(x)                     _mm_set1_epi32(x)
+#define splatf(x)                    _mm_set1_ps(x)
+#define add(a, b)                    _mm_add_epi32(a, b)
+#define sub(a, b)                    _mm_sub_epi32(a, b)
+#define min(a, b)                    _mm_min_epi32(a, b)
+#define max(a, b)                    _mm_max_epi32(a, b)
+#define and_bits(a, b)               _mm_and_si128(a, b)
+#define shift_left(a, n)             _mm_slli_epi32(a, n)
+#define shift_right(a, n)            _mm_srli_epi32(a, n)
+#define where_equal(a, b, yes, no)   _mm_blendv_epi8(no, yes, _mm_cmpeq_epi32(a, b))
+#define where_greater(a, b, yes, no) _mm_blendv_epi8(no, yes, _mm_cmpgt_epi32(a, b))
+#define addf(a, b)                   _mm_add_ps(a, b)
+#define subf(a, b)                   _mm_sub_ps(a, b)
+#define mulf(a, b)                   _mm_mul_ps(a, b)
+#define divf(a, b)                   _mm_div_ps(a, b)
+#define minf(a, b)                   _mm_min_ps(a, b)
+#define maxf(a, b)                   _mm_max_ps(a, b)
+#define to_float(a)                  _mm_cvtepi32_ps(a)
+#define truncated(a)                 _mm_cvttps_epi32(a)
+#define nearest(a)                   _mm_cvtps_epi32(a)
+#define shuffle_bytes(a, b)          _mm_shuffle_epi8(a, b)
+#define add_words(a, b)              _mm_add_epi16(a, b)
+#define multiply_pairs(a, b)         _mm_madd_epi16(a, b)
+#define interleave_low_words(a, b)   _mm_unpacklo_epi16(a, b)
+#define interleave_high_words(a, b)  _mm_unpackhi_epi16(a, b)
+#define pack_words(a, b)             _mm_packus_epi32(a, b)
+#define repeat128(x)                 (x)
+#define load(p)                      _mm_loadu_si128((const __m128i *)(p))
+
+static inline vec widen(const uint8_t *p)
+{
+    int32_t bytes;
+
+    memcpy(&bytes, p, sizeof(bytes));
+    return _mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes));
+}
+
+static inline void narrow(uint8_t *p, vec v)
+{
+    vec words = _mm_packus_epi32(v, v);
+    int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+
+    memcpy(p, &bytes, sizeof(bytes));
+}
+
+static inline vec widen_words(const uint8_t *p)
+{
+    return _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p));
+}
+
+static inline void narrow_words(uint8_t *p, vec v)
+{
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(v, v));
+}
+
+static inline uint32_t sum_of_lanes(vec v)
+{
+    v = add(v, _mm_shuffle_epi32(v, _MM_SHUFFLE(1, 0, 3, 2)));
+    v = add(v, _mm_shuffle_epi32(v, _MM_SHUFFLE(2, 3, 0, 1)));
+    return (uint32_t)_mm_cvtsi128_si32(v);
+}
+
+static inline void load_rows(vec out[4], const uint8_t *const rows[4], size_t offset)
+{
+    for (size_t i = 0; i < 4; i++)
+        out[i] = load(rows[i] + offset);
+}
+
+static inline __m128i bytes_of_rows(const vec lanes[4])
+{
+    return _mm_packus_epi16(_mm_packus_epi32(lanes[0], lanes[1]),
+                            _mm_packus_epi32(lanes[2], lanes[3]));
+}
+
+struct quads {
+    vec low[2], high[2];
+};
+
+struct sums {
+    vec low, high;
+};
+
+static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+{
+    for (int i = 0; i < 2; i++) {
+        packed[i] = (weights[i] & 0x7fff) | (weights[i + 2] & 0x7fff) << 16;
+        packed[i + 2] =
+            (weights[i] >> 15 & 0xffff) | (int32_t)((uint32_t)(weights[i + 2] >> 15) << 16);
+    }
+}
+
+static inline struct quads quads_load(const int32_t *packed)
+{
+    return (struct quads){{splat(packed[0]), splat(packed[1])},
+                          {splat(packed[2]), splat(packed[3])}};
+}
+
+static inline struct sums sums_zero(void)
+{
+    return (struct sums){splat(1 << (RESAMPLE_BITS - 1)), splat(0)};
+}
+
+static inline struct sums sums_add(struct sums sums, vec bytes, struct quads quads)
+{
+    vec words[2] = {and_bits(bytes, splat(0x00ff00ff)), _mm_srli_epi16(bytes, 8)};
+
+    for (int i = 0; i < 2; i++) {
+        sums.low = add(sums.low, multiply_pairs(words[i], quads.low[i]));
+        sums.high = add(sums.high, multiply_pairs(words[i], quads.high[i]));
+    }
+    return sums;
+}
+
+static inline vec sums_whole(struct sums sums)
+{
+    vec whole = _mm_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+    return min(max(whole, splat(0)), splat(255));
+}
+
+static inline int32_t falls_short(int32_t hue)
+{
+    return (int32_t)(hue_short_bits[hue >> 5] >> (hue & 31) & 1);
+}
+
+/* 1 where the hue is one of hue_short_bits, else 0. */
+static inline vec hue_falls_short(vec hue)
+{
+    return _mm_setr_epi32(
+        falls_short(_mm_extract_epi32(hue, 0)), falls_short(_mm_extract_epi32(hue, 1)),
+        falls_short(_mm_extract_epi32(hue, 2)), falls_short(_mm_extract_epi32(hue, 3)));
+}
+
+#include "loader/pixel_kernels_vector.inc"
+
+const struct pixel_kernels pixel_kernels_sse4 = PIXEL_KERNELS("sse4");
+#endif
