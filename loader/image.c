@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "loader/image_internal.h"
+#include "proto/base/clock.h"
 #include "proto/base/memory.h"
 
 /* Buffers above this do not stay with a thread after the image that needed them. */
@@ -93,14 +94,44 @@ enum status image_decode(struct image_decoder *decoder, const void *data, size_t
     FAIL(STATUS_CORRUPT, "the content is none of JPEG, PNG, WebP, TIFF, BMP, PPM, PGM, PBM");
 }
 
-/* The whole file into the decoder's buffer. O_NONBLOCK: a pipe with an image's name must not hold a
- * thread for ever. */
-static enum status read_file(struct image_decoder *decoder, const char *path, size_t *n_bytes)
+/* Room for a file; a huge one's does not stay. */
+static enum status reserve_file(struct image_decoder *decoder, size_t n_bytes)
+{
+    if (decoder->file_capacity > KEEP_BYTES && n_bytes < KEEP_BYTES) {
+        memory_free(decoder->file);
+        decoder->file = NULL;
+        decoder->file_capacity = 0;
+    }
+    return memory_grow(&decoder->file, &decoder->file_capacity, n_bytes + 1, 1, "file buffer");
+}
+
+/* Up to n_bytes from `offset` on; the file may end before. */
+static enum status read_part(int file, uint64_t offset, uint8_t *out, size_t *n_bytes)
+{
+    size_t filled = 0;
+
+    while (filled < *n_bytes) {
+        ssize_t n = pread(file, out + filled, *n_bytes - filled, (off_t)(offset + filled));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            FAIL(STATUS_IO, "can't be read: %s", strerror(errno));
+        if (n == 0)
+            break;
+        filled += (size_t)n;
+    }
+    *n_bytes = filled;
+    return STATUS_OK;
+}
+
+/* Bytes of an image, in memory of the decoder until its next use. O_NONBLOCK: a pipe with an
+ * image's name must not hold a thread for ever. */
+static enum status load(struct image_decoder *decoder, const struct image_place *place,
+                        size_t *n_bytes)
 {
     enum status status = STATUS_OK;
     struct stat info;
-    size_t filled = 0;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int file = open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
     if (file < 0)
         FAIL(errno == ENOENT || errno == ENOTDIR                     ? STATUS_NOT_FOUND
@@ -111,40 +142,39 @@ static enum status read_file(struct image_decoder *decoder, const char *path, si
         FAIL_OUT(STATUS_IO, "can't be read: %s", strerror(errno));
     if (!S_ISREG(info.st_mode))
         FAIL_OUT(STATUS_IO, "not a regular file");
-    if (info.st_size > IMAGE_MAX_FILE_BYTES)
-        FAIL_OUT(STATUS_CORRUPT, "%jd bytes; wanted at most %d", (intmax_t)info.st_size,
+    uint64_t wanted = place->size != 0 ? place->size : (uint64_t)info.st_size;
+    if (wanted > IMAGE_MAX_FILE_BYTES)
+        FAIL_OUT(STATUS_CORRUPT, "%ju bytes; wanted at most %d", (uintmax_t)wanted,
                  IMAGE_MAX_FILE_BYTES);
-    if (decoder->file_capacity > KEEP_BYTES && info.st_size < KEEP_BYTES) {
-        memory_free(decoder->file);
-        decoder->file = NULL;
-        decoder->file_capacity = 0;
-    }
-    TRY_OUT(memory_grow(&decoder->file, &decoder->file_capacity, (size_t)info.st_size + 1, 1,
-                        "file buffer"));
-    while (filled < (size_t)info.st_size) {
-        ssize_t n = read(file, decoder->file + filled, (size_t)info.st_size - filled);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            FAIL_OUT(STATUS_IO, "can't be read: %s", strerror(errno));
-        if (n == 0)
-            break;
-        filled += (size_t)n;
-    }
-    *n_bytes = filled;
+    TRY_OUT(reserve_file(decoder, (size_t)wanted));
+    *n_bytes = (size_t)wanted;
+    TRY_OUT(read_part(file, place->offset, decoder->file, n_bytes));
+    if (place->size != 0 && *n_bytes < place->size)
+        FAIL_OUT(STATUS_CORRUPT, "the archive ends before the image does");
 out:
     close(file);
     return status;
 }
 
-enum status image_read(struct image_decoder *decoder, const char *path, struct image *out)
+int64_t image_decoder_read_ns(const struct image_decoder *decoder)
+{
+    return decoder->read_ns;
+}
+
+enum status image_read(struct image_decoder *decoder, const struct image_place *place,
+                       struct image *out)
 {
     size_t n_bytes = 0;
-    enum status status = read_file(decoder, path, &n_bytes);
+    int64_t start_ns = clock_monotonic_ns();
+    enum status status = load(decoder, place, &n_bytes);
 
+    decoder->read_ns += clock_monotonic_ns() - start_ns;
     if (status == STATUS_OK)
         status = image_decode(decoder, decoder->file, n_bytes, out);
-    if (status != STATUS_OK)
-        return status_set(status, "image '%s': %s", path, status_message());
-    return STATUS_OK;
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    if (place->name != NULL && place->name[0] != '\0')
+        return status_set(status, "image '%s' in '%s': %s", place->name, place->path,
+                          status_message());
+    return status_set(status, "image '%s': %s", place->path, status_message());
 }

@@ -47,9 +47,20 @@ void image_decoder_close(struct image_decoder **decoder);
 enum status image_decode(struct image_decoder *decoder, const void *bytes, size_t n_bytes,
                          struct image *out) IBOT_WARN_UNUSED;
 
-/* Reads and decodes; the text names the path. Errors: also STATUS_NOT_FOUND, STATUS_IO. */
-enum status image_read(struct image_decoder *decoder, const char *path,
+/* Where the bytes of an image lie. */
+struct image_place {
+    const char *path;
+    uint64_t offset, size; /* in an archive; size 0: the whole file */
+    const char *name;      /* in the archive, for messages; NULL or empty: none */
+};
+
+/* Reads and decodes; the text of an error names path and name. Errors: also STATUS_NOT_FOUND,
+ * STATUS_IO. */
+enum status image_read(struct image_decoder *decoder, const struct image_place *place,
                        struct image *out) IBOT_WARN_UNUSED;
+
+/* Time that image_read has spent with reading, all in all. */
+int64_t image_decoder_read_ns(const struct image_decoder *decoder);
 
 /* Damage that libjpeg met and repaired in the last image: those images are used, as Pillow does. */
 long image_decoder_warnings(const struct image_decoder *decoder);

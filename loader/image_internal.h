@@ -10,6 +10,7 @@ struct image_decoder {
     uint8_t *line; /* one line of CMYK */
     size_t line_capacity;
     long n_warnings; /* of the last image */
+    int64_t read_ns; /* spent with reading, all in all */
 };
 
 /* The limits of image.h; to be asked before a file is believed, memory comes later. */

@@ -79,7 +79,7 @@ static enum status verify(const struct index *index, uint64_t *n_bad)
             FAIL_OUT(STATUS_INTERRUPTED, "stopped after %u of %llu images", i,
                      (unsigned long long)index->header->n_samples);
         TRY_OUT(index_path(index, i, path, sizeof(path)));
-        if (image_read(decoder, path, &image) != STATUS_OK) {
+        if (image_read(decoder, &(struct image_place){.path = path}, &image) != STATUS_OK) {
             printf("%s\n", status_message());
             ++*n_bad;
         }

@@ -10,15 +10,27 @@
 
 #include "loader/crop.h"
 #include "loader/mask.h"
+#include "proto/base/clock.h"
 
 enum { MAX_SUBSTITUTES = 1000 }; /* in a row: then the data set is not what it should be */
 
+const char *const view_stage_names[VIEW_STAGES] = {"read", "decode", "resample", "jitter",
+                                                   "tone", "blur",   "pack",     "mask"};
+
+/* The stage in work began when the one before it ended. */
+static void stage_done(struct view_maker *maker, enum view_stage stage)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    maker->stage_ns[stage] += now_ns - maker->stage_start_ns;
+    maker->stage_start_ns = now_ns;
+}
+
 struct view {
+    struct view_maker *maker;
     const struct data_spec *spec;
     const struct view_transform *transform;
     struct rng_key key; /* purpose left open */
-    struct photometric *photometric;
-    struct planes *planes;
 };
 
 static struct rng stream(const struct view *view, enum rng_purpose purpose)
@@ -38,6 +50,8 @@ static double around_one(struct rng *rng, float half_width)
 static void jitter(const struct view *view)
 {
     const struct data_spec *spec = view->spec;
+    struct photometric *photometric = &view->maker->photometric;
+    struct planes *planes = &view->maker->planes;
     struct rng rng = stream(view, RNG_JITTER);
     int order[4] = {0, 1, 2, 3};
 
@@ -58,17 +72,17 @@ static void jitter(const struct view *view)
     for (int i = 0; i < 4; i++)
         switch (order[i]) {
         case 0:
-            photometric_brightness(view->photometric, view->planes, factors[0]);
+            photometric_brightness(photometric, planes, factors[0]);
             break;
         case 1:
-            photometric_contrast(view->photometric, view->planes, factors[1]);
+            photometric_contrast(photometric, planes, factors[1]);
             break;
         case 2:
-            photometric_saturation(view->photometric, view->planes, factors[2]);
+            photometric_saturation(photometric, planes, factors[2]);
             break;
         default:
             if (spec->hue > 0.0f) /* else not even the way to HSV and back, which loses a little */
-                photometric_hue(view->photometric, view->planes, factors[3]);
+                photometric_hue(photometric, planes, factors[3]);
         }
 }
 
@@ -82,23 +96,28 @@ static bool gate(const struct view *view, enum rng_purpose purpose, float probab
 static enum status photometrics(const struct view *view)
 {
     const struct view_transform *t = view->transform;
+    struct view_maker *maker = view->maker;
 
     jitter(view);
+    stage_done(maker, VIEW_JITTER);
     if (gate(view, RNG_GRAYSCALE, t->grayscale))
-        photometric_grayscale(view->photometric, view->planes);
+        photometric_grayscale(&maker->photometric, &maker->planes);
+    stage_done(maker, VIEW_TONE);
     struct rng rng = stream(view, RNG_BLUR);
     if (rng_uniform(&rng) < (double)t->blur) {
         float radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
                                         (double)view->spec->blur_radius[1]);
-        TRY(photometric_blur(view->photometric, view->planes, radius));
+        TRY(photometric_blur(&maker->photometric, &maker->planes, radius));
     }
+    stage_done(maker, VIEW_BLUR);
     if (gate(view, RNG_SOLARIZE, t->solarize))
-        photometric_solarize(view->photometric, view->planes, view->spec->solarize_threshold);
+        photometric_solarize(&maker->photometric, &maker->planes, view->spec->solarize_threshold);
+    stage_done(maker, VIEW_TONE);
     return STATUS_OK;
 }
 
 /* Planes to packed RGB in the record. */
-static void pack(const struct view_maker *maker, uint8_t *out, bool mirrored)
+static void pack(struct view_maker *maker, uint8_t *out, bool mirrored)
 {
     const struct planes *planes = &maker->planes;
     size_t width = (size_t)planes->width, height = (size_t)planes->height;
@@ -109,6 +128,7 @@ static void pack(const struct view_maker *maker, uint8_t *out, bool mirrored)
                                         planes->channel[2] + y * width};
         maker->resampler.kernels->interleave(out + 3 * y * width, rows, width, mirrored);
     }
+    stage_done(maker, VIEW_PACK);
 }
 
 static enum status render_crop(struct view_maker *maker, const struct data_spec *spec,
@@ -118,6 +138,7 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
     bool global = v < spec->n_global;
     int32_t size_px = global ? spec->global_size_px : spec->local_size_px;
     struct view view = {
+        .maker = maker,
         .spec = spec,
         .transform = v == 0   ? &spec->first
                      : global ? &spec->other
@@ -126,8 +147,6 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
                 .epoch = (uint32_t)epoch,
                 .sample = sample,
                 .view = (uint16_t)v},
-        .photometric = &maker->photometric,
-        .planes = &maker->planes,
     };
     struct rng rng = stream(&view, RNG_CROP);
     struct region region = crop_draw(&rng, image->width, image->height,
@@ -135,6 +154,7 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
     struct resample_plan plan = resample_whole(region, size_px, size_px);
 
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
+    stage_done(maker, VIEW_RESAMPLE);
     TRY(photometrics(&view));
     pack(maker, record + data_spec_view_offset(spec, v),
          gate(&view, RNG_FLIP, view.transform->flip));
@@ -179,6 +199,7 @@ static enum status render_centre(struct view_maker *maker, const struct data_spe
     plan.window = (struct region){(int32_t)rint((plan.width - crop) / 2.0),
                                   (int32_t)rint((plan.height - crop) / 2.0), crop, crop};
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
+    stage_done(maker, VIEW_RESAMPLE);
     pack(maker, record, false);
     return STATUS_OK;
 }
@@ -186,12 +207,14 @@ static enum status render_centre(struct view_maker *maker, const struct data_spe
 enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                         uint32_t sample, const struct image *image, uint8_t *record)
 {
+    maker->stage_start_ns = clock_monotonic_ns();
     if (spec->kind == DATA_CENTRE_CROP)
         return render_centre(maker, spec, image, record);
     for (int32_t v = 0; v < spec->n_global + spec->n_local; v++)
         TRY(render_crop(maker, spec, epoch, sample, v, image, record));
     for (int32_t v = 0; v < spec->n_global && data_spec_mask_grid(spec) > 0; v++)
         render_mask(spec, epoch, sample, v, record);
+    stage_done(maker, VIEW_MASK);
     return STATUS_OK;
 }
 
@@ -208,7 +231,14 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position + tried,
                          &sample->index));
         TRY(index_path(maker->index, sample->index, path, sizeof(path)));
-        enum status status = image_read(maker->decoder, path, &maker->image);
+        struct image_place place = {.path = path};
+        int64_t read_ns = image_decoder_read_ns(maker->decoder);
+        maker->stage_start_ns = clock_monotonic_ns();
+        enum status status = image_read(maker->decoder, &place, &maker->image);
+        read_ns = image_decoder_read_ns(maker->decoder) - read_ns;
+        maker->stage_ns[VIEW_READ] += read_ns;
+        maker->stage_start_ns += read_ns;
+        stage_done(maker, VIEW_DECODE);
         if (status == STATUS_OK) {
             sample->label = (int32_t)maker->index->entries[sample->index].label;
             sample->n_substituted = tried;

@@ -11,6 +11,21 @@
 #include "proto/wire/batch.h"
 #include "proto/wire/data_spec.h"
 
+/* What a view maker spends its time with. */
+enum view_stage {
+    VIEW_READ,
+    VIEW_DECODE,
+    VIEW_RESAMPLE,
+    VIEW_JITTER,
+    VIEW_TONE, /* grayscale, solarize */
+    VIEW_BLUR,
+    VIEW_PACK,
+    VIEW_MASK,
+    VIEW_STAGES
+};
+
+extern const char *const view_stage_names[VIEW_STAGES];
+
 /* One thread's tools. Worker thread only. */
 struct view_maker {
     const struct index *index; /* borrowed, shared */
@@ -20,6 +35,8 @@ struct view_maker {
     struct planes planes; /* the view in work */
     struct resampler resampler;
     struct photometric photometric;
+    int64_t stage_ns[VIEW_STAGES]; /* spent so far */
+    int64_t stage_start_ns;        /* of the stage in work */
 };
 
 /* Told of every bad image that was passed over. */

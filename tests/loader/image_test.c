@@ -305,6 +305,12 @@ static void tables_of_one_file_do_not_serve_the_next(void **state)
     assert_says("uantization table");
 }
 
+static enum status read_at(struct tools *tools, const char *path)
+{
+    struct image_place place = {.path = path};
+    return image_read(tools->decoder, &place, &tools->image);
+}
+
 static void files_are_read_by_path_and_named(void **state)
 {
     struct tools *tools;
@@ -320,27 +326,27 @@ static void files_are_read_by_path_and_named(void **state)
     folder_put(folder, "half.jpg", tools->bytes, n / 2);
     folder_put(folder, "text.jpg", "not an image", 12);
     folder_path(folder, "a b/good.jpg", path, sizeof(path));
-    assert_int_equal(image_read(tools->decoder, path, &tools->image), STATUS_OK);
+    assert_int_equal(read_at(tools, path), STATUS_OK);
     assert_pixels(tools, "jpeg_420.jpg");
     static const char *const bad[] = {"empty.jpg", "half.jpg", "text.jpg"};
     for (int i = 0; i < 3; i++) {
         folder_path(folder, bad[i], path, sizeof(path));
-        assert_int_equal(image_read(tools->decoder, path, &tools->image), STATUS_CORRUPT);
+        assert_int_equal(read_at(tools, path), STATUS_CORRUPT);
         assert_says(bad[i]);
     }
     folder_path(folder, "missing.jpg", path, sizeof(path));
-    assert_int_equal(image_read(tools->decoder, path, &tools->image), STATUS_NOT_FOUND);
+    assert_int_equal(read_at(tools, path), STATUS_NOT_FOUND);
     assert_says("missing.jpg");
-    assert_int_equal(image_read(tools->decoder, folder->path, &tools->image), STATUS_IO);
+    assert_int_equal(read_at(tools, folder->path), STATUS_IO);
     assert_says("regular");
     folder_path(folder, "pipe.jpg", path, sizeof(path));
     assert_int_equal(mkfifo(path, 0600), 0); /* nobody will ever write into it */
-    assert_int_equal(image_read(tools->decoder, path, &tools->image), STATUS_IO);
+    assert_int_equal(read_at(tools, path), STATUS_IO);
     folder_path(folder, "locked.jpg", path, sizeof(path));
     folder_put(folder, "locked.jpg", tools->bytes, n);
     assert_int_equal(chmod(path, 0), 0);
     if (geteuid() != 0) { /* the superuser reads everything */
-        assert_int_equal(image_read(tools->decoder, path, &tools->image), STATUS_IO);
+        assert_int_equal(read_at(tools, path), STATUS_IO);
         assert_says("locked.jpg");
     }
     folder_close((void **)&folder);
