@@ -16,7 +16,9 @@ enum { KEEP_BYTES = 128 << 20 };
 
 enum status image_decoder_open(struct image_decoder **out)
 {
-    return memory_alloc(out, 1, sizeof(**out), "image decoder");
+    TRY(memory_alloc(out, 1, sizeof(**out), "image decoder"));
+    (*out)->kernels = pixel_kernels_best();
+    return STATUS_OK;
 }
 
 void image_decoder_close(struct image_decoder **pointer)
@@ -26,7 +28,7 @@ void image_decoder_close(struct image_decoder **pointer)
     if (decoder == NULL)
         return;
     memory_free(decoder->file);
-    memory_free(decoder->line);
+    memory_free(decoder->lines);
     memory_free(decoder);
     *pointer = NULL;
 }
@@ -48,7 +50,8 @@ enum status image_check_size(int64_t width, int64_t height)
 enum status image_reserve(struct image *image, int64_t width, int64_t height)
 {
     TRY(image_check_size(width, height));
-    size_t needed = (size_t)(width * height) * IMAGE_CHANNELS + IMAGE_PADDING_BYTES;
+    int64_t n_rows = (height + IMAGE_ROWS - 1) / IMAGE_ROWS * IMAGE_ROWS;
+    size_t needed = (size_t)(width * n_rows) * IMAGE_CHANNELS + IMAGE_PADDING_BYTES;
     if (needed > image->capacity || (image->capacity > KEEP_BYTES && needed < KEEP_BYTES)) {
         image_release(image);
         TRY(memory_alloc(&image->pixels, needed, 1, "decoded image"));

@@ -16,6 +16,7 @@
 
 enum {
     IMAGE_CHANNELS = 4, /* R, G, B and a byte without meaning: one pixel is one word */
+    IMAGE_ROWS = 4,     /* rows that lie side by side */
     IMAGE_MAX_SIDE_PX = 65500,
     IMAGE_MAX_PIXELS = 178956970, /* where Pillow refuses */
     IMAGE_MAX_FILE_BYTES = 1 << 30,
@@ -24,12 +25,21 @@ enum {
     IMAGE_PADDING_BYTES = 64,         /* readable after the last pixel, for vector loads */
 };
 
-/* A decoded image; the buffer is kept and reused. Zeroed is valid and empty. */
+/* A decoded image; the buffer is kept and reused. Zeroed is valid and empty. Four rows lie side by
+ * side, pixel by pixel, so that the resampler takes them in one piece; the last rows of a height
+ * that is no multiple of four are undefined. */
 struct image {
-    uint8_t *pixels; /* [height, width, IMAGE_CHANNELS] */
+    uint8_t *pixels; /* [ceil(height / IMAGE_ROWS), width, IMAGE_ROWS, IMAGE_CHANNELS] */
     int32_t width, height;
     size_t capacity; /* bytes */
 };
+
+/* The IMAGE_CHANNELS bytes of a pixel. */
+static inline uint8_t *image_pixel(const struct image *image, size_t x, size_t y)
+{
+    size_t column = y / IMAGE_ROWS * (size_t)image->width + x;
+    return image->pixels + (column * IMAGE_ROWS + y % IMAGE_ROWS) * IMAGE_CHANNELS;
+}
 
 /* One thread's decoder: buffers that are reused. */
 struct image_decoder; /* opaque */

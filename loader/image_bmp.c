@@ -111,10 +111,10 @@ static unsigned part(uint32_t value, uint32_t mask)
     return ((value & mask) >> __builtin_ctz(mask)) * 255 / top;
 }
 
-static void read_row(const struct bmp *bmp, const uint8_t *row, uint8_t *out)
+static void read_row(const struct bmp *bmp, const uint8_t *row, struct image *out, size_t y)
 {
     for (size_t x = 0; x < (size_t)bmp->width; x++) {
-        uint8_t *pixel = out + IMAGE_CHANNELS * x;
+        uint8_t *pixel = image_pixel(out, x, y);
         if (bmp->bits <= 8) {
             size_t first = x * bmp->bits;
             unsigned shift = 8 - bmp->bits - (unsigned)(first % 8);
@@ -147,8 +147,7 @@ enum status image_decode_bmp(const uint8_t *bytes, size_t n_bytes, struct image 
     TRY(image_reserve(out, bmp.width, bmp.height));
     for (int32_t y = 0; y < out->height; y++) {
         int32_t from = bmp.top_down ? y : out->height - 1 - y;
-        read_row(&bmp, bytes + bmp.data + (size_t)from * bmp.stride,
-                 out->pixels + (size_t)y * (size_t)out->width * IMAGE_CHANNELS);
+        read_row(&bmp, bytes + bmp.data + (size_t)from * bmp.stride, out, (size_t)y);
     }
     return STATUS_OK;
 }

@@ -3,12 +3,14 @@
 #define IBOT_LOADER_IMAGE_INTERNAL_H
 
 #include "loader/image.h"
+#include "loader/pixel_kernels.h"
 
 struct image_decoder {
+    const struct pixel_kernels *kernels;
     uint8_t *file; /* the bytes of the file being decoded */
     size_t file_capacity;
-    uint8_t *line; /* one line of CMYK */
-    size_t line_capacity;
+    uint8_t *lines; /* [IMAGE_ROWS, width, IMAGE_CHANNELS], as libjpeg makes them */
+    size_t lines_capacity;
     long n_warnings; /* of the last image */
     int64_t read_ns; /* spent with reading, all in all */
 };

@@ -98,26 +98,29 @@ static bool is_hollow(const struct jpeg_decompress_struct *jpeg, size_t n_bytes)
 }
 
 /* Lines of the opened file to pixels; inside setjmp. */
-static void read_lines(struct session *session, uint8_t *line, struct image *out)
+static void read_lines(struct session *session, struct image_decoder *decoder, struct image *out)
 {
     struct jpeg_decompress_struct *jpeg = &session->jpeg;
-    size_t stride = (size_t)out->width * IMAGE_CHANNELS;
+    size_t width = (size_t)out->width;
+    uint8_t *lines = decoder->lines;
 
     while (jpeg->output_scanline < jpeg->output_height) {
-        uint8_t *row = out->pixels + jpeg->output_scanline * stride;
+        size_t y = jpeg->output_scanline, n = 0;
+        size_t left = jpeg->output_height - y, wanted = left < IMAGE_ROWS ? left : IMAGE_ROWS;
+        while (n < wanted) { /* the library gives as many as it has */
+            JSAMPROW rows[IMAGE_ROWS];
+            for (size_t i = 0; i < wanted - n; i++)
+                rows[i] = lines + (n + i) * width * IMAGE_CHANNELS;
+            n += jpeg_read_scanlines(jpeg, rows, (JDIMENSION)(wanted - n));
+        }
         if (jpeg->out_color_space != JCS_CMYK) {
-            JSAMPROW rows[4];
-            for (int i = 0; i < 4; i++) /* rows past the end are never written */
-                rows[i] = row + (size_t)i * stride;
-            JDIMENSION left = jpeg->output_height - jpeg->output_scanline;
-            jpeg_read_scanlines(jpeg, rows, left < 4 ? left : 4);
+            decoder->kernels->group_rows(image_pixel(out, 0, y), lines, width);
             continue;
         }
-        jpeg_read_scanlines(jpeg, &line, 1);
-        for (int32_t x = 0; x < out->width; x++) {
-            const uint8_t *inks = line + 4 * (size_t)x; /* inverted: 0 is all ink */
-            image_put_cmyk(row + 4 * (size_t)x, 255 - inks[0], 255 - inks[1], 255 - inks[2],
-                           255 - inks[3]);
+        for (size_t i = 0; i < n * width; i++) {
+            const uint8_t *inks = lines + 4 * i; /* inverted: 0 is all ink */
+            image_put_cmyk(image_pixel(out, i % width, y + i / width), 255 - inks[0], 255 - inks[1],
+                           255 - inks[2], 255 - inks[3]);
         }
     }
     jpeg_finish_decompress(jpeg);
@@ -134,9 +137,8 @@ static enum status prepare(struct session *session, struct image_decoder *decode
              jpeg->image_height, n_bytes);
     TRY(image_reserve(out, jpeg->image_width, jpeg->image_height));
     bool inks = jpeg->jpeg_color_space == JCS_CMYK || jpeg->jpeg_color_space == JCS_YCCK;
-    if (inks)
-        TRY(memory_grow(&decoder->line, &decoder->line_capacity, 4 * (size_t)jpeg->image_width, 1,
-                        "CMYK line"));
+    TRY(memory_grow(&decoder->lines, &decoder->lines_capacity,
+                    (size_t)jpeg->image_width * IMAGE_ROWS, IMAGE_CHANNELS, "lines of an image"));
     jpeg->out_color_space = inks ? JCS_CMYK : JCS_EXT_RGBX;
     jpeg->dct_method = JDCT_ISLOW;
     jpeg->do_fancy_upsampling = TRUE;
@@ -179,7 +181,7 @@ enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *byte
     status = prepare(&session, decoder, n_bytes, out);
     if (status == STATUS_OK) {
         jpeg_start_decompress(jpeg);
-        read_lines(&session, decoder->line, out);
+        read_lines(&session, decoder, out);
         decoder->n_warnings = session.errors.num_warnings;
     } else {
         status = status_set(status, "JPEG: %s", status_message());

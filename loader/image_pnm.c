@@ -131,7 +131,7 @@ enum status image_decode_pnm(const uint8_t *bytes, size_t n_bytes, struct image 
     TRY(image_reserve(out, header.width, header.height));
     for (size_t y = 0; y < header.height; y++, reader.at += row_bytes)
         for (size_t x = 0; x < header.width; x++) {
-            uint8_t *pixel = out->pixels + IMAGE_CHANNELS * (y * header.width + x);
+            uint8_t *pixel = image_pixel(out, x, y);
             TRY(read_pixel(&reader, &header, x, values));
             for (size_t c = 0; c < 3; c++) {
                 uint32_t value = values[header.n_samples == 3 ? c : 0];

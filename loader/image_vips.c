@@ -56,11 +56,11 @@ static unsigned sample(const void *row, size_t i, VipsBandFormat format, bool gr
 static void convert(const uint8_t *raw, size_t bands, VipsBandFormat format, bool inks,
                     struct image *out)
 {
-    size_t n = (size_t)out->width * (size_t)out->height;
+    size_t width = (size_t)out->width, n = width * (size_t)out->height;
     bool grey = bands < 3;
 
     for (size_t i = 0; i < n; i++) {
-        uint8_t *pixel = out->pixels + IMAGE_CHANNELS * i;
+        uint8_t *pixel = image_pixel(out, i % width, i / width);
         if (inks)
             image_put_cmyk(pixel, raw[bands * i], raw[bands * i + 1], raw[bands * i + 2],
                            raw[bands * i + 3]);

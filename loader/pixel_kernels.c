@@ -20,19 +20,19 @@ static uint8_t clip(int32_t sum)
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-static void resample_across(uint8_t *middle, size_t stride, const uint8_t *const rows[4],
+static void resample_across(uint8_t *middle, size_t stride, const uint8_t *columns,
                             const struct resample_axis *axis)
 {
     for (int32_t x = 0; x < axis->n_out; x++) {
         const int32_t *weights = axis->packed + (int64_t)x * axis->max_groups * RESAMPLE_MAX_PACKED;
         int32_t n = axis->n_groups[x] * RESAMPLE_GROUP;
         for (size_t row = 0; row < 4; row++) {
-            const uint8_t *from = rows[row] + 4 * (size_t)axis->first[x];
+            const uint8_t *from = columns + 16 * (size_t)axis->first[x] + 4 * row;
             int32_t sums[3] = {1 << (RESAMPLE_BITS - 1), 1 << (RESAMPLE_BITS - 1),
                                1 << (RESAMPLE_BITS - 1)};
             for (int32_t k = 0; k < n; k++)
                 for (int32_t c = 0; c < 3; c++)
-                    sums[c] += from[4 * k + c] * weights[k];
+                    sums[c] += from[16 * k + c] * weights[k];
             for (size_t c = 0; c < 3; c++)
                 middle[c * stride + 4 * (size_t)x + row] = clip(sums[c]);
         }
@@ -212,6 +212,13 @@ void blur_down_plain(uint8_t *plane, int32_t width, int32_t height, const struct
 
 /* ------------------------------------------------------------------------------ packing */
 
+static void group_rows(uint8_t *out, const uint8_t *lines, size_t width)
+{
+    for (size_t x = 0; x < width; x++)
+        for (size_t i = 0; i < 4; i++)
+            memcpy(out + 16 * x + 4 * i, lines + 4 * (i * width + x), 4);
+}
+
 void interleave_plain(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored)
 {
     for (size_t i = 0; i < n; i++) {
@@ -234,6 +241,7 @@ const struct pixel_kernels pixel_kernels_plain = {
     .hue = hue,
     .blur_across = blur_across_plain,
     .blur_down = blur_down_plain,
+    .group_rows = group_rows,
     .interleave = interleave_plain,
 };
 

@@ -44,9 +44,10 @@ struct pixel_kernels {
     /* Four weights (integers of RESAMPLE_BITS) to the form that the two passes want. */
     void (*pack_weights)(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4]);
 
-    /* Four rows of words (R, G, B, any) -> one row group of middle: three lines of `stride` bytes.
-     * May read up to three pixels past a row's last input, and writes whole columns of 16. */
-    void (*resample_across)(uint8_t *middle, size_t stride, const uint8_t *const rows[4],
+    /* columns [n_in, row 4, channel 4]: four rows of an image, see image.h -> one row group of
+     * middle: three lines of `stride` bytes. May read up to three columns past the last input, and
+     * writes whole columns of 16. */
+    void (*resample_across)(uint8_t *middle, size_t stride, const uint8_t *columns,
                             const struct resample_axis *axis);
 
     /* Middle -> output row y of each plane, n columns. */
@@ -77,6 +78,9 @@ struct pixel_kernels {
                         uint8_t *scratch);
     void (*blur_down)(uint8_t *plane, int32_t width, int32_t height, const struct box *box,
                       uint8_t *scratch);
+
+    /* out [width, row 4, channel 4] <- lines [row 4, width, channel 4]. */
+    void (*group_rows)(uint8_t *out, const uint8_t *lines, size_t width);
 
     /* out [n, 3] <- planes; mirrored: last pixel first. */
     void (*interleave)(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored);

@@ -71,22 +71,6 @@ static inline uint32_t sum_of_lanes(vec v)
     return sum;
 }
 
-static inline void load_rows(vec out[2], const uint8_t *const rows[4], size_t offset)
-{
-    for (size_t i = 0; i < 2; i++)
-        out[i] = _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[2 * i] + offset))),
-            _mm_loadu_si128((const __m128i *)(rows[2 * i + 1] + offset)), 1);
-}
-
-static inline __m128i bytes_of_rows(const vec lanes[2])
-{
-    vec words = _mm256_packus_epi32(lanes[0], lanes[1]); /* rows 0, 2 and 1, 3 */
-    __m128i bytes =
-        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    return _mm_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0));
-}
-
 struct quads {
     vec low[2], high[2];
 };
@@ -128,8 +112,45 @@ static inline struct sums sums_add(struct sums sums, vec bytes, struct quads qua
 
 static inline vec sums_whole(struct sums sums)
 {
-    vec whole = _mm256_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+    return _mm256_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+}
+
+static inline vec clipped(vec whole)
+{
     return min(max(whole, splat(0)), splat(255));
+}
+
+/* Four columns of four rows: lanes [row][channel], rows 0 and 2, then 1 and 3. */
+static inline void sums_add_columns(struct sums sums[2], const uint8_t *taps, struct quads quads)
+{
+    for (int i = 0; i < 2; i++) {
+        vec first = widen_words(taps + 16 * i), third = widen_words(taps + 16 * i + 32);
+        vec pairs[2] = {interleave_low_words(first, third), interleave_high_words(first, third)};
+        for (int half = 0; half < 2; half++) {
+            sums[half].low = add(sums[half].low, multiply_pairs(pairs[half], quads.low[i]));
+            sums[half].high = add(sums[half].high, multiply_pairs(pairs[half], quads.high[i]));
+        }
+    }
+}
+
+/* Lines [column][row] of three channels. */
+static inline void store_columns(uint8_t *to, size_t stride, vec whole[4][2])
+{
+    const vec transpose =
+        repeat128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    vec rows[2]; /* [channel][column] of rows 0 and 2; 1 and 3 */
+
+    for (int i = 0; i < 2; i++)
+        rows[i] = shuffle_bytes(_mm256_packus_epi16(_mm256_packs_epi32(whole[0][i], whole[1][i]),
+                                                    _mm256_packs_epi32(whole[2][i], whole[3][i])),
+                                transpose);
+    vec low = _mm256_unpacklo_epi8(rows[0], rows[1]), high = _mm256_unpackhi_epi8(rows[0], rows[1]);
+    __m128i low_rows = _mm256_castsi256_si128(low), high_rows = _mm256_extracti128_si256(low, 1);
+    _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(low_rows, high_rows));
+    _mm_storeu_si128((__m128i *)(to + stride), _mm_unpackhi_epi16(low_rows, high_rows));
+    _mm_storeu_si128(
+        (__m128i *)(to + 2 * stride),
+        _mm_unpacklo_epi16(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
 }
 
 /* 1 where the hue is one of hue_short_bits, else 0. */

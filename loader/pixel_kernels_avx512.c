@@ -60,22 +60,6 @@ static inline void narrow_words(uint8_t *p, vec v)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi16_epi8(v));
 }
 
-static inline void load_rows(vec out[1], const uint8_t *const rows[4], size_t offset)
-{
-    __m256i pairs[2];
-
-    for (size_t i = 0; i < 2; i++)
-        pairs[i] = _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(rows[2 * i] + offset))),
-            _mm_loadu_si128((const __m128i *)(rows[2 * i + 1] + offset)), 1);
-    out[0] = _mm512_inserti64x4(_mm512_castsi256_si512(pairs[0]), pairs[1], 1);
-}
-
-static inline __m128i bytes_of_rows(const vec lanes[1])
-{
-    return _mm512_cvtepi32_epi8(lanes[0]);
-}
-
 struct quads {
     vec digits[3];
 };
@@ -117,8 +101,40 @@ static inline struct sums sums_add(struct sums sums, vec bytes, struct quads qua
 static inline vec sums_whole(struct sums sums)
 {
     vec whole = add(sums.digits[0], shift_left(sums.digits[1], 8));
-    whole = _mm512_srai_epi32(add(whole, shift_left(sums.digits[2], 16)), RESAMPLE_BITS);
+    return _mm512_srai_epi32(add(whole, shift_left(sums.digits[2], 16)), RESAMPLE_BITS);
+}
+
+static inline vec clipped(vec whole)
+{
     return min(max(whole, splat(0)), splat(255));
+}
+
+/* Four columns of four rows: lanes [row][channel]. */
+static inline void sums_add_columns(struct sums sums[1], const uint8_t *taps, struct quads quads)
+{
+    const vec rows = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const vec channels =
+        repeat128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    vec bytes = shuffle_bytes(_mm512_permutexvar_epi32(rows, load(taps)), channels);
+
+    sums[0] = sums_add(sums[0], bytes, quads);
+}
+
+/* Lines [column][row] of three channels. */
+static inline void store_columns(uint8_t *to, size_t stride, vec whole[4][1])
+{
+    const vec transpose =
+        repeat128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const vec lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    vec bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0][0], whole[1][0]),
+                                    _mm512_packs_epi32(whole[2][0], whole[3][0]));
+
+    /* [row][column][channel] to [row][channel][column] to [channel][row][column] */
+    bytes = _mm512_permutexvar_epi32(lanes, shuffle_bytes(bytes, transpose));
+    bytes = shuffle_bytes(bytes, transpose);
+    _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(bytes));
+    _mm_storeu_si128((__m128i *)(to + stride), _mm512_extracti32x4_epi32(bytes, 1));
+    _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm512_extracti32x4_epi32(bytes, 2));
 }
 
 /* 1 where the hue is one of hue_short_bits, else 0. */

@@ -72,18 +72,6 @@ static inline uint32_t sum_of_lanes(vec v)
     return (uint32_t)_mm_cvtsi128_si32(v);
 }
 
-static inline void load_rows(vec out[4], const uint8_t *const rows[4], size_t offset)
-{
-    for (size_t i = 0; i < 4; i++)
-        out[i] = load(rows[i] + offset);
-}
-
-static inline __m128i bytes_of_rows(const vec lanes[4])
-{
-    return _mm_packus_epi16(_mm_packus_epi32(lanes[0], lanes[1]),
-                            _mm_packus_epi32(lanes[2], lanes[3]));
-}
-
 struct quads {
     vec low[2], high[2];
 };
@@ -125,8 +113,44 @@ static inline struct sums sums_add(struct sums sums, vec bytes, struct quads qua
 
 static inline vec sums_whole(struct sums sums)
 {
-    vec whole = _mm_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+    return _mm_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
+}
+
+static inline vec clipped(vec whole)
+{
     return min(max(whole, splat(0)), splat(255));
+}
+
+/* Four columns of four rows: lanes [channel], row by row. */
+static inline void sums_add_columns(struct sums sums[4], const uint8_t *taps, struct quads quads)
+{
+    for (int i = 0; i < 4; i++) {
+        const uint8_t *from = taps + 16 * (i / 2) + 8 * (i % 2);
+        vec first = widen_words(from), third = widen_words(from + 32);
+        vec pairs[2] = {interleave_low_words(first, third), interleave_high_words(first, third)};
+        for (int half = 0; half < 2; half++) {
+            struct sums *row = &sums[2 * (i % 2) + half];
+            row->low = add(row->low, multiply_pairs(pairs[half], quads.low[i / 2]));
+            row->high = add(row->high, multiply_pairs(pairs[half], quads.high[i / 2]));
+        }
+    }
+}
+
+/* Lines [column][row] of three channels. */
+static inline void store_columns(uint8_t *to, size_t stride, vec whole[4][4])
+{
+    const vec transpose = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    vec rows[4]; /* [channel][column] */
+
+    for (int i = 0; i < 4; i++)
+        rows[i] = shuffle_bytes(_mm_packus_epi16(_mm_packs_epi32(whole[0][i], whole[1][i]),
+                                                 _mm_packs_epi32(whole[2][i], whole[3][i])),
+                                transpose);
+    vec low[2] = {_mm_unpacklo_epi8(rows[0], rows[1]), _mm_unpacklo_epi8(rows[2], rows[3])};
+    vec high[2] = {_mm_unpackhi_epi8(rows[0], rows[1]), _mm_unpackhi_epi8(rows[2], rows[3])};
+    _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(low[0], low[1]));
+    _mm_storeu_si128((__m128i *)(to + stride), _mm_unpackhi_epi16(low[0], low[1]));
+    _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm_unpacklo_epi16(high[0], high[1]));
 }
 
 static inline int32_t falls_short(int32_t hue)

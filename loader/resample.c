@@ -81,6 +81,7 @@ static enum status make_axis(struct resampler *r, int which, const struct filter
 {
     struct resample_axis *axis = &r->axis[which];
     int32_t most = (int32_t)ceil(filter->support) * 2 + 1;
+    most = most < filter->n_in ? most : filter->n_in;
     int32_t groups =
         (most + (which == 1 ? RESAMPLE_GROUP - 1 : 0) + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
 
@@ -118,13 +119,17 @@ static enum status make_axis(struct resampler *r, int which, const struct filter
     return STATUS_OK;
 }
 
-/* Middle rows: those that the window's outputs read, base .. base+n-1 of the region. */
-static int32_t rows_needed(const struct filter *filter, const struct region *window, int32_t *base)
+/* Row groups of the image that the window's outputs read. base: the first row of the first one,
+ * counted from the region's top; it may lie above. */
+static int32_t row_groups_needed(const struct filter *filter, const struct region *source,
+                                 const struct region *window, int32_t *base)
 {
-    int32_t last_first, n = taps_of(filter, window->top + window->height - 1, &last_first);
+    int32_t first, last, n = taps_of(filter, window->top + window->height - 1, &last);
 
-    taps_of(filter, window->top, base);
-    return last_first + n - *base;
+    taps_of(filter, window->top, &first);
+    int32_t top = (source->top + first) / RESAMPLE_GROUP * RESAMPLE_GROUP;
+    *base = top - source->top;
+    return (source->top + last + n - top + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
 }
 
 enum status resample(struct resampler *r, struct planes *out, const struct image *image,
@@ -133,9 +138,7 @@ enum status resample(struct resampler *r, struct planes *out, const struct image
     const struct region *source = &plan->source, *window = &plan->window;
     struct filter across = filter_of(plan->filter, source->width, plan->width);
     struct filter down = filter_of(plan->filter, source->height, plan->height);
-    size_t stride = (size_t)image->width * IMAGE_CHANNELS;
-    int32_t base, n_rows = rows_needed(&down, window, &base);
-    int32_t n_groups = (n_rows + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
+    int32_t base, n_groups = row_groups_needed(&down, source, window, &base);
     size_t line = ((size_t)window->width + RESAMPLE_COLUMNS - 1) / RESAMPLE_COLUMNS *
                   RESAMPLE_COLUMNS * RESAMPLE_GROUP;
 
@@ -150,16 +153,11 @@ enum status resample(struct resampler *r, struct planes *out, const struct image
     TRY(scratch_reserve(&r->middle, (size_t)n_groups * 3 * line, "resize rows"));
 
     uint8_t *middle = r->middle.memory;
-    const uint8_t *pixels = image->pixels + (size_t)(source->top + base) * stride +
-                            (size_t)source->left * IMAGE_CHANNELS;
-    for (int32_t g = 0; g < n_groups; g++) {
-        const uint8_t *rows[RESAMPLE_GROUP];
-        for (int32_t i = 0; i < RESAMPLE_GROUP; i++) {
-            int32_t row = RESAMPLE_GROUP * g + i; /* past the end: any, its weights are 0 */
-            rows[i] = pixels + (size_t)(row < n_rows ? row : n_rows - 1) * stride;
-        }
-        r->kernels->resample_across(middle + (size_t)g * 3 * line, line, rows, &r->axis[0]);
-    }
+    for (int32_t g = 0; g < n_groups; g++)
+        r->kernels->resample_across(middle + (size_t)g * 3 * line, line,
+                                    image_pixel(image, (size_t)source->left,
+                                                (size_t)(source->top + base + g * RESAMPLE_GROUP)),
+                                    &r->axis[0]);
     for (int32_t y = 0; y < window->height; y++) {
         uint8_t *const rows[3] = {out->channel[0] + (size_t)y * (size_t)window->width,
                                   out->channel[1] + (size_t)y * (size_t)window->width,

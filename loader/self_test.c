@@ -77,8 +77,11 @@ enum status self_test_pixels(uint64_t *hash)
     TRY_OUT(view_render(&maker, &spec, 0, N_SAMPLES, &image, record));
     sum = hash_bytes(record, n_bytes);
     TRY_OUT(image_reserve(&image, WIDTH, HEIGHT));
-    for (uint32_t i = 0; i < WIDTH * HEIGHT * IMAGE_CHANNELS; i++)
-        image.pixels[i] = (uint8_t)((i * 2654435761u) >> 13);
+    for (uint32_t i = 0; i < WIDTH * HEIGHT * IMAGE_CHANNELS; i++) {
+        uint32_t pixel = i / IMAGE_CHANNELS;
+        image_pixel(&image, pixel % WIDTH, pixel / WIDTH)[i % IMAGE_CHANNELS] =
+            (uint8_t)((i * 2654435761u) >> 13);
+    }
     for (uint32_t sample = 0; sample < N_SAMPLES; sample++) {
         TRY_OUT(view_render(&maker, &spec, 0, sample, &image, record));
         sum = hash_bytes_seeded(record, n_bytes, sum);

@@ -46,7 +46,7 @@ static const struct option_spec specs[] = {
     {.name = "epochs",
      .type = OPTION_INT32,
      AT(epochs),
-     .text = "2",
+     .text = "4",
      .minimum = 1,
      .maximum = 1000,
      .argument = "N",
@@ -128,25 +128,26 @@ static void decode_only(struct worker *worker)
     decoder.err = jpeg_std_error(&errors);
     errors.output_message = ignore_message;
     jpeg_create_decompress(&decoder);
-    for (uint32_t i = (uint32_t)worker->number; i < bench->n_jpegs;
-         i += (uint32_t)bench->options.threads) {
-        jpeg_mem_src(&decoder, bench->jpegs[i].bytes, bench->jpegs[i].n_bytes);
-        jpeg_read_header(&decoder, TRUE);
-        if (decoder.num_components == 4)
-            decoder.out_color_space = JCS_CMYK;
-        else
-            decoder.out_color_space = JCS_RGB;
-        jpeg_start_decompress(&decoder);
-        if ((size_t)decoder.output_components * decoder.output_width <= sizeof(line))
-            while (decoder.output_scanline < decoder.output_height)
-                jpeg_read_scanlines(&decoder, rows, 1);
-        jpeg_abort_decompress(&decoder);
-        worker->n_images++;
-    }
+    for (int32_t epoch = 0; epoch < bench->options.epochs; epoch++)
+        for (uint32_t i = (uint32_t)worker->number; i < bench->n_jpegs;
+             i += (uint32_t)bench->options.threads) {
+            jpeg_mem_src(&decoder, bench->jpegs[i].bytes, bench->jpegs[i].n_bytes);
+            jpeg_read_header(&decoder, TRUE);
+            if (decoder.num_components == 4)
+                decoder.out_color_space = JCS_CMYK;
+            else
+                decoder.out_color_space = JCS_RGB;
+            jpeg_start_decompress(&decoder);
+            if ((size_t)decoder.output_components * decoder.output_width <= sizeof(line))
+                while (decoder.output_scanline < decoder.output_height)
+                    jpeg_read_scanlines(&decoder, rows, 1);
+            jpeg_abort_decompress(&decoder);
+            worker->n_images++;
+        }
     jpeg_destroy_decompress(&decoder);
 }
 
-static void make_samples(struct worker *worker, int32_t epoch)
+static void make_samples(struct worker *worker)
 {
     const struct bench *bench = worker->bench;
     struct view_maker maker;
@@ -155,11 +156,12 @@ static void make_samples(struct worker *worker, int32_t epoch)
 
     stop_on(view_maker_open(&maker, &bench->index, bench->order));
     stop_on(memory_alloc(&record, 1, data_spec_record_bytes(&bench->spec), "record"));
-    for (uint64_t i = (uint64_t)worker->number; i < bench->index.header->n_samples;
-         i += (uint64_t)bench->options.threads) {
-        stop_on(view_make(&maker, &bench->spec, epoch, i, record, &sample, NULL, NULL));
-        worker->n_images++;
-    }
+    for (int32_t epoch = 0; epoch < bench->options.epochs; epoch++)
+        for (uint64_t i = (uint64_t)worker->number; i < bench->index.header->n_samples;
+             i += (uint64_t)bench->options.threads) {
+            stop_on(view_make(&maker, &bench->spec, epoch, i, record, &sample, NULL, NULL));
+            worker->n_images++;
+        }
     for (int i = 0; i < VIEW_STAGES; i++)
         worker->stage_ns[i] += maker.stage_ns[i];
     memory_free(record);
@@ -171,11 +173,10 @@ static void *work(void *argument)
     struct worker *worker = argument;
     double start = cpu_seconds();
 
-    for (int32_t epoch = 0; epoch < worker->bench->options.epochs; epoch++)
-        if (worker->decode_only)
-            decode_only(worker);
-        else
-            make_samples(worker, epoch);
+    if (worker->decode_only)
+        decode_only(worker);
+    else
+        make_samples(worker);
     worker->cpu_seconds = cpu_seconds() - start;
     return NULL;
 }

@@ -15,8 +15,9 @@ static uint64_t decode(struct image_decoder *decoder, const uint8_t *bytes, size
     if (image_decode(decoder, bytes, n_bytes, image) != STATUS_OK)
         return 0;
     uint64_t hash = 1;
-    for (int64_t i = 0; i < (int64_t)image->width * image->height; i++)
-        hash = hash_bytes_seeded(image->pixels + IMAGE_CHANNELS * i, 3, hash);
+    for (size_t y = 0; y < (size_t)image->height; y++)
+        for (size_t x = 0; x < (size_t)image->width; x++)
+            hash = hash_bytes_seeded(image_pixel(image, x, y), 3, hash);
     return hash;
 }
 

@@ -77,8 +77,9 @@ static enum status load_source(struct golden *g)
     const uint8_t *rgb = source->tensor.data;
 
     TRY(image_reserve(&g->source, source->file_shape[1], source->file_shape[0]));
-    for (int64_t i = 0; i < source->file_shape[0] * source->file_shape[1]; i++)
-        memcpy(g->source.pixels + IMAGE_CHANNELS * i, rgb + 3 * i, 3);
+    for (size_t y = 0; y < (size_t)g->source.height; y++)
+        for (size_t x = 0; x < (size_t)g->source.width; x++, rgb += 3)
+            memcpy(image_pixel(&g->source, x, y), rgb, 3);
     return STATUS_OK;
 }
 

@@ -96,9 +96,9 @@ static void assert_pixels(struct tools *tools, const char *name)
     fclose(file);
     assert_int_equal(tools->image.width, WIDTH);
     assert_int_equal(tools->image.height, HEIGHT);
-    for (int i = 0; i < WIDTH * HEIGHT; i++)
-        if (memcmp(tools->image.pixels + IMAGE_CHANNELS * i, wanted + 3 * i, 3) != 0)
-            fail_msg("%s: pixel %d differs from Pillow's", name, i);
+    for (size_t i = 0; i < WIDTH * HEIGHT; i++)
+        if (memcmp(image_pixel(&tools->image, i % WIDTH, i / WIDTH), wanted + 3 * i, 3) != 0)
+            fail_msg("%s: pixel %zu differs from Pillow's", name, i);
 }
 
 /* Calls `visit` for each picture of the data folder; returns how many. */

@@ -191,7 +191,7 @@ static void random_image(struct image *image)
     assert_int_equal(
         image_reserve(image, 1 + (int32_t)random_below(150), 1 + (int32_t)random_below(120)),
         STATUS_OK);
-    size_t n = (size_t)image->width * (size_t)image->height * IMAGE_CHANNELS;
+    size_t n = (size_t)image->width * (((size_t)image->height + 3) / 4 * 4) * IMAGE_CHANNELS;
     bool extreme = random_below(2) == 0;
     for (size_t i = 0; i < n; i++)
         image->pixels[i] = (uint8_t)(extreme ? random_below(2) * 255 : random_below(256));
@@ -271,6 +271,26 @@ static void packing_is_the_same_in_every_set(void **state)
     planes_release(&planes);
 }
 
+static void grouping_is_the_same_in_every_set(void **state)
+{
+    enum { MOST = 40 };
+    const struct pixel_kernels *sets[SIMD_COUNT];
+    int n_sets = other_sets(sets);
+    uint8_t lines[16 * MOST], wanted[16 * MOST], got[16 * MOST];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(lines); i++)
+        lines[i] = (uint8_t)(i * 37 >> 2);
+    for (size_t width = 1; width <= MOST; width++) {
+        plain()->group_rows(wanted, lines, width);
+        assert_memory_equal(wanted + 4, lines + 4 * width, 4); /* row 1 follows row 0 */
+        for (int i = 0; i < n_sets; i++) {
+            sets[i]->group_rows(got, lines, width);
+            assert_memory_equal(got, wanted, 16 * width);
+        }
+    }
+}
+
 static void time_operation(enum operation operation, const struct pixel_kernels *kernels,
                            const struct planes *original)
 {
@@ -334,6 +354,7 @@ int main(void)
         cmocka_unit_test(every_colour_keeps_its_hue_in_every_set),
         cmocka_unit_test(resizing_is_the_same_in_every_set),
         cmocka_unit_test(packing_is_the_same_in_every_set),
+        cmocka_unit_test(grouping_is_the_same_in_every_set),
         cmocka_unit_test(what_each_costs_is_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

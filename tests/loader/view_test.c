@@ -258,8 +258,11 @@ static struct image noise(int32_t width, int32_t height)
     struct image image = {0};
 
     assert_int_equal(image_reserve(&image, width, height), STATUS_OK);
-    for (int32_t i = 0; i < width * height * IMAGE_CHANNELS; i++)
-        image.pixels[i] = (uint8_t)((uint32_t)i * 2654435761u >> 21);
+    for (int32_t i = 0; i < width * height * IMAGE_CHANNELS; i++) {
+        size_t pixel = (size_t)i / IMAGE_CHANNELS;
+        image_pixel(&image, pixel % (size_t)width, pixel / (size_t)width)[i % IMAGE_CHANNELS] =
+            (uint8_t)((uint32_t)i * 2654435761u >> 21);
+    }
     return image;
 }
 
@@ -292,7 +295,7 @@ static double share_changed(struct scene *scene, const struct data_spec *spec)
     assert_int_equal(data_spec_record_bytes(spec), sizeof(record));
     assert_int_equal(view_render(&scene->maker, &bare, 0, 0, &image, plain), STATUS_OK);
     for (size_t i = 0; i < 16 * 16; i++)
-        assert_memory_equal(plain + 3 * i, image.pixels + IMAGE_CHANNELS * i, 3);
+        assert_memory_equal(plain + 3 * i, image_pixel(&image, i % 16, i / 16), 3);
     for (uint32_t sample = 0; sample < N; sample++) {
         assert_int_equal(view_render(&scene->maker, spec, 0, sample, &image, record), STATUS_OK);
         n_changed += memcmp(plain, record, sizeof(record)) != 0;
@@ -384,9 +387,9 @@ static void evaluation_takes_the_centre_at_any_shape(void **state)
             top = (int32_t)rint((sizes[i][1] - 16) / 2.0);
             for (int32_t y = 0; y < 16; y++)
                 for (int32_t x = 0; x < 16; x++)
-                    assert_memory_equal(
-                        record + 3 * (16 * y + x),
-                        image.pixels + IMAGE_CHANNELS * ((top + y) * sizes[i][0] + left + x), 3);
+                    assert_memory_equal(record + 3 * (16 * y + x),
+                                        image_pixel(&image, (size_t)(left + x), (size_t)(top + y)),
+                                        3);
         }
         image_release(&image);
     }
