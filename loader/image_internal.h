@@ -9,7 +9,8 @@ struct image_decoder {
     const struct pixel_kernels *kernels;
     uint8_t *file; /* the bytes of the file being decoded */
     size_t file_capacity;
-    uint8_t *lines; /* [IMAGE_ROWS, width, IMAGE_CHANNELS], as libjpeg makes them */
+    uint8_t
+        *lines; /* [IMAGE_ROWS, width, IMAGE_CHANNELS] and room between, as libjpeg makes them */
     size_t lines_capacity;
     long n_warnings; /* of the last image */
     int64_t read_ns; /* spent with reading, all in all */

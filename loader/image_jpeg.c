@@ -97,12 +97,21 @@ static bool is_hollow(const struct jpeg_decompress_struct *jpeg, size_t n_bytes)
            n_blocks / 4 > (int64_t)n_bytes;
 }
 
+/* libjpeg-turbo writes aligned lines past the caches, and these are read again at once. */
+enum { LINE_OFFSET = IMAGE_CHANNELS };
+
+static size_t line_stride(size_t width)
+{
+    return (width * IMAGE_CHANNELS + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+}
+
 /* Lines of the opened file to pixels; inside setjmp. */
 static void read_lines(struct session *session, struct image_decoder *decoder, struct image *out)
 {
     struct jpeg_decompress_struct *jpeg = &session->jpeg;
     size_t width = (size_t)out->width;
-    uint8_t *lines = decoder->lines;
+    size_t stride = line_stride(width);
+    uint8_t *lines = decoder->lines + LINE_OFFSET;
 
     while (jpeg->output_scanline < jpeg->output_height) {
         size_t y = jpeg->output_scanline, n = 0;
@@ -110,15 +119,15 @@ static void read_lines(struct session *session, struct image_decoder *decoder, s
         while (n < wanted) { /* the library gives as many as it has */
             JSAMPROW rows[IMAGE_ROWS];
             for (size_t i = 0; i < wanted - n; i++)
-                rows[i] = lines + (n + i) * width * IMAGE_CHANNELS;
+                rows[i] = lines + (n + i) * stride;
             n += jpeg_read_scanlines(jpeg, rows, (JDIMENSION)(wanted - n));
         }
         if (jpeg->out_color_space != JCS_CMYK) {
-            decoder->kernels->group_rows(image_pixel(out, 0, y), lines, width);
+            decoder->kernels->group_rows(image_pixel(out, 0, y), lines, stride, width);
             continue;
         }
-        for (size_t i = 0; i < n * width; i++) {
-            const uint8_t *inks = lines + 4 * i; /* inverted: 0 is all ink */
+        for (size_t i = 0; i < n * width; i++) { /* inverted: 0 is all ink */
+            const uint8_t *inks = lines + i / width * stride + i % width * IMAGE_CHANNELS;
             image_put_cmyk(image_pixel(out, i % width, y + i / width), 255 - inks[0], 255 - inks[1],
                            255 - inks[2], 255 - inks[3]);
         }
@@ -138,7 +147,8 @@ static enum status prepare(struct session *session, struct image_decoder *decode
     TRY(image_reserve(out, jpeg->image_width, jpeg->image_height));
     bool inks = jpeg->jpeg_color_space == JCS_CMYK || jpeg->jpeg_color_space == JCS_YCCK;
     TRY(memory_grow(&decoder->lines, &decoder->lines_capacity,
-                    (size_t)jpeg->image_width * IMAGE_ROWS, IMAGE_CHANNELS, "lines of an image"));
+                    line_stride(jpeg->image_width) * IMAGE_ROWS + LINE_OFFSET, 1,
+                    "lines of an image"));
     jpeg->out_color_space = inks ? JCS_CMYK : JCS_EXT_RGBX;
     jpeg->dct_method = JDCT_ISLOW;
     jpeg->do_fancy_upsampling = TRUE;

@@ -212,11 +212,11 @@ void blur_down_plain(uint8_t *plane, int32_t width, int32_t height, const struct
 
 /* ------------------------------------------------------------------------------ packing */
 
-static void group_rows(uint8_t *out, const uint8_t *lines, size_t width)
+static void group_rows(uint8_t *out, const uint8_t *lines, size_t stride, size_t width)
 {
     for (size_t x = 0; x < width; x++)
         for (size_t i = 0; i < 4; i++)
-            memcpy(out + 16 * x + 4 * i, lines + 4 * (i * width + x), 4);
+            memcpy(out + 16 * x + 4 * i, lines + i * stride + 4 * x, 4);
 }
 
 void interleave_plain(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored)
@@ -259,7 +259,7 @@ const struct pixel_kernels *pixel_kernels_for(enum simd simd)
         return __builtin_cpu_supports("avx2") ? &pixel_kernels_avx2 : NULL;
     case SIMD_AVX512:
         return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("avx512vnni")
+                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi")
                    ? &pixel_kernels_avx512
                    : NULL;
 #endif

@@ -79,8 +79,8 @@ struct pixel_kernels {
     void (*blur_down)(uint8_t *plane, int32_t width, int32_t height, const struct box *box,
                       uint8_t *scratch);
 
-    /* out [width, row 4, channel 4] <- lines [row 4, width, channel 4]. */
-    void (*group_rows)(uint8_t *out, const uint8_t *lines, size_t width);
+    /* out [width, row 4, channel 4] <- four lines [width, channel 4], `stride` bytes apart. */
+    void (*group_rows)(uint8_t *out, const uint8_t *lines, size_t stride, size_t width);
 
     /* out [n, 3] <- planes; mirrored: last pixel first. */
     void (*interleave)(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored);

@@ -32,6 +32,7 @@ enum { LANES = 8 };
 #define nearest(a)                   _mm256_cvtps_epi32(a)
 #define shuffle_bytes(a, b)          _mm256_shuffle_epi8(a, b)
 #define add_words(a, b)              _mm256_add_epi16(a, b)
+#define add_pairs(sum, a, b)         add(sum, multiply_pairs(a, b))
 #define multiply_pairs(a, b)         _mm256_madd_epi16(a, b)
 #define interleave_low_words(a, b)   _mm256_unpacklo_epi16(a, b)
 #define interleave_high_words(a, b)  _mm256_unpackhi_epi16(a, b)

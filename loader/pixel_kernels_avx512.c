@@ -1,5 +1,5 @@
-/* Vectors of 64 bytes; sums of four products of bytes (VNNI). Weights are three digits to base 256,
- * each a signed byte. */
+/* Vectors of 64 bytes; sums of four products of bytes (VNNI), tables of bytes (VBMI). Weights are
+ * three digits to base 256, each a signed byte. */
 #ifdef __x86_64__
 #include <immintrin.h>
 #include <string.h>
@@ -34,6 +34,7 @@ enum { LANES = 16 };
 #define nearest(a)                   _mm512_cvtps_epi32(a)
 #define shuffle_bytes(a, b)          _mm512_shuffle_epi8(a, b)
 #define add_words(a, b)              _mm512_add_epi16(a, b)
+#define add_pairs(sum, a, b)         _mm512_dpwssd_epi32(sum, a, b)
 #define multiply_pairs(a, b)         _mm512_madd_epi16(a, b)
 #define interleave_low_words(a, b)   _mm512_unpacklo_epi16(a, b)
 #define interleave_high_words(a, b)  _mm512_unpackhi_epi16(a, b)
@@ -58,6 +59,23 @@ static inline vec widen_words(const uint8_t *p)
 static inline void narrow_words(uint8_t *p, vec v)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi16_epi8(v));
+}
+
+/* bytes [n]: each replaced by table[byte], 64 at a time. */
+#define HAS_LOOKUP
+static inline void lookup(uint8_t *bytes, size_t n, const uint8_t table[256])
+{
+    vec quarters[4];
+
+    for (size_t i = 0; i < 4; i++)
+        quarters[i] = load(table + 64 * i);
+    for (size_t i = 0; i < n; i += 64) {
+        vec from = load(bytes + i);
+        vec low = _mm512_permutex2var_epi8(quarters[0], from, quarters[1]);
+        vec high = _mm512_permutex2var_epi8(quarters[2], from, quarters[3]);
+        _mm512_storeu_si512(bytes + i,
+                            _mm512_mask_blend_epi8(_mm512_movepi8_mask(from), low, high));
+    }
 }
 
 struct quads {

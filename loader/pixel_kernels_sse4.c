@@ -32,6 +32,7 @@ enum { LANES = 4 };
 #define nearest(a)                   _mm_cvtps_epi32(a)
 #define shuffle_bytes(a, b)          _mm_shuffle_epi8(a, b)
 #define add_words(a, b)              _mm_add_epi16(a, b)
+#define add_pairs(sum, a, b)         add(sum, multiply_pairs(a, b))
 #define multiply_pairs(a, b)         _mm_madd_epi16(a, b)
 #define interleave_low_words(a, b)   _mm_unpacklo_epi16(a, b)
 #define interleave_high_words(a, b)  _mm_unpackhi_epi16(a, b)

@@ -14,17 +14,16 @@ static double bicubic(double t)
     const double a = -0.5;
 
     t = fabs(t);
-    if (t < 1.0)
-        return ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
-    if (t < 2.0)
-        return (((t - 5.0) * t + 8.0) * t - 4.0) * a;
-    return 0.0;
+    double near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
+    double far = (((t - 5.0) * t + 8.0) * t - 4.0) * a;
+    far = t < 2.0 ? far : 0.0;
+    return t < 1.0 ? near : far; /* without a branch, which could not be foreseen */
 }
 
 static double bilinear(double t)
 {
-    t = fabs(t);
-    return t < 1.0 ? 1.0 - t : 0.0;
+    t = 1.0 - fabs(t);
+    return t > 0.0 ? t : 0.0;
 }
 
 /* How one axis is filtered. */
@@ -62,11 +61,14 @@ static void weights_of(const struct filter *filter, int32_t x, int32_t first, in
 {
     double centre = (x + 0.5) * filter->scale, step = 1.0 / filter->filter_scale, sum = 0.0;
 
-    for (int32_t k = 0; k < n; k++) {
-        double t = (k + first - centre + 0.5) * step;
-        exact[k] = filter->kind == RESAMPLE_BICUBIC ? bicubic(t) : bilinear(t);
+    if (filter->kind == RESAMPLE_BICUBIC)
+        for (int32_t k = 0; k < n; k++)
+            exact[k] = bicubic((k + first - centre + 0.5) * step);
+    else
+        for (int32_t k = 0; k < n; k++)
+            exact[k] = bilinear((k + first - centre + 0.5) * step);
+    for (int32_t k = 0; k < n; k++)
         sum += exact[k];
-    }
     for (int32_t k = 0; k < n; k++) {
         double weight = (sum != 0.0 ? exact[k] / sum : exact[k]) * (1 << RESAMPLE_BITS);
         out[k] = (int32_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);

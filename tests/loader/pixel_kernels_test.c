@@ -282,10 +282,10 @@ static void grouping_is_the_same_in_every_set(void **state)
     for (size_t i = 0; i < sizeof(lines); i++)
         lines[i] = (uint8_t)(i * 37 >> 2);
     for (size_t width = 1; width <= MOST; width++) {
-        plain()->group_rows(wanted, lines, width);
+        plain()->group_rows(wanted, lines, 4 * width, width);
         assert_memory_equal(wanted + 4, lines + 4 * width, 4); /* row 1 follows row 0 */
         for (int i = 0; i < n_sets; i++) {
-            sets[i]->group_rows(got, lines, width);
+            sets[i]->group_rows(got, lines, 4 * width, width);
             assert_memory_equal(got, wanted, 16 * width);
         }
     }
