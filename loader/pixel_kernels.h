@@ -93,7 +93,7 @@ enum { LUMA_RED = 19595, LUMA_GREEN = 38470, LUMA_BLUE = 7471, LUMA_HALF = 32768
 static inline size_t blur_scratch_bytes(int32_t width, int32_t height, int32_t radius)
 {
     size_t longest = (size_t)(width > height ? width : height);
-    return 2 * 64 * (longest + 2 * (size_t)radius + 2 + 128);
+    return 2 * 64 * (longest + 2 * (size_t)radius + 2 + 128); /* of either direction, and more */
 }
 
 /* The table of an instruction set, or NULL when this processor lacks it. */

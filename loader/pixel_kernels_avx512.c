@@ -127,29 +127,31 @@ static inline vec clipped(vec whole)
     return min(max(whole, splat(0)), splat(255));
 }
 
+/* Byte [i][k] of [k][i], i below 16 and k below 4. */
+static const uint8_t by_lane[64] = {0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51,
+                                    4,  20, 36, 52, 5,  21, 37, 53, 6,  22, 38, 54, 7,  23, 39, 55,
+                                    8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58, 11, 27, 43, 59,
+                                    12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
+
 /* Four columns of four rows: lanes [row][channel]. */
 static inline void sums_add_columns(struct sums sums[1], const uint8_t *taps, struct quads quads)
 {
-    const vec rows = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const vec channels =
-        repeat128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    vec bytes = shuffle_bytes(_mm512_permutexvar_epi32(rows, load(taps)), channels);
-
-    sums[0] = sums_add(sums[0], bytes, quads);
+    sums[0] = sums_add(sums[0], _mm512_permutexvar_epi8(load(by_lane), load(taps)), quads);
 }
+
+/* Byte [channel][column][row] of [row][column][channel]. */
+static const uint8_t by_channel[64] = {
+    0,  16, 32, 48, 4,  20, 36, 52, 8,  24, 40, 56, 12, 28, 44, 60, 1,  17, 33, 49, 5,  21,
+    37, 53, 9,  25, 41, 57, 13, 29, 45, 61, 2,  18, 34, 50, 6,  22, 38, 54, 10, 26, 42, 58,
+    14, 30, 46, 62, 3,  19, 35, 51, 7,  23, 39, 55, 11, 27, 43, 59, 15, 31, 47, 63};
 
 /* Lines [column][row] of three channels. */
 static inline void store_columns(uint8_t *to, size_t stride, vec whole[4][1])
 {
-    const vec transpose =
-        repeat128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    const vec lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     vec bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole[0][0], whole[1][0]),
                                     _mm512_packs_epi32(whole[2][0], whole[3][0]));
 
-    /* [row][column][channel] to [row][channel][column] to [channel][row][column] */
-    bytes = _mm512_permutexvar_epi32(lanes, shuffle_bytes(bytes, transpose));
-    bytes = shuffle_bytes(bytes, transpose);
+    bytes = _mm512_permutexvar_epi8(load(by_channel), bytes);
     _mm_storeu_si128((__m128i *)to, _mm512_castsi512_si128(bytes));
     _mm_storeu_si128((__m128i *)(to + stride), _mm512_extracti32x4_epi32(bytes, 1));
     _mm_storeu_si128((__m128i *)(to + 2 * stride), _mm512_extracti32x4_epi32(bytes, 2));
