@@ -51,6 +51,13 @@ static inline void narrow(uint8_t *p, vec v)
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
 
+/* Clips to a byte. */
+static inline void narrow_clipped(uint8_t *p, vec v)
+{
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
+
 static inline vec widen_words(const uint8_t *p)
 {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
@@ -114,11 +121,6 @@ static inline struct sums sums_add(struct sums sums, vec bytes, struct quads qua
 static inline vec sums_whole(struct sums sums)
 {
     return _mm256_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
-}
-
-static inline vec clipped(vec whole)
-{
-    return min(max(whole, splat(0)), splat(255));
 }
 
 /* Four columns of four rows: lanes [row][channel], rows 0 and 2, then 1 and 3. */

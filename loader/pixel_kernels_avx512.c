@@ -51,6 +51,12 @@ static inline void narrow(uint8_t *p, vec v)
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v));
 }
 
+/* Clips to a byte. */
+static inline void narrow_clipped(uint8_t *p, vec v)
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(max(v, splat(0))));
+}
+
 static inline vec widen_words(const uint8_t *p)
 {
     return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
@@ -120,11 +126,6 @@ static inline vec sums_whole(struct sums sums)
 {
     vec whole = add(sums.digits[0], shift_left(sums.digits[1], 8));
     return _mm512_srai_epi32(add(whole, shift_left(sums.digits[2], 16)), RESAMPLE_BITS);
-}
-
-static inline vec clipped(vec whole)
-{
-    return min(max(whole, splat(0)), splat(255));
 }
 
 /* Byte [i][k] of [k][i], i below 16 and k below 4. */

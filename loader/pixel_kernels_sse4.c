@@ -56,6 +56,15 @@ static inline void narrow(uint8_t *p, vec v)
     memcpy(p, &bytes, sizeof(bytes));
 }
 
+/* Clips to a byte. */
+static inline void narrow_clipped(uint8_t *p, vec v)
+{
+    vec words = _mm_packs_epi32(v, v);
+    int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+
+    memcpy(p, &bytes, sizeof(bytes));
+}
+
 static inline vec widen_words(const uint8_t *p)
 {
     return _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)p));
@@ -115,11 +124,6 @@ static inline struct sums sums_add(struct sums sums, vec bytes, struct quads qua
 static inline vec sums_whole(struct sums sums)
 {
     return _mm_srai_epi32(add(sums.low, shift_left(sums.high, 15)), RESAMPLE_BITS);
-}
-
-static inline vec clipped(vec whole)
-{
-    return min(max(whole, splat(0)), splat(255));
 }
 
 /* Four columns of four rows: lanes [channel], row by row. */
