@@ -127,6 +127,11 @@ static enum status read_part(int file, uint64_t offset, uint8_t *out, size_t *n_
     return STATUS_OK;
 }
 
+static bool is_part(const struct image_place *place)
+{
+    return place->name != NULL && place->name[0] != '\0';
+}
+
 /* Bytes of an image, in memory of the decoder until its next use. O_NONBLOCK: a pipe with an
  * image's name must not hold a thread for ever. */
 static enum status load(struct image_decoder *decoder, const struct image_place *place,
@@ -145,14 +150,15 @@ static enum status load(struct image_decoder *decoder, const struct image_place 
         FAIL_OUT(STATUS_IO, "can't be read: %s", strerror(errno));
     if (!S_ISREG(info.st_mode))
         FAIL_OUT(STATUS_IO, "not a regular file");
-    uint64_t wanted = place->size != 0 ? place->size : (uint64_t)info.st_size;
+    bool part = is_part(place);
+    uint64_t wanted = part ? place->size : (uint64_t)info.st_size;
     if (wanted > IMAGE_MAX_FILE_BYTES)
         FAIL_OUT(STATUS_CORRUPT, "%ju bytes; wanted at most %d", (uintmax_t)wanted,
                  IMAGE_MAX_FILE_BYTES);
     TRY_OUT(reserve_file(decoder, (size_t)wanted));
     *n_bytes = (size_t)wanted;
-    TRY_OUT(read_part(file, place->offset, decoder->file, n_bytes));
-    if (place->size != 0 && *n_bytes < place->size)
+    TRY_OUT(read_part(file, part ? place->offset : 0, decoder->file, n_bytes));
+    if (part && *n_bytes < place->size)
         FAIL_OUT(STATUS_CORRUPT, "the archive ends before the image does");
 out:
     close(file);
@@ -176,7 +182,7 @@ enum status image_read(struct image_decoder *decoder, const struct image_place *
         status = image_decode(decoder, decoder->file, n_bytes, out);
     if (status == STATUS_OK)
         return STATUS_OK;
-    if (place->name != NULL && place->name[0] != '\0')
+    if (is_part(place))
         return status_set(status, "image '%s' in '%s': %s", place->name, place->path,
                           status_message());
     return status_set(status, "image '%s': %s", place->path, status_message());

@@ -60,8 +60,8 @@ enum status image_decode(struct image_decoder *decoder, const void *bytes, size_
 /* Where the bytes of an image lie. */
 struct image_place {
     const char *path;
-    uint64_t offset, size; /* in an archive; size 0: the whole file */
-    const char *name;      /* in the archive, for messages; NULL or empty: none */
+    const char *name;      /* in the archive `path`; NULL or "": the file itself is the image */
+    uint64_t offset, size; /* bytes in the archive */
 };
 
 /* Reads and decodes; the text of an error names path and name. Errors: also STATUS_NOT_FOUND,

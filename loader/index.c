@@ -73,6 +73,40 @@ enum status index_write_below(const struct index *index, const char *path)
 
 /* ------------------------------------------------------------------------------ opening */
 
+enum status index_split(const char *path, char folder[INDEX_MAX_PATH_BYTES], char **name)
+{
+    if (snprintf(folder, INDEX_MAX_PATH_BYTES, "%s", path) >= INDEX_MAX_PATH_BYTES - 2)
+        FAIL(STATUS_INVALID, "path '%.100s…' is longer than %d bytes", path,
+             INDEX_MAX_PATH_BYTES - 3);
+    char *slash = strrchr(folder, '/');
+    if (slash == NULL) { /* in the current folder */
+        memmove(folder + 2, folder, strlen(folder) + 1);
+        folder[0] = '.';
+        slash = folder + 1;
+    } else if (slash == folder) { /* in the root of the file system */
+        memmove(folder + 1, folder, strlen(folder) + 1);
+        slash = folder + 1;
+    }
+    *slash = '\0';
+    *name = slash + 1;
+    return STATUS_OK;
+}
+
+enum status index_set_root(struct index *index, const char *root)
+{
+    char folder[INDEX_MAX_PATH_BYTES], *name;
+    const char *base = root;
+
+    if (index->header->base == INDEX_AT_FILE_SYSTEM)
+        base = "/";
+    if (index->header->base == INDEX_BESIDE_ROOT) {
+        TRY(index_split(root, folder, &name));
+        base = folder;
+    }
+    TRY(memory_strdup(&index->root, root));
+    return memory_strdup(&index->base, base);
+}
+
 static bool is_string(const struct index *index, uint64_t offset)
 {
     return offset < index->header->strings_bytes; /* the last byte of all strings is NUL */
@@ -103,6 +137,11 @@ static enum status check_strings(const struct index *index, const char *path)
         if (!is_string(index, entry->path) || entry->label >= header->n_classes)
             FAIL(STATUS_CORRUPT, "index '%s': entry %llu points outside; " REMEDY, path,
                  (unsigned long long)i);
+        if (!is_string(index, entry->name))
+            FAIL(STATUS_CORRUPT, "index '%s': entry %llu points outside; " REMEDY, path,
+                 (unsigned long long)i);
+        if (i > 0 && entry->path == entry[-1].path)
+            continue; /* the same archive */
         const char *text = index->strings + entry->path;
         if (text[0] == '\0' || !is_path_below(text))
             FAIL(STATUS_CORRUPT, "index '%s': entry %llu has the path '%.100s'; " REMEDY, path,
@@ -132,7 +171,8 @@ static enum status check_map(struct index *index, const char *path)
              header->version, INDEX_VERSION);
     /* limits first: then no product below overflows */
     if (header->n_samples == 0 || header->n_samples > INDEX_MAX_SAMPLES || header->n_classes == 0 ||
-        header->n_classes > INT32_MAX || header->n_folders > UINT32_MAX ||
+        header->n_classes > INT32_MAX || header->base > INDEX_AT_FILE_SYSTEM ||
+        header->names > INDEX_NAMES_OF_ARCHIVES || header->n_folders > UINT32_MAX ||
         header->strings_bytes > rest ||
         rest != header->n_samples * sizeof(struct index_entry) +
                     header->n_classes * sizeof(uint64_t) +
@@ -170,7 +210,7 @@ enum status index_open(struct index *out, const char *path, const char *root)
         FAIL_OUT(STATUS_IO, "index '%s' can't be mapped: %s", path, strerror(errno));
     }
     TRY_OUT(check_map(out, path));
-    TRY_OUT(memory_strdup(&out->root, root));
+    TRY_OUT(index_set_root(out, root));
 out:
     close(file);
     if (status != STATUS_OK)
@@ -183,12 +223,13 @@ out:
 static bool root_is_current(const struct index *index)
 {
     struct index_listing root;
-    bool flat =
-        index->header->n_classes == 1 && strcmp(index->strings + index->class_names[0], ".") == 0;
 
+    if (index->header->base != INDEX_AT_ROOT)
+        return true;
     if (index_list(&root, index->root, false) != STATUS_OK)
         return false;
-    bool same = index_root_names(&root, flat) == index->header->root_names;
+    bool same = index_root_names(&root, (enum index_names_of)index->header->names) ==
+                index->header->root_names;
     index_listing_release(&root);
     return same;
 }
@@ -202,7 +243,7 @@ bool index_is_current(const struct index *index)
         const char *folder = index->strings + index->folders[i].path;
         if (folder[0] == '\0')
             continue;
-        snprintf(path, sizeof(path), "%s/%s", index->root, folder);
+        snprintf(path, sizeof(path), "%s/%s", index->base, folder);
         if (stat(path, &info) != 0)
             return false;
         int64_t mtime = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
@@ -215,6 +256,7 @@ bool index_is_current(const struct index *index)
 enum status index_place(const char *root, bool cache, char *out, size_t size)
 {
     char real[PATH_MAX];
+    struct stat info;
     const char *home = getenv("XDG_CACHE_HOME"), *below = "";
     int n;
 
@@ -230,6 +272,8 @@ enum status index_place(const char *root, bool cache, char *out, size_t size)
     if (cache)
         n = snprintf(out, size, "%s%s/ibot/%016llx%s", home, below,
                      (unsigned long long)hash_bytes(real, strlen(real)), INDEX_FILE_NAME);
+    else if (stat(real, &info) == 0 && S_ISREG(info.st_mode))
+        n = snprintf(out, size, "%s%s", real, INDEX_FILE_NAME);
     else
         n = snprintf(out, size, "%s/%s", real, INDEX_FILE_NAME);
     if (n < 0 || (size_t)n >= size)
@@ -267,12 +311,19 @@ enum status index_load(struct index *out, const char *root, const char *path,
 
 /* ------------------------------------------------------------------------------ access */
 
-enum status index_path(const struct index *index, uint32_t sample, char *out, size_t size)
+enum status index_image(const struct index *index, uint32_t sample, char path[INDEX_MAX_PATH_BYTES],
+                        struct image_place *place)
 {
     CHECK(sample < index->header->n_samples);
-    const char *relative = index->strings + index->entries[sample].path;
-    if (snprintf(out, size, "%s/%s", index->root, relative) >= (int)size)
-        FAIL(STATUS_INVALID, "path of sample %u is longer than %zu bytes", sample, size - 1);
+    const struct index_entry *entry = &index->entries[sample];
+    const char *name = index->strings + entry->name;
+
+    TRY(index_join(path, INDEX_MAX_PATH_BYTES, index->base, index->strings + entry->path));
+    *place = (struct image_place){.path = path, .name = name};
+    if (name[0] != '\0') {
+        place->offset = entry->offset;
+        place->size = entry->size;
+    }
     return STATUS_OK;
 }
 
@@ -297,5 +348,6 @@ void index_close(struct index *index)
         munmap(index->map, index->map_bytes);
     memory_free(index->owned);
     memory_free(index->root);
+    memory_free(index->base);
     memset(index, 0, sizeof(*index));
 }

@@ -44,7 +44,7 @@ static enum status names_add(struct index_names *names, const char *name, uint64
     return STATUS_OK;
 }
 
-static bool is_image_name(const char *name)
+bool index_is_image_name(const char *name)
 {
     static const char *const endings[] = {".jpg", ".jpeg", ".png",  ".ppm", ".bmp",
                                           ".pgm", ".tif",  ".tiff", ".webp"};
@@ -56,23 +56,39 @@ static bool is_image_name(const char *name)
     return false;
 }
 
+static bool is_archive_name(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot != NULL && strcasecmp(dot, ".tar") == 0;
+}
+
 static enum status add_item(struct index_listing *out, DIR *dir, const struct dirent *item,
                             bool with_sizes)
 {
     struct stat info = {0};
-    bool is_image = is_image_name(item->d_name);
+    bool is_image = index_is_image_name(item->d_name);
+    bool is_archive = is_archive_name(item->d_name);
     bool unclear = item->d_type == DT_LNK || item->d_type == DT_UNKNOWN;
 
     if (item->d_type == DT_DIR)
         return names_add(&out->folders, item->d_name, 0);
-    if (!is_image && !unclear)
+    if (!is_image && !is_archive && !unclear)
         return STATUS_OK;
     /* A link that leads nowhere is a bad image later, as any file that can't be read. */
     bool known = (unclear || with_sizes) && fstatat(dirfd(dir), item->d_name, &info, 0) == 0;
     if (known && S_ISDIR(info.st_mode))
         return names_add(&out->folders, item->d_name, 0);
+    if (is_archive)
+        return names_add(&out->archives, item->d_name, 0);
     return is_image ? names_add(&out->files, item->d_name, known ? (uint64_t)info.st_size : 0)
                     : STATUS_OK;
+}
+
+int64_t index_settled_time(const struct stat *info)
+{
+    int64_t mtime_ns = (int64_t)info->st_mtim.tv_sec * 1000000000 + info->st_mtim.tv_nsec;
+    bool settled = (int64_t)(clock_wall_seconds() * 1e9) - mtime_ns >= TICK_NS;
+    return settled ? mtime_ns : INDEX_TIME_UNKNOWN;
 }
 
 enum status index_list(struct index_listing *out, const char *path, bool with_sizes)
@@ -90,9 +106,7 @@ enum status index_list(struct index_listing *out, const char *path, bool with_si
         FAIL_OUT(STATUS_IO, "folder '%s' can't be read: %s", path, strerror(errno));
     out->device = info.st_dev;
     out->inode = info.st_ino;
-    out->mtime_ns = (int64_t)info.st_mtim.tv_sec * 1000000000 + info.st_mtim.tv_nsec;
-    if ((int64_t)(clock_wall_seconds() * 1e9) - out->mtime_ns < TICK_NS)
-        out->mtime_ns = INDEX_TIME_UNKNOWN;
+    out->mtime_ns = index_settled_time(&info);
     while (errno = 0, (item = readdir(dir)) != NULL)
         if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0)
             TRY_OUT(add_item(out, dir, item, with_sizes));
@@ -100,6 +114,7 @@ enum status index_list(struct index_listing *out, const char *path, bool with_si
         FAIL_OUT(STATUS_IO, "folder '%s' can't be read: %s", path, strerror(errno));
     names_sort(&out->files);
     names_sort(&out->folders);
+    names_sort(&out->archives);
 out:
     closedir(dir);
     if (status != STATUS_OK)
@@ -111,14 +126,17 @@ void index_listing_release(struct index_listing *listing)
 {
     names_release(&listing->files);
     names_release(&listing->folders);
+    names_release(&listing->archives);
 }
 
-uint64_t index_root_names(const struct index_listing *root, bool flat)
+uint64_t index_root_names(const struct index_listing *root, enum index_names_of names)
 {
-    const struct index_names *names = flat ? &root->files : &root->folders;
-    uint64_t hash = flat;
+    const struct index_names *of = names == INDEX_NAMES_OF_FOLDERS ? &root->folders
+                                   : names == INDEX_NAMES_OF_FILES ? &root->files
+                                                                   : &root->archives;
+    uint64_t hash = names;
 
-    for (size_t i = 0; i < names->n; i++)
-        hash = hash_bytes_seeded(names->names[i].text, strlen(names->names[i].text) + 1, hash);
+    for (size_t i = 0; i < of->n; i++)
+        hash = hash_bytes_seeded(of->names[i].text, strlen(of->names[i].text) + 1, hash);
     return hash;
 }

@@ -1,21 +1,26 @@
 /* ibot-index: reads a data set's folders once and writes its index; --verify decodes every image.
  */
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "loader/image.h"
 #include "loader/index.h"
+#include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
 
-enum { MAX_NAMED = 10 }; /* empty classes */
+enum { MAX_NAMED = 10 /* empty classes */, MAX_THREADS = 1024, PROGRESS_MS = 200 };
 
 struct index_options {
     const char *output;
     bool verify;
+    int32_t threads;
 };
 
 static const struct option_spec specs[] = {
@@ -26,24 +31,41 @@ static const struct option_spec specs[] = {
      .argument = "FILE",
      .group = "Options",
      .help =
-         "where to write the index; default: " INDEX_FILE_NAME " in DIR, or in the user's cache "
-         "(~/.cache/ibot) when DIR can't be written to; loaders look in both"},
+         "where to write the index; default: " INDEX_FILE_NAME " in a folder, DATA" INDEX_FILE_NAME
+         " beside a file, or in the user's cache (~/.cache/ibot) where that can't be written; "
+         "loaders look in both"},
     {.name = "verify",
      .type = OPTION_BOOL,
      .offset = offsetof(struct index_options, verify),
      .text = "off",
      .help = "also decode every image and list the bad ones; exit status 1 when there are any"},
+    {.name = "threads",
+     .type = OPTION_INT32,
+     .offset = offsetof(struct index_options, threads),
+     .text = "0",
+     .minimum = 0,
+     .maximum = MAX_THREADS,
+     .help = "threads that --verify decodes with; 0: one per core"},
 };
 
 static const struct options_program program = {
     .name = "ibot-index",
-    .summary = "Index a data set: one folder per class, or a folder of images.",
+    .summary = "Index a data set, so that loaders open it at once.",
     .epilogue =
-        "Loaders do without an index by reading the folders at each start; with millions of "
-        "images the index opens at once.\n\n  ibot-index /data/imagenet/train",
+        "DATA is one of\n"
+        "  a folder with a folder of images for each class\n"
+        "  a folder of images\n"
+        "  a tar archive, or a folder of them, read without unpacking: WebDataset shards (classes "
+        "from .cls files), ILSVRC2012_img_train.tar as downloaded, archives of class folders\n"
+        "  a text file with the path of an image in each line, and perhaps a class number behind "
+        "it\n\n"
+        "Loaders do without an index by reading all that at each start; with millions of images "
+        "the index opens at once.\n\n"
+        "  ibot-index /data/imagenet/train\n"
+        "  ibot-index --verify /data/ILSVRC2012_img_train.tar",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
-    .positional = "DIR",
+    .positional = "DATA",
     .min_positional = 1,
     .max_positional = 1,
 };
@@ -66,35 +88,102 @@ static int show_progress(void *context, uint64_t n_found)
     return stopped;
 }
 
-/* Decodes everything; prints the bad ones to stdout. */
-static enum status verify(const struct index *index, uint64_t *n_bad)
+/* What the threads of --verify share. */
+struct verification {
+    const struct index *index;
+    atomic_uint_fast64_t next, n_done, n_bad;
+    atomic_int n_running;
+};
+
+/* One thread: takes images by turns, prints the bad ones to stdout. */
+static enum status verify_images(struct verification *v)
 {
     struct image_decoder *decoder = NULL;
     struct image image = {0};
     char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
+    uint64_t n = v->index->header->n_samples, i;
     enum status status = image_decoder_open(&decoder);
 
-    for (uint32_t i = 0; i < index->header->n_samples && status == STATUS_OK; i++) {
-        if (stopped)
-            FAIL_OUT(STATUS_INTERRUPTED, "stopped after %u of %llu images", i,
-                     (unsigned long long)index->header->n_samples);
-        TRY_OUT(index_path(index, i, path, sizeof(path)));
-        if (image_read(decoder, &(struct image_place){.path = path}, &image) != STATUS_OK) {
+    while (status == STATUS_OK && !stopped && (i = atomic_fetch_add(&v->next, 1)) < n) {
+        TRY_OUT(index_image(v->index, (uint32_t)i, path, &place));
+        status = image_read(decoder, &place, &image);
+        if (status == STATUS_NO_MEMORY)
+            break;
+        if (status != STATUS_OK) {
             printf("%s\n", status_message());
-            ++*n_bad;
+            atomic_fetch_add(&v->n_bad, 1);
         }
-        if (i % 500 == 0) {
-            char line[120];
-            snprintf(line, sizeof(line), "%u of %llu images decoded, %llu bad", i,
-                     (unsigned long long)index->header->n_samples, (unsigned long long)*n_bad);
-            log_status_line(line);
-        }
+        status = STATUS_OK;
+        atomic_fetch_add(&v->n_done, 1);
     }
 out:
-    log_status_line(NULL);
     image_decoder_close(&decoder);
     image_release(&image);
     return status;
+}
+
+static void *verify_main(void *argument)
+{
+    struct verification *v = argument;
+
+    if (verify_images(v) != STATUS_OK) { /* no memory */
+        log_error("%s", status_message());
+        stopped = 1;
+    }
+    atomic_fetch_sub(&v->n_running, 1);
+    return NULL;
+}
+
+static void show_verification(const struct verification *v, int64_t start_ns)
+{
+    uint64_t n_done = atomic_load(&v->n_done), n = v->index->header->n_samples;
+    double seconds = 1e-9 * (double)(clock_monotonic_ns() - start_ns);
+    double rate = (double)n_done / (seconds > 0.0 ? seconds : 1.0);
+    char line[160];
+
+    snprintf(line, sizeof(line),
+             "%llu of %llu images decoded, %llu bad, %.0f a second, %.0f s left",
+             (unsigned long long)n_done, (unsigned long long)n,
+             (unsigned long long)atomic_load(&v->n_bad), rate,
+             rate > 0.0 ? (double)(n - n_done) / rate : 0.0);
+    log_status_line(line);
+}
+
+/* Decodes everything. */
+static enum status verify(const struct index *index, int32_t n_threads, uint64_t *n_bad)
+{
+    struct verification v = {.index = index};
+    pthread_t threads[MAX_THREADS];
+    int32_t n_started = 0;
+    int64_t start_ns = clock_monotonic_ns();
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (n_threads == 0)
+        n_threads = n_cores < 1 ? 1 : n_cores > MAX_THREADS ? MAX_THREADS : (int32_t)n_cores;
+    for (; n_started < n_threads; n_started++) {
+        atomic_fetch_add(&v.n_running, 1);
+        if (pthread_create(&threads[n_started], NULL, verify_main, &v) != 0) {
+            atomic_fetch_sub(&v.n_running, 1);
+            break;
+        }
+    }
+    while (atomic_load(&v.n_running) > 0) {
+        show_verification(&v, start_ns);
+        struct timespec wait = {0, PROGRESS_MS * 1000000};
+        nanosleep(&wait, NULL);
+    }
+    for (int32_t i = 0; i < n_started; i++)
+        pthread_join(threads[i], NULL);
+    log_status_line(NULL);
+    *n_bad = atomic_load(&v.n_bad);
+    if (n_started == 0)
+        FAIL(STATUS_NO_MEMORY, "no thread could be started");
+    if (stopped)
+        FAIL(STATUS_INTERRUPTED, "stopped after %llu of %llu images",
+             (unsigned long long)atomic_load(&v.n_done),
+             (unsigned long long)index->header->n_samples);
+    return STATUS_OK;
 }
 
 /* What a user should know about the folders. */
@@ -145,7 +234,7 @@ static enum status run(const struct index_options *options, const char *root, ui
     if (status == STATUS_OK && options->verify) {
         status = image_library_start("ibot-index");
         if (status == STATUS_OK)
-            status = verify(&index, n_bad);
+            status = verify(&index, options->threads, n_bad);
     }
     if (status == STATUS_OK)
         status = write_index(&index, root, options->output, path, sizeof(path));

@@ -32,9 +32,10 @@ static const struct option_spec specs[] = {
      .type = OPTION_STRING,
      AT(data),
      .flags = OPTION_REQUIRED,
-     .argument = "DIR",
+     .argument = "DATA",
      .group = "Data",
-     .help = "one folder per class, or a folder of images"},
+     .help = "one folder per class, a folder of images or of tar archives, a tar archive, or a "
+             "text file with an image's path in each line"},
     {.name = "index",
      .type = OPTION_STRING,
      AT(index),

@@ -223,6 +223,7 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
                       view_bad_image *bad, void *context)
 {
     char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
 
     *sample = (struct batch_sample){.position = position};
     uint64_t n_samples = maker->index->header->n_samples;
@@ -230,8 +231,7 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
     for (uint32_t tried = 0; tried < n_tries; tried++) {
         TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position + tried,
                          &sample->index));
-        TRY(index_path(maker->index, sample->index, path, sizeof(path)));
-        struct image_place place = {.path = path};
+        TRY(index_image(maker->index, sample->index, path, &place));
         int64_t read_ns = image_decoder_read_ns(maker->decoder);
         maker->stage_start_ns = clock_monotonic_ns();
         enum status status = image_read(maker->decoder, &place, &maker->image);

@@ -213,17 +213,20 @@ static double turn(const struct bench *bench, bool decode_only, double *wall,
 static void read_jpegs(struct bench *bench)
 {
     char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
     uint64_t n = bench->index.header->n_samples;
 
     stop_on(memory_alloc(&bench->jpegs, n, sizeof(*bench->jpegs), "files"));
     for (uint32_t i = 0; i < n; i++) {
         struct file *file = &bench->jpegs[bench->n_jpegs];
-        stop_on(index_path(&bench->index, i, path, sizeof(path)));
+        stop_on(index_image(&bench->index, i, path, &place));
         FILE *stream = fopen(path, "rb");
         if (stream == NULL)
             continue;
         size_t size = bench->index.entries[i].size;
         stop_on(memory_alloc(&file->bytes, size + 1, 1, "file"));
+        if (fseek(stream, (long)place.offset, SEEK_SET) != 0)
+            exit(1);
         file->n_bytes = fread(file->bytes, 1, size, stream);
         fclose(stream);
         if (file->n_bytes > 2 && file->bytes[0] == 0xff && file->bytes[1] == 0xd8)

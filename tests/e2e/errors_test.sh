@@ -17,12 +17,13 @@ expect_error 1 'CUDA' "${run[@]}" --data "$data" --backend cuda
 mkdir "$work/empty"
 expect_error 1 'has no images' "${run[@]}" --data "$work/empty"
 expect_error 2 "--data '$work/nowhere'" "${run[@]}" --data "$work/nowhere"
-expect_error 2 'is no folder' "${run[@]}" --data "$IBOT_TEST_DATA/cifar10_subset.tar.zst"
+expect_error 2 'neither a folder nor a file' "${run[@]}" --data /dev/null
+expect_error 1 'compressed' "${run[@]}" --data "$IBOT_TEST_DATA/cifar10_subset.tar.zst"
 expect_error 2 'has no images' "$IBOT_BIN/ibot-index" "$work/empty"
 expect_error 1 'be read' "$IBOT_BIN/ibot-index" "$work/nowhere"
 
 # a port that is taken
-train_exec --listen tcp://127.0.0.1:0 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
+train_exec --listen tcp://127.0.0.1:0 --epochs 40 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
 trainer=$!
 children+=("$trainer")
 wait_for "$work/waiting.log" 'listening on tcp'
@@ -32,11 +33,14 @@ expect_error 2 'insecure' "${run[@]}" --listen tcp://0.0.0.0:0
 
 # a loader with another data set is refused, with the reason; the first one stays
 "$IBOT_BIN/ibot-loader" --data "$data" --connect "$endpoint" --threads 1 >"$work/good.log" 2>&1 &
-children+=("$!")
-wait_for "$work/waiting.log" 'steps in each'
+good=$!
+children+=("$good")
 mkdir "$work/other"
 cp -r "$data/cat" "$work/other"
+wait_for "$work/waiting.log" 'steps in each'
+kill -STOP "$good" # so that training lasts until the other one was refused
 expect_error 3 'index' timeout 60 "$IBOT_BIN/ibot-loader" --data "$work/other" --connect "$endpoint"
+kill -CONT "$good"
 wait "$trainer" || fail "training beside a refused loader"
 
 # unreadable, truncated, empty and foreign files are replaced, named and counted

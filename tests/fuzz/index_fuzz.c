@@ -14,11 +14,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 static void touch(const struct index *index)
 {
     char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
     uint64_t *counts = calloc(index->header->n_classes, sizeof(*counts));
     size_t sum = 0;
 
     for (uint64_t i = 0; i < index->header->n_samples; i++) {
-        if (index_path(index, (uint32_t)i, path, sizeof(path)) == STATUS_OK &&
+        if (index_image(index, (uint32_t)i, path, &place) == STATUS_OK &&
             (strstr(path, "/../") != NULL || path[0] != '/'))
             abort();
         sum += (size_t)index->entries[i].size;

@@ -141,7 +141,7 @@ static void contradictions_name_the_options(void **state)
          "--local_crops_number 0"},
         {"--arch vit_huge", "arch", "vit_large"},
         {"--data /nowhere/at/all", "--data '/nowhere/at/all'", "No such"},
-        {"--data /etc/hostname", "--data '/etc/hostname'", "no folder"},
+        {"--data /dev/null", "--data '/dev/null'", "neither a folder"},
     };
 
     (void)state;

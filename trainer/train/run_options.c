@@ -92,10 +92,10 @@ static enum status check_data(const struct run_options *o)
         return STATUS_OK;
     if (stat(o->data, &info) != 0)
         FAIL(STATUS_INVALID, "--data '%s': %s", o->data, strerror(errno));
-    if (!S_ISDIR(info.st_mode))
+    if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode))
         FAIL(STATUS_INVALID,
-             "--data '%s' is no folder: wanted one with a folder for each class, "
-             "or with images",
+             "--data '%s' is neither a folder nor a file: wanted a folder for each class, a folder "
+             "of images or of tar archives, a tar archive, or a list of images",
              o->data);
     return STATUS_OK;
 }

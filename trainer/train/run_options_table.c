@@ -160,7 +160,10 @@ static const struct option_spec specs[] = {
         .help = "seed of the order of images (always 0 in the original)"),
 
     ROW(STRING, data, .alias = "data_path", .flags = OPTION_OUTSIDE_DIGEST, .argument = "DIR",
-        .group = "Data", .help = "images for local loaders: one folder per class, or one folder"),
+        .group = "Data",
+        .help = "images for local loaders: one folder per class, one folder of images or of tar "
+                "archives, "
+                "a tar archive, or a list of images"),
     ROW(STRING, index, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
         .help = "index made by ibot-index, for local loaders"),
     ROW(INT32, loaders, .text = "0", .minimum = 0, .maximum = 64, .flags = OPTION_OUTSIDE_DIGEST,
