@@ -43,7 +43,7 @@ GOOD_LINES = {".c": 400, ".cu": 400, ".h": 150}
 GOOD_FUNCTION_LINES = 80
 FORBIDDEN_WORDS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 FORBIDDEN_PATHS = re.compile(r"(/work/(main|shared)|/home/[a-z]+/|/root/)")
-FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|common|misc|helpers?)(_|\.|$)|[a-z]2\.[ch]$")
+FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|common|misc|helpers?)(_|\.|$)|(?<!avx)(?<=[a-z])2\.[ch]$")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 SOURCE_ENDS = (".c", ".h", ".cu", ".cuh", ".cpp")
 
