@@ -3,7 +3,7 @@
 #define IBOT_LOADER_IMAGE_INTERNAL_H
 
 #include "loader/image.h"
-#include "loader/pixel_kernels.h"
+#include "ops/pixels/pixel_kernels.h"
 
 struct image_decoder {
     const struct pixel_kernels *kernels;

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 #include "loader/image.h"
-#include "loader/pixel_kernels.h"
-#include "loader/planes.h"
-#include "loader/scratch.h"
+#include "ops/pixels/pixel_kernels.h"
+#include "ops/pixels/planes.h"
+#include "ops/pixels/scratch.h"
 #include "proto/base/status.h"
 
 enum resample_filter { RESAMPLE_BICUBIC, RESAMPLE_BILINEAR };

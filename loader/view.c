@@ -26,8 +26,9 @@ static void stage_done(struct view_maker *maker, enum view_stage stage)
     maker->stage_start_ns = now_ns;
 }
 
+_Static_assert(PHOTOMETRIC_PARAMS_BYTES == (int)DATA_SPEC_PHOTOMETRIC_BYTES, "it travels");
+
 struct view {
-    struct view_maker *maker;
     const struct data_spec *spec;
     const struct view_transform *transform;
     struct rng_key key; /* purpose left open */
@@ -46,73 +47,74 @@ static double around_one(struct rng *rng, float half_width)
     return rng_range(rng, low < 0.0 ? 0.0 : low, 1.0 + (double)half_width);
 }
 
-/* Brightness, contrast, saturation and hue in a random order. */
-static void jitter(const struct view *view)
-{
-    const struct data_spec *spec = view->spec;
-    struct photometric *photometric = &view->maker->photometric;
-    struct planes *planes = &view->maker->planes;
-    struct rng rng = stream(view, RNG_JITTER);
-    int order[4] = {0, 1, 2, 3};
-
-    if (rng_uniform(&rng) >= (double)view->transform->jitter)
-        return;
-    for (uint32_t i = 0; i < 3; i++) {
-        uint32_t j = i + rng_below(&rng, 4 - i);
-        int value = order[i];
-        order[i] = order[j];
-        order[j] = value;
-    }
-    float factors[4] = {
-        (float)around_one(&rng, spec->brightness),
-        (float)around_one(&rng, spec->contrast),
-        (float)around_one(&rng, spec->saturation),
-        (float)rng_range(&rng, -(double)spec->hue, (double)spec->hue),
-    };
-    for (int i = 0; i < 4; i++)
-        switch (order[i]) {
-        case 0:
-            photometric_brightness(photometric, planes, factors[0]);
-            break;
-        case 1:
-            photometric_contrast(photometric, planes, factors[1]);
-            break;
-        case 2:
-            photometric_saturation(photometric, planes, factors[2]);
-            break;
-        default:
-            if (spec->hue > 0.0f) /* else not even the way to HSV and back, which loses a little */
-                photometric_hue(photometric, planes, factors[3]);
-        }
-}
-
 static bool gate(const struct view *view, enum rng_purpose purpose, float probability)
 {
     struct rng rng = stream(view, purpose);
     return rng_uniform(&rng) < (double)probability;
 }
 
+/* Brightness, contrast, saturation and hue in a random order. */
+static void draw_jitter(const struct view *view, struct photometric_params *params)
+{
+    const struct data_spec *spec = view->spec;
+    struct rng rng = stream(view, RNG_JITTER);
+
+    if (rng_uniform(&rng) >= (double)view->transform->jitter)
+        return;
+    params->steps |= PHOTOMETRIC_JITTER;
+    for (uint32_t i = 0; i < 4; i++)
+        params->order[i] = (uint8_t)i;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t j = i + rng_below(&rng, 4 - i);
+        uint8_t value = params->order[i];
+        params->order[i] = params->order[j];
+        params->order[j] = value;
+    }
+    params->brightness = (float)around_one(&rng, spec->brightness);
+    params->contrast = (float)around_one(&rng, spec->contrast);
+    params->saturation = (float)around_one(&rng, spec->saturation);
+    params->hue = (float)rng_range(&rng, -(double)spec->hue, (double)spec->hue);
+    for (int i = 0; i < 4; i++) /* not even the way to HSV and back, which loses a little */
+        if (params->order[i] == 3 && spec->hue == 0.0f)
+            params->order[i] = 4;
+}
+
 /* All but the flip. */
-static enum status photometrics(const struct view *view)
+static struct photometric_params draw_photometric(const struct view *view)
 {
     const struct view_transform *t = view->transform;
-    struct view_maker *maker = view->maker;
+    struct photometric_params params = {.solarize_threshold = view->spec->solarize_threshold};
 
-    jitter(view);
-    stage_done(maker, VIEW_JITTER);
+    draw_jitter(view, &params);
     if (gate(view, RNG_GRAYSCALE, t->grayscale))
-        photometric_grayscale(&maker->photometric, &maker->planes);
-    stage_done(maker, VIEW_TONE);
+        params.steps |= PHOTOMETRIC_GRAYSCALE;
     struct rng rng = stream(view, RNG_BLUR);
     if (rng_uniform(&rng) < (double)t->blur) {
-        float radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
-                                        (double)view->spec->blur_radius[1]);
-        TRY(photometric_blur(&maker->photometric, &maker->planes, radius));
+        params.steps |= PHOTOMETRIC_BLUR;
+        params.blur_radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
+                                              (double)view->spec->blur_radius[1]);
     }
-    stage_done(maker, VIEW_BLUR);
     if (gate(view, RNG_SOLARIZE, t->solarize))
-        photometric_solarize(&maker->photometric, &maker->planes, view->spec->solarize_threshold);
-    stage_done(maker, VIEW_TONE);
+        params.steps |= PHOTOMETRIC_SOLARIZE;
+    return params;
+}
+
+static enum status change_colours(struct view_maker *maker, const struct photometric_params *params)
+{
+    static const struct {
+        enum photometric_step step;
+        enum view_stage stage;
+    } parts[] = {
+        {PHOTOMETRIC_JITTER, VIEW_JITTER},
+        {PHOTOMETRIC_GRAYSCALE, VIEW_TONE},
+        {PHOTOMETRIC_BLUR, VIEW_BLUR},
+        {PHOTOMETRIC_SOLARIZE, VIEW_TONE},
+    };
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        TRY(photometric_step(&maker->photometric, &maker->planes, params, parts[i].step));
+        stage_done(maker, parts[i].stage);
+    }
     return STATUS_OK;
 }
 
@@ -138,7 +140,6 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
     bool global = v < spec->n_global;
     int32_t size_px = global ? spec->global_size_px : spec->local_size_px;
     struct view view = {
-        .maker = maker,
         .spec = spec,
         .transform = v == 0   ? &spec->first
                      : global ? &spec->other
@@ -155,7 +156,11 @@ static enum status render_crop(struct view_maker *maker, const struct data_spec 
 
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
     stage_done(maker, VIEW_RESAMPLE);
-    TRY(photometrics(&view));
+    struct photometric_params params = draw_photometric(&view);
+    if (spec->photometric == PHOTOMETRIC_BY_TRAINER)
+        memcpy(record + data_spec_photometric_offset(spec, v), &params, sizeof(params));
+    else
+        TRY(change_colours(maker, &params));
     pack(maker, record + data_spec_view_offset(spec, v),
          gate(&view, RNG_FLIP, view.transform->flip));
     return STATUS_OK;

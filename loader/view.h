@@ -6,8 +6,8 @@
 #include "loader/image.h"
 #include "loader/index.h"
 #include "loader/order.h"
-#include "loader/photometric.h"
 #include "loader/resample.h"
+#include "ops/pixels/photometric.h"
 #include "proto/wire/batch.h"
 #include "proto/wire/data_spec.h"
 

@@ -35,4 +35,5 @@ const struct op_table op_table_cpu = {
     .rows_mean = rows_mean_cpu,
     .rows_argmax = rows_argmax_cpu,
     .topk = topk_cpu,
+    .photometric = photometric_cpu,
 };

@@ -9,6 +9,7 @@
 #include "ops/distill_loss.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
+#include "ops/photometric.h"
 #include "ops/reduce.h"
 #include "ops/residual.h"
 #include "ops/tokens.h"
@@ -55,6 +56,7 @@ struct op_table {
     OP_SLOT(rows_mean, rows_mean_args);
     OP_SLOT(rows_argmax, rows_argmax_args);
     OP_SLOT(topk, topk_args);
+    OP_SLOT(photometric, photometric_args);
 };
 
 extern const struct op_table op_table_cpu;

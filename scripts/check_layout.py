@@ -7,7 +7,8 @@
 The allowed directions (a folder may always include itself):
 
   proto/base <- proto/config <- proto/wire <- loader
-  proto/base <- ops <- kernels
+  proto/base <- ops/pixels <- ops <- kernels
+  ops/pixels <- loader
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
@@ -24,8 +25,9 @@ ALLOWED = {
     "proto/config": ["proto/base", "proto/config"],
     "proto/wire": PROTO,
     "proto": PROTO,
-    "loader": PROTO + ["loader"],
-    "ops": ["proto/base", "ops"],
+    "ops/pixels": ["proto/base", "ops/pixels"],
+    "loader": PROTO + ["loader", "ops/pixels"],
+    "ops": ["proto/base", "ops", "ops/pixels"],
     "kernels": ["proto/base", "ops", "kernels"],
     "trainer/weights": ["proto/base", "ops", "trainer/weights"],
     "trainer/model": ["proto/base", "ops", "trainer/model"],

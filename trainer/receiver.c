@@ -49,10 +49,14 @@ static enum status alloc_pixels(struct receiver *receiver, struct device *device
 {
     size_t b = (size_t)o->batch_size, locals = b * (size_t)o->spec.n_local;
     size_t globals = b * (size_t)o->spec.n_global * data_spec_view_bytes(&o->spec, 0);
+    size_t n_views = (size_t)(o->spec.n_global + o->spec.n_local);
+    size_t params = n_views * b * data_spec_photometric_bytes(&o->spec);
 
     if (device->kind == DEVICE_CPU)
         return STATUS_OK;
     TRY(device->alloc(device, (void **)&receiver->globals, globals, "global crops"));
+    if (params > 0)
+        TRY(device->alloc(device, (void **)&receiver->photometric, params, "photometric params"));
     if (locals == 0)
         return STATUS_OK;
     locals *= data_spec_view_bytes(&o->spec, o->spec.n_global);
@@ -79,7 +83,13 @@ enum status receiver_open(struct receiver *out, struct device *device,
     };
     enum status status = STATUS_OK;
 
-    *out = (struct receiver){.device = device, .spec = o->spec, .stop = stop};
+    *out = (struct receiver){.device = device, .ops = o->ops, .spec = o->spec, .stop = stop};
+    if (data_spec_photometric_bytes(&o->spec) > 0 &&
+        (o->ops == NULL || o->ops->photometric == NULL))
+        FAIL(STATUS_UNSUPPORTED,
+             "--photometric trainer: backend '%s' has no such op; use "
+             "--photometric loader",
+             o->ops != NULL ? o->ops->name : "none");
     if (o->n_loaders > 0) {
         TRY(loader_processes_prepare(&out->loaders));
         consumer.endpoints[consumer.n_endpoints++] = out->loaders.endpoint;
@@ -161,6 +171,47 @@ static enum status take_crops(struct receiver *receiver, struct tensor *out, uin
     return device->copy_in(device, on_device, pixels, tensor_size_bytes(out));
 }
 
+/* Colours of n_views * n_images crops, their parameters from `first` view on. */
+static enum status change_colours(const struct receiver *receiver, struct tensor *pixels,
+                                  const uint8_t *params, int32_t first, int32_t n_views)
+{
+    int64_t n_images = receiver->batch->n_samples;
+    size_t bytes = data_spec_photometric_bytes(&receiver->spec);
+
+    if (n_views == 0)
+        return STATUS_OK;
+    union {
+        const uint8_t *in;
+        void *data;
+    } from = {.in = params + (size_t)(first * n_images) * bytes};
+    struct photometric_args args = {
+        .pixels = *pixels,
+        .params = tensor_2d(from.data, DTYPE_U8, n_views * n_images, (int64_t)bytes),
+    };
+    return receiver->ops->photometric(receiver->device, &args);
+}
+
+/* What loaders left to the trainer. */
+static enum status take_photometric(const struct receiver *receiver, struct ibot_input *input)
+{
+    const struct data_spec *spec = &receiver->spec;
+    const struct batch *batch = receiver->batch;
+    struct device *device = receiver->device;
+    const uint8_t *params = batch->photometric;
+    int32_t n_views = spec->n_global + spec->n_local;
+
+    if (params == NULL)
+        return STATUS_OK;
+    if (receiver->photometric != NULL) {
+        TRY(device->copy_in(device, receiver->photometric, params,
+                            (size_t)n_views * (size_t)batch->n_samples *
+                                data_spec_photometric_bytes(spec)));
+        params = receiver->photometric;
+    }
+    TRY(change_colours(receiver, &input->globals, params, 0, spec->n_global));
+    return change_colours(receiver, &input->locals, params, spec->n_global, spec->n_local);
+}
+
 /* The copies out of a slot must be over before it goes back to the consumer. */
 static enum status give_back(struct receiver *receiver)
 {
@@ -195,7 +246,7 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
     TRY(take_crops(receiver, &input->locals, batch->locals, receiver->locals, spec->n_local,
                    spec->local_size_px));
     input->masks = batch->masks;
-    return STATUS_OK;
+    return take_photometric(receiver, input);
 }
 
 void receiver_close(struct receiver *receiver)
@@ -210,5 +261,7 @@ void receiver_close(struct receiver *receiver)
         receiver->device->free(receiver->device, receiver->globals);
     if (receiver->locals != NULL)
         receiver->device->free(receiver->device, receiver->locals);
+    if (receiver->photometric != NULL)
+        receiver->device->free(receiver->device, receiver->photometric);
     memset(receiver, 0, sizeof(*receiver));
 }

@@ -7,12 +7,14 @@
 #include <stdatomic.h>
 
 #include "ops/device.h"
+#include "ops/op_table.h"
 #include "proto/wire/consumer.h"
 #include "trainer/loader_process.h"
 #include "trainer/model/ibot.h"
 
 struct receiver_options {
     struct data_spec spec;
+    const struct op_table *ops; /* of the device, for a spec that leaves colours to the trainer */
     int32_t batch_size, slice_size, prefetch;
     int rank, world;
     bool drop_last;
@@ -24,15 +26,16 @@ struct receiver_options {
 };
 
 struct receiver {
-    struct device *device; /* borrowed */
+    struct device *device; /* borrowed, as the next */
+    const struct op_table *ops;
     struct consumer *consumer;
     struct loader_processes loaders;
     struct data_spec spec;
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
     int64_t waited_ns;      /* in receiver_next, in all */
     struct batch *batch;    /* the current one */
-    uint8_t *globals,
-        *locals; /* in device memory; NULL on the CPU, which takes them from the slot */
+    uint8_t *globals, *locals,
+        *photometric; /* in device memory; NULL on the CPU, which takes them from the slot */
     char endpoint[256];
     int listens; /* number of the endpoint for loaders started elsewhere; 0 without one */
 };

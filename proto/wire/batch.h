@@ -28,10 +28,11 @@ struct bad_image {
 struct batch {
     int64_t step; /* since the start of the run; from 0 */
     int32_t epoch;
-    int32_t n_samples; /* B below; smaller only in the last batch of an evaluation */
-    uint8_t *globals;  /* [n_global, B, S, S, 3] */
-    uint8_t *locals;   /* [n_local, B, s, s, 3], NULL without local crops */
-    uint8_t *masks;    /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
+    int32_t n_samples;    /* B below; smaller only in the last batch of an evaluation */
+    uint8_t *globals;     /* [n_global, B, S, S, 3] */
+    uint8_t *locals;      /* [n_local, B, s, s, 3], NULL without local crops */
+    uint8_t *masks;       /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
+    uint8_t *photometric; /* [n_global + n_local, B, 32] parameters, NULL when applied */
     struct batch_sample *samples; /* [B] */
     uint64_t digest; /* XXH3 over samples and the hashes of their records, in order: the same
                         for the same stream, whatever the slices and loaders */

@@ -18,7 +18,7 @@ static size_t align(size_t bytes)
 }
 
 struct slot_layout {
-    size_t globals, locals, masks, total; /* bytes of each part, aligned */
+    size_t globals, locals, masks, photometric, total; /* bytes of each part, aligned */
 };
 
 static struct slot_layout slot_layout(const struct consumer *consumer)
@@ -30,8 +30,10 @@ static struct slot_layout slot_layout(const struct consumer *consumer)
         .globals = align((size_t)spec->n_global * n * data_spec_view_bytes(spec, 0)),
         .locals = align((size_t)spec->n_local * n * local_bytes),
         .masks = align((size_t)spec->n_global * n * grid * grid),
+        .photometric =
+            align((size_t)(spec->n_global + spec->n_local) * n * data_spec_photometric_bytes(spec)),
     };
-    layout.total = layout.globals + layout.locals + layout.masks;
+    layout.total = layout.globals + layout.locals + layout.masks + layout.photometric;
     return layout;
 }
 
@@ -121,6 +123,8 @@ void consumer_slot_begin(struct consumer *consumer, struct slot *slot, int64_t s
     batch->globals = slot->memory;
     batch->locals = spec->n_local > 0 ? slot->memory + layout.globals : NULL;
     batch->masks = layout.masks > 0 ? slot->memory + layout.globals + layout.locals : NULL;
+    batch->photometric =
+        layout.photometric > 0 ? slot->memory + layout.total - layout.photometric : NULL;
     batch->digest = 0;
     slot->n_slices_left = consumer->slices_per_batch;
     memset(slot->failures, 0, (size_t)consumer->slices_per_batch);
@@ -156,6 +160,12 @@ void consumer_slot_put(const struct consumer *consumer, struct slot *slot, int32
     for (size_t view = 0; view < (size_t)spec->n_global && n_cells > 0; view++) {
         expand_bits(batch->masks + (view * n + image) * n_cells, record, n_cells);
         record += (n_cells + 7) / 8;
+    }
+    size_t params_bytes = data_spec_photometric_bytes(spec);
+    size_t n_views = (size_t)(spec->n_global + spec->n_local);
+    for (size_t view = 0; view < n_views && params_bytes > 0; view++) {
+        memcpy(batch->photometric + (view * n + image) * params_bytes, record, params_bytes);
+        record += params_bytes;
     }
 }
 

@@ -137,6 +137,8 @@ static enum status check_multi_crop(const struct data_spec *spec)
     TRY(check_real("hue", spec->hue, 0, 0.5f));
     TRY(check_range("blur_radius", spec->blur_radius, 0, 100));
     TRY(check_integer("solarize_threshold", spec->solarize_threshold, 0, 256));
+    TRY(check_integer("photometric", spec->photometric, PHOTOMETRIC_BY_LOADER,
+                      PHOTOMETRIC_BY_TRAINER));
     return check_masks(spec);
 }
 
@@ -251,6 +253,8 @@ uint64_t data_spec_digest(const struct data_spec *spec)
     } else {
         put_integer(&encoding, (uint64_t)spec->resize_px);
     }
+    if (data_spec_photometric_bytes(spec) > 0) /* added later: specs without keep their digest */
+        put_integer(&encoding, (uint64_t)spec->photometric);
     return hash_bytes(encoding.bytes, encoding.n);
 }
 
@@ -287,7 +291,19 @@ size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view)
            (size_t)view * data_spec_mask_bytes(spec);
 }
 
+size_t data_spec_photometric_bytes(const struct data_spec *spec)
+{
+    bool sent = spec->kind == DATA_MULTI_CROP && spec->photometric == PHOTOMETRIC_BY_TRAINER;
+    return sent ? DATA_SPEC_PHOTOMETRIC_BYTES : 0;
+}
+
+size_t data_spec_photometric_offset(const struct data_spec *spec, int32_t view)
+{
+    return data_spec_mask_offset(spec, spec->n_global) +
+           (size_t)view * data_spec_photometric_bytes(spec);
+}
+
 size_t data_spec_record_bytes(const struct data_spec *spec)
 {
-    return data_spec_mask_offset(spec, spec->n_global);
+    return data_spec_photometric_offset(spec, spec->n_global + spec->n_local);
 }

@@ -5,7 +5,7 @@
  * One image on the wire is one image record, of the same size for every sample:
  *
  *   [global views: n_global x S x S x 3 u8][local views: n_local x s x s x 3 u8][masks: n_global x
- * ceil(g*g/8) bits]
+ * ceil(g*g/8) bits][photometric parameters: n_views x 32 bytes, when the trainer applies them]
  *
  * Mask bits are row-major over the g x g grid, least significant bit first. */
 #ifndef IBOT_PROTO_WIRE_DATA_SPEC_H
@@ -22,6 +22,7 @@ enum {
     DATA_SPEC_MAX_SIZE_PX = 4096,
     DATA_SPEC_MAX_RATIOS = 16,
     DATA_SPEC_MAX_RECORD_BYTES = 256 << 20, /* of one image */
+    DATA_SPEC_PHOTOMETRIC_BYTES = 32, /* struct photometric_params, ops/pixels/photometric.h */
 };
 
 enum data_kind {
@@ -30,6 +31,9 @@ enum data_kind {
 };
 
 enum mask_shape { MASK_BLOCK = 0, MASK_RANDOM = 1 };
+
+/* Who applies jitter, grayscale, blur and solarisation; the flip is always the loader's. */
+enum photometric_place { PHOTOMETRIC_BY_LOADER = 0, PHOTOMETRIC_BY_TRAINER = 1 };
 
 enum bad_image_policy {
     BAD_IMAGE_SUBSTITUTE = 0, /* the next position of the permutation that decodes */
@@ -57,6 +61,7 @@ struct data_spec {
     float brightness, contrast, saturation, hue; /* 0.4 0.4 0.2 0.1 */
     float blur_radius[2];                        /* 0.1 .. 2.0 */
     int32_t solarize_threshold;                  /* 128 */
+    enum photometric_place photometric;
 
     int32_t mask_cell_px; /* patch size; the grid is global_size_px / mask_cell_px */
     enum mask_shape mask_shape;
@@ -90,6 +95,8 @@ size_t data_spec_view_bytes(const struct data_spec *spec, int32_t view);  /* pix
 size_t data_spec_view_offset(const struct data_spec *spec, int32_t view); /* in the record */
 size_t data_spec_mask_bytes(const struct data_spec *spec);                /* of one view */
 size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view); /* in the record */
-size_t data_spec_record_bytes(const struct data_spec *spec);              /* of one image */
+size_t data_spec_photometric_bytes(const struct data_spec *spec);         /* of one view, or 0 */
+size_t data_spec_photometric_offset(const struct data_spec *spec, int32_t view);
+size_t data_spec_record_bytes(const struct data_spec *spec); /* of one image */
 
 #endif

@@ -20,10 +20,13 @@ enum { MAX_THREADS = 256, MAX_ROUNDS = 64 };
 
 struct bench_options {
     int32_t threads, rounds, local_crops_number, epochs;
+    int photometric;
     bool json;
 };
 
 #define AT(field) .offset = offsetof(struct bench_options, field)
+
+static const char *const places[] = {"loader", "trainer", NULL};
 
 static const struct option_spec specs[] = {
     {.name = "threads",
@@ -59,6 +62,12 @@ static const struct option_spec specs[] = {
      .maximum = 30,
      .argument = "N",
      .help = "local crops of 96 px, beside two of 224 px"},
+    {.name = "photometric",
+     .type = OPTION_CHOICE,
+     AT(photometric),
+     .choices = places,
+     .text = "loader",
+     .help = "who applies jitter, grayscale, blur and solarisation"},
     {.name = "json", .type = OPTION_BOOL, AT(json), .text = "off", .help = "print one JSON object"},
 };
 
@@ -290,6 +299,7 @@ int main(int argc, char **argv)
     bench.spec.global_scale[1] = 1.0f;
     bench.spec.local_scale[0] = 0.05f;
     bench.spec.local_scale[1] = 0.25f;
+    bench.spec.photometric = (enum photometric_place)bench.options.photometric;
     stop_on(data_spec_check(&bench.spec));
     read_jpegs(&bench);
     for (int i = 0; i < bench.options.rounds; i++) {

@@ -42,7 +42,8 @@ static struct receiver_options small_options(const struct scene *scene)
 
 /* Hash of all pixels of two epochs as the model would see them. `copied`: whether they must lie
  * outside the slots. */
-static uint64_t hash_stream(struct scene *scene, struct device *device, bool copied)
+static uint64_t hash_stream(struct scene *scene, struct device *device, bool copied,
+                            enum photometric_place photometric)
 {
     struct receiver_options options = small_options(scene);
     struct receiver receiver;
@@ -50,6 +51,8 @@ static uint64_t hash_stream(struct scene *scene, struct device *device, bool cop
     uint64_t hash = 0;
     int n = 0;
 
+    options.ops = &op_table_cpu;
+    options.spec.photometric = photometric;
     assert_int_equal(receiver_open(&receiver, device, &options, NULL), STATUS_OK);
     assert_int_equal(receiver_dataset(&receiver, &dataset), STATUS_OK);
     assert_int_equal(dataset.n_samples, SCENE_IMAGES);
@@ -83,7 +86,10 @@ static void pixels_are_the_slot_on_the_cpu_and_copies_elsewhere(void **state)
     assert_int_equal(device_open_cpu(&cpu, 1), STATUS_OK);
     other = cpu; /* memory that only looks foreign */
     other.kind = DEVICE_CUDA;
-    assert_true(hash_stream(scene, &cpu, false) == hash_stream(scene, &other, true));
+    uint64_t wanted = hash_stream(scene, &cpu, false, PHOTOMETRIC_BY_LOADER);
+    assert_true(hash_stream(scene, &other, true, PHOTOMETRIC_BY_LOADER) == wanted);
+    assert_true(hash_stream(scene, &cpu, false, PHOTOMETRIC_BY_TRAINER) == wanted);
+    assert_true(hash_stream(scene, &other, true, PHOTOMETRIC_BY_TRAINER) == wanted);
     device_close(&cpu);
 }
 

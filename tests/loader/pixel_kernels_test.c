@@ -10,9 +10,9 @@
 
 #include <cmocka.h>
 
-#include "loader/photometric.h"
-#include "loader/pixel_kernels.h"
 #include "loader/resample.h"
+#include "ops/pixels/photometric.h"
+#include "ops/pixels/pixel_kernels.h"
 #include "proto/base/clock.h"
 
 /* The sets of this processor but plain C. */

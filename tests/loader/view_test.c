@@ -406,11 +406,59 @@ static void the_self_test_is_the_same_each_time(void **state)
     assert_int_not_equal(first, 0);
 }
 
+/* What a trainer does with crops that came plain, and their parameters. */
+static void apply_photometric(const struct data_spec *spec, uint8_t *record)
+{
+    struct photometric tools = {.kernels = pixel_kernels_best()};
+    struct photometric_params params;
+    struct planes planes = {0};
+
+    for (int32_t v = 0; v < spec->n_global + spec->n_local; v++) {
+        int32_t side = v < spec->n_global ? spec->global_size_px : spec->local_size_px;
+        uint8_t *rgb = record + data_spec_view_offset(spec, v);
+        memcpy(&params, record + data_spec_photometric_offset(spec, v), sizeof(params));
+        assert_true(photometric_params_are_sound(&params));
+        assert_int_equal(planes_from_rgb(&planes, rgb, side, side), STATUS_OK);
+        assert_int_equal(photometric_apply(&tools, &planes, &params), STATUS_OK);
+        const uint8_t *const channels[3] = {planes.channel[0], planes.channel[1],
+                                            planes.channel[2]};
+        tools.kernels->interleave(rgb, channels, planes_n_pixels(&planes), false);
+    }
+    photometric_release(&tools);
+    planes_release(&planes);
+}
+
+static void colours_may_be_left_to_the_trainer(void **state)
+{
+    struct scene *scene = *state;
+    struct data_spec plain = scene->spec;
+    size_t n_bytes = data_spec_record_bytes(&scene->spec);
+    int n_changed = 0;
+
+    plain.photometric = PHOTOMETRIC_BY_TRAINER;
+    assert_int_equal(data_spec_check(&plain), STATUS_OK);
+    assert_int_equal(data_spec_record_bytes(&plain), n_bytes + 5 * DATA_SPEC_PHOTOMETRIC_BYTES);
+    assert_int_not_equal(data_spec_digest(&plain), data_spec_digest(&scene->spec));
+    uint8_t *record = calloc(1, data_spec_record_bytes(&plain));
+    for (uint64_t p = 0; p < N_FILES; p++) {
+        struct batch_sample sample;
+        make(scene, 0, p);
+        assert_int_equal(view_make(&scene->maker, &plain, 0, p, record, &sample, note_bad, scene),
+                         STATUS_OK);
+        n_changed += memcmp(record, scene->record, n_bytes) != 0;
+        apply_photometric(&plain, record);
+        assert_memory_equal(record, scene->record, n_bytes);
+    }
+    assert_int_equal(n_changed, N_FILES);
+    free(record);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scene_open, scene_close)
     const struct CMUnitTest tests[] = {
         TEST(a_record_depends_on_epoch_and_position_alone),
+        TEST(colours_may_be_left_to_the_trainer),
         TEST(threads_make_the_same_records),
         TEST(without_shuffling_samples_come_in_index_order),
         TEST(the_next_good_sample_takes_the_place_of_a_bad_one),

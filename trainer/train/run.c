@@ -37,6 +37,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .drop_last = true,
         .listen = o->listen,
         .insecure = o->insecure,
+        .ops = run->backend.ops,
         .data = o->data,
         .index = o->index,
         .n_loaders = n_loaders,

@@ -51,6 +51,7 @@ struct run_options {
     const char *listen;
     bool insecure;
     int bad_images;
+    int photometric;
     /* run */
     const char *output_dir;
     int resume;

@@ -7,8 +7,8 @@
  *
  *   middle: [row group][channel][column][row in group]
  */
-#ifndef IBOT_LOADER_PIXEL_KERNELS_H
-#define IBOT_LOADER_PIXEL_KERNELS_H
+#ifndef IBOT_OPS_PIXELS_PIXEL_KERNELS_H
+#define IBOT_OPS_PIXELS_PIXEL_KERNELS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* What the tables of the instruction sets share. */
-#ifndef IBOT_LOADER_PIXEL_KERNELS_INTERNAL_H
-#define IBOT_LOADER_PIXEL_KERNELS_INTERNAL_H
+#ifndef IBOT_OPS_PIXELS_PIXEL_KERNELS_INTERNAL_H
+#define IBOT_OPS_PIXELS_PIXEL_KERNELS_INTERNAL_H
 
-#include "loader/pixel_kernels.h"
+#include "ops/pixels/pixel_kernels.h"
 
 extern const struct pixel_kernels pixel_kernels_plain;
 #ifdef __x86_64__

@@ -1,5 +1,5 @@
 /* Memory of planes, and pixels into them. */
-#include "loader/planes.h"
+#include "ops/pixels/planes.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "loader/pixel_kernels_internal.h"
+#include "ops/pixels/pixel_kernels_internal.h"
 
 typedef __m256i vec;
 typedef __m256 vecf;
@@ -163,7 +163,7 @@ static inline vec hue_falls_short(vec hue)
     return and_bits(_mm256_srlv_epi32(word, and_bits(hue, splat(31))), splat(1));
 }
 
-#include "loader/pixel_kernels_vector.inc"
+#include "ops/pixels/pixel_kernels_vector.inc"
 
 const struct pixel_kernels pixel_kernels_avx2 = PIXEL_KERNELS("avx2");
 #endif

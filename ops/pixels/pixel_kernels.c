@@ -1,11 +1,11 @@
 /* The plain entries, and which table is used. */
-#include "loader/pixel_kernels.h"
+#include "ops/pixels/pixel_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "loader/pixel_kernels_internal.h"
+#include "ops/pixels/pixel_kernels_internal.h"
 
 /* ------------------------------------------------------------------------------ resize */
 

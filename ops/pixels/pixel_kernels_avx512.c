@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "loader/pixel_kernels_internal.h"
+#include "ops/pixels/pixel_kernels_internal.h"
 
 typedef __m512i vec;
 typedef __m512 vecf;
@@ -166,7 +166,7 @@ static inline vec hue_falls_short(vec hue)
     return and_bits(_mm512_srlv_epi32(word, and_bits(hue, splat(31))), splat(1));
 }
 
-#include "loader/pixel_kernels_vector.inc"
+#include "ops/pixels/pixel_kernels_vector.inc"
 
 const struct pixel_kernels pixel_kernels_avx512 = PIXEL_KERNELS("avx512");
 #endif

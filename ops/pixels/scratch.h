@@ -1,7 +1,7 @@
 /* Working memory of one thread: grows, is kept, and starts at a cache line. What is in it does not
  * survive a reservation. */
-#ifndef IBOT_LOADER_SCRATCH_H
-#define IBOT_LOADER_SCRATCH_H
+#ifndef IBOT_OPS_PIXELS_SCRATCH_H
+#define IBOT_OPS_PIXELS_SCRATCH_H
 
 #include <stddef.h>
 

@@ -1,8 +1,8 @@
 /* A picture in work: one plane of bytes per channel, so that every operation on it is a run over
  * bytes side by side. Decoded files come as words (image.h), records are packed RGB; crops are
  * planes between the two. */
-#ifndef IBOT_LOADER_PLANES_H
-#define IBOT_LOADER_PLANES_H
+#ifndef IBOT_OPS_PIXELS_PLANES_H
+#define IBOT_OPS_PIXELS_PLANES_H
 
 #include <stdbool.h>
 #include <stddef.h>

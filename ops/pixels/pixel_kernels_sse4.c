@@ -4,7 +4,7 @@
 #include <smmintrin.h>
 #include <string.h>
 
-#include "loader/pixel_kernels_internal.h"
+#include "ops/pixels/pixel_kernels_internal.h"
 
 typedef __m128i vec;
 typedef __m128 vecf;
@@ -171,7 +171,7 @@ static inline vec hue_falls_short(vec hue)
         falls_short(_mm_extract_epi32(hue, 2)), falls_short(_mm_extract_epi32(hue, 3)));
 }
 
-#include "loader/pixel_kernels_vector.inc"
+#include "ops/pixels/pixel_kernels_vector.inc"
 
 const struct pixel_kernels pixel_kernels_sse4 = PIXEL_KERNELS("sse4");
 #endif

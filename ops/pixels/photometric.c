@@ -1,8 +1,10 @@
 /* Colour in integers and single precision. Source: the arithmetic of Pillow's Blend.c, Convert.c
  * and BoxBlur.c, as formulas. Products and sums are separate roundings: no contraction. */
-#include "loader/photometric.h"
+#include "ops/pixels/photometric.h"
 
 #include <math.h>
+
+_Static_assert(sizeof(struct photometric_params) == PHOTOMETRIC_PARAMS_BYTES, "it travels");
 
 /* Blends every byte with a constant. Pillow clamps only where it extrapolates; in between, nothing
  * can leave the range. */
@@ -82,6 +84,79 @@ enum status photometric_blur(struct photometric *photometric, struct planes *pla
                                         photometric->blur.memory);
     }
     return STATUS_OK;
+}
+
+static void jitter(struct photometric *photometric, struct planes *planes,
+                   const struct photometric_params *params)
+{
+    for (int i = 0; i < 4; i++)
+        switch (params->order[i]) {
+        case 0:
+            photometric_brightness(photometric, planes, params->brightness);
+            break;
+        case 1:
+            photometric_contrast(photometric, planes, params->contrast);
+            break;
+        case 2:
+            photometric_saturation(photometric, planes, params->saturation);
+            break;
+        case 3:
+            photometric_hue(photometric, planes, params->hue);
+            break;
+        default:
+            break;
+        }
+}
+
+enum status photometric_step(struct photometric *photometric, struct planes *planes,
+                             const struct photometric_params *params, enum photometric_step step)
+{
+    if ((params->steps & step) == 0)
+        return STATUS_OK;
+    switch (step) {
+    case PHOTOMETRIC_JITTER:
+        jitter(photometric, planes, params);
+        break;
+    case PHOTOMETRIC_GRAYSCALE:
+        photometric_grayscale(photometric, planes);
+        break;
+    case PHOTOMETRIC_BLUR:
+        return photometric_blur(photometric, planes, params->blur_radius);
+    case PHOTOMETRIC_SOLARIZE:
+        photometric_solarize(photometric, planes, params->solarize_threshold);
+        break;
+    }
+    return STATUS_OK;
+}
+
+enum status photometric_apply(struct photometric *photometric, struct planes *planes,
+                              const struct photometric_params *params)
+{
+    for (unsigned step = PHOTOMETRIC_JITTER; step <= PHOTOMETRIC_SOLARIZE; step <<= 1)
+        TRY(photometric_step(photometric, planes, params, (enum photometric_step)step));
+    return STATUS_OK;
+}
+
+static bool is_factor(float factor)
+{
+    return factor >= 0.0f && factor <= 1000.0f; /* no NaN either */
+}
+
+bool photometric_params_are_sound(const struct photometric_params *params)
+{
+    for (int i = 0; i < 4; i++)
+        if (params->order[i] > 4)
+            return false;
+    return params->steps < 2 * PHOTOMETRIC_SOLARIZE && is_factor(params->brightness) &&
+           is_factor(params->contrast) && is_factor(params->saturation) && params->hue >= -0.5f &&
+           params->hue <= 0.5f && params->blur_radius >= 0.0f &&
+           params->blur_radius <= PHOTOMETRIC_MAX_BLUR_RADIUS && params->solarize_threshold >= 0 &&
+           params->solarize_threshold <= 256;
+}
+
+size_t photometric_blur_bytes(int32_t width, int32_t height)
+{
+    return blur_scratch_bytes(width, height, PHOTOMETRIC_MAX_BLUR_RADIUS);
 }
 
 void photometric_release(struct photometric *photometric)
