@@ -1,10 +1,10 @@
-/* What one consumer takes in over the wire: loaders that only allocate, hash and send, in processes
- * of their own, slices of 16 images of 2 x 224 + 10 x 96 pixels.
- *
- *   wire_bench [loaders [seconds [endpoint [slice size]]]] */
+/* What one consumer takes in over the wire: from stand-ins that only allocate, hash and send (the
+ * limit of wire and receiver), or with --data from real loaders, end to end. Slices of images of 2
+ * x 224 + 10 x 96 pixels, each loader a process. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,10 +16,71 @@
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
 #include "proto/base/queue.h"
+#include "proto/config/options.h"
 #include "proto/wire/consumer.h"
 #include "proto/wire/producer.h"
 
 enum { MAX_LOADERS = 64, BATCH = 64, CREDIT = 4 };
+
+struct bench_options {
+    const char *data, *endpoint;
+    int32_t loaders, threads, seconds, slice_size;
+};
+
+#define AT(field) .offset = offsetof(struct bench_options, field)
+
+static const struct option_spec specs[] = {
+    {.name = "data",
+     .type = OPTION_STRING,
+     AT(data),
+     .argument = "DATA",
+     .group = "Options",
+     .help = "a data set for real loaders; without it, stand-ins"},
+    {.name = "loaders",
+     .type = OPTION_INT32,
+     AT(loaders),
+     .text = "2",
+     .minimum = 1,
+     .maximum = MAX_LOADERS,
+     .argument = "N",
+     .help = "processes"},
+    {.name = "threads",
+     .type = OPTION_INT32,
+     AT(threads),
+     .text = "1",
+     .minimum = 1,
+     .maximum = 1024,
+     .argument = "N",
+     .help = "threads of each real loader"},
+    {.name = "seconds",
+     .type = OPTION_INT32,
+     AT(seconds),
+     .text = "5",
+     .minimum = 1,
+     .maximum = 3600,
+     .argument = "S",
+     .help = "how long"},
+    {.name = "slice_size",
+     .type = OPTION_INT32,
+     AT(slice_size),
+     .text = "16",
+     .minimum = 1,
+     .maximum = BATCH,
+     .argument = "N",
+     .help = "images leased at a time"},
+    {.name = "endpoint",
+     .type = OPTION_STRING,
+     AT(endpoint),
+     .argument = "ENDPOINT",
+     .help = "where they meet; default: a socket in /tmp"},
+};
+
+static const struct options_program program = {
+    .name = "wire_bench",
+    .summary = "Time what one consumer takes in from local loaders.",
+    .specs = specs,
+    .n_specs = sizeof(specs) / sizeof(specs[0]),
+};
 
 struct loader {
     struct producer *producer;
@@ -84,39 +145,47 @@ static double cpu_seconds(void)
            1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
-int main(int argc, char **argv)
+/* A real one, from beside this program. */
+static void exec_loader(const char *endpoint, const struct bench_options *bench)
 {
-    int n_loaders = argc > 1 ? atoi(argv[1]) : 2;
-    double seconds = argc > 2 ? atof(argv[2]) : 5;
-    char folder[] = "/tmp/ibot-bench-XXXXXX", endpoint[128];
-    pid_t children[MAX_LOADERS];
-    struct dataset_info dataset;
-    struct consumer *consumer;
-    struct consumer_options options = {.n_endpoints = 1,
-                                       .spec = data_spec_default(),
-                                       .batch_size = BATCH,
-                                       .slice_size = argc > 4 ? atoi(argv[4]) : 16,
-                                       .world = 1,
-                                       .drop_last = true};
+    char path[4096], threads[16];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
 
-    if (n_loaders < 1 || n_loaders > MAX_LOADERS || mkdtemp(folder) == NULL)
-        return 2;
-    /* Loaders first: they wait for the consumer, and a process with threads should not fork. */
-    snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
-    options.endpoints[0] = argc > 3 ? argv[3] : endpoint;
-    for (int i = 0; i < n_loaders; i++) {
+    if (n < 0)
+        exit(1);
+    path[n] = '\0';
+    snprintf(strrchr(path, '/') + 1, 32, "ibot-loader");
+    snprintf(threads, sizeof(threads), "%d", bench->threads);
+    setenv("IBOT_LOG_LEVEL", "warning", 1);
+    execl(path, path, "--data", bench->data, "--connect", endpoint, "--threads", threads,
+          "--die_with_parent", (char *)NULL);
+    fprintf(stderr, "wire_bench: %s can't be started\n", path);
+    exit(1);
+}
+
+static void start_loaders(const struct bench_options *bench, const char *endpoint, pid_t *children)
+{
+    for (int32_t i = 0; i < bench->loaders; i++) {
         children[i] = fork();
+        if (children[i] == 0 && bench->data != NULL)
+            exec_loader(endpoint, bench);
         if (children[i] == 0)
-            run_loader(options.endpoints[0]);
+            run_loader(endpoint);
     }
-    stop_on(consumer_open(&consumer, &options));
-    stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
-    stop_on(consumer_start(consumer, 0, 1000));
+}
+
+/* Batches until the time is over; the first 20 do not count. */
+static void take_batches(struct consumer *consumer, const struct bench_options *bench,
+                         const struct data_spec *spec)
+{
     int64_t begin_ns = 0, now_ns = 0, n_batches = 0;
     double begin_cpu = 0;
-    while (n_batches < 30 || 1e-9 * (double)(now_ns - begin_ns) < seconds) {
+    struct consumer_stats stats;
+    struct rusage usage;
+
+    while (n_batches < 30 || 1e-9 * (double)(now_ns - begin_ns) < (double)bench->seconds) {
         struct batch *batch;
-        stop_on(consumer_next(consumer, &batch, clock_monotonic_ns() + 10000000000));
+        stop_on(consumer_next(consumer, &batch, clock_monotonic_ns() + 60000000000));
         consumer_return(consumer, batch);
         now_ns = clock_monotonic_ns();
         if (++n_batches == 20) { /* warm */
@@ -125,21 +194,50 @@ int main(int argc, char **argv)
         }
     }
     double elapsed = 1e-9 * (double)(now_ns - begin_ns), images = (double)(n_batches - 20) * BATCH;
-    double gigabytes = 1e-9 * images * (double)data_spec_record_bytes(&options.spec);
-    struct consumer_stats stats;
-    struct rusage usage;
+    double gigabytes = 1e-9 * images * (double)data_spec_record_bytes(spec);
     consumer_stats(consumer, &stats);
     getrusage(RUSAGE_SELF, &usage);
-    printf("%d loaders, %s: %.2f GB/s, %.0f images/s, %.3f CPU s/GB in the consumer, %ld MB, "
+    printf("%d loaders: %.2f GB/s, %.0f images/s, %.3f CPU s/GB in the consumer, %ld MB, "
            "%llu slices again\n",
-           n_loaders, options.endpoints[0], gigabytes / elapsed, images / elapsed,
+           bench->loaders, gigabytes / elapsed, images / elapsed,
            (cpu_seconds() - begin_cpu) / gigabytes, usage.ru_maxrss / 1024,
            (unsigned long long)stats.n_reissued);
-    for (int i = 0; i < n_loaders; i++) {
+}
+
+int main(int argc, char **argv)
+{
+    struct bench_options bench;
+    struct options parsed = {0};
+    char folder[] = "/tmp/ibot-bench-XXXXXX", endpoint[128];
+    pid_t children[MAX_LOADERS];
+    struct dataset_info dataset;
+    struct consumer *consumer;
+
+    stop_on(options_parse(&parsed, &program, &bench, argc, argv));
+    if (parsed.finished)
+        return 0;
+    struct consumer_options options = {.n_endpoints = 1,
+                                       .spec = data_spec_default(),
+                                       .batch_size = BATCH,
+                                       .slice_size = bench.slice_size,
+                                       .world = 1,
+                                       .drop_last = bench.data == NULL};
+    if (mkdtemp(folder) == NULL)
+        return 1;
+    snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
+    options.endpoints[0] = bench.endpoint != NULL ? bench.endpoint : endpoint;
+    /* Loaders first: they wait for the consumer, and a process with threads should not fork. */
+    start_loaders(&bench, options.endpoints[0], children);
+    stop_on(consumer_open(&consumer, &options));
+    stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
+    stop_on(consumer_start(consumer, 0, 100000));
+    take_batches(consumer, &bench, &options.spec);
+    for (int32_t i = 0; i < bench.loaders; i++) {
         kill(children[i], SIGKILL);
         waitpid(children[i], NULL, 0);
     }
     consumer_close(&consumer);
     rmdir(folder);
+    options_release(&parsed);
     return 0;
 }
