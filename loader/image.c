@@ -47,6 +47,17 @@ enum status image_check_size(int64_t width, int64_t height)
     return STATUS_OK;
 }
 
+enum status image_memory_left(int64_t width, int64_t height, size_t n_file_bytes, size_t *left)
+{
+    size_t taken = n_file_bytes + (size_t)(width * (height + IMAGE_ROWS)) * IMAGE_CHANNELS;
+
+    if (taken > IMAGE_MAX_BYTES)
+        FAIL(STATUS_CORRUPT, "%lld x %lld pixels and a file of %zu bytes take more than %d bytes",
+             (long long)width, (long long)height, n_file_bytes, IMAGE_MAX_BYTES);
+    *left = IMAGE_MAX_BYTES - taken;
+    return STATUS_OK;
+}
+
 enum status image_reserve(struct image *image, int64_t width, int64_t height)
 {
     TRY(image_check_size(width, height));
@@ -81,6 +92,7 @@ enum status image_decode(struct image_decoder *decoder, const void *data, size_t
     const uint8_t *bytes = data;
 
     decoder->n_warnings = 0;
+    out->orientation = 1;
     if (n_bytes == 0)
         FAIL(STATUS_CORRUPT, "the file is empty");
     if (starts_with(bytes, n_bytes, "\xff\xd8", 2))

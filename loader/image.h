@@ -2,8 +2,9 @@
  * through libjpeg-turbo with Pillow's settings (slow integer DCT, fancy upsampling), PNG, WebP and
  * TIFF through libvips, whose every other loader is blocked, BMP and PNM through readers of our
  * own. Conversions to RGB are Pillow's: grey is replicated, alpha dropped, 16-bit colour keeps its
- * high byte, 16-bit grey is cut off at 255, CMYK of a JPEG counts as inverted. EXIF orientation and
- * colour profiles are ignored, as the original does; a truncated file is a bad image, as for it.
+ * high byte, 16-bit grey is cut off at 255, CMYK of a JPEG counts as inverted. Colour profiles are
+ * ignored, as the original does, and so is the EXIF orientation unless image_turn is asked for; a
+ * truncated file is a bad image, as for the original.
  *
  * Decoding is a function of the bytes alone: nothing of one file stays for the next. */
 #ifndef IBOT_LOADER_IMAGE_H
@@ -18,11 +19,15 @@ enum {
     IMAGE_CHANNELS = 4, /* R, G, B and a byte without meaning: one pixel is one word */
     IMAGE_ROWS = 4,     /* rows that lie side by side */
     IMAGE_MAX_SIDE_PX = 65500,
-    IMAGE_MAX_PIXELS = 178956970, /* where Pillow refuses */
-    IMAGE_MAX_FILE_BYTES = 1 << 30,
-    IMAGE_MAX_SCANS = 500,            /* of a progressive JPEG */
-    IMAGE_MAX_SCAN_MEGAPIXELS = 2000, /* scans times pixels, when there are more than 12 scans */
-    IMAGE_PADDING_BYTES = 64,         /* readable after the last pixel, for vector loads */
+    /* What one file may cost: 256 MiB and about a second. */
+    IMAGE_MAX_PIXELS = 60000000,
+    IMAGE_MAX_ARITHMETIC_PIXELS = 10000000, /* of a JPEG with arithmetic coding, which is slow */
+    IMAGE_MAX_FILE_BYTES = 128 << 20,
+    IMAGE_MAX_BYTES = 256 << 20,     /* file, image and working memory of its decoder */
+    IMAGE_MAX_RAW_BYTES = 200 << 20, /* PNG, WebP, TIFF: samples before their conversion */
+    IMAGE_MAX_SCANS = 500,           /* of a progressive JPEG */
+    IMAGE_MAX_SCAN_MEGAPIXELS = 300, /* scans times pixels, when there are more than 12 scans */
+    IMAGE_PADDING_BYTES = 64,        /* readable after the last pixel, for vector loads */
 };
 
 /* A decoded image; the buffer is kept and reused. Zeroed is valid and empty. Four rows lie side by
@@ -31,7 +36,8 @@ enum {
 struct image {
     uint8_t *pixels; /* [ceil(height / IMAGE_ROWS), width, IMAGE_ROWS, IMAGE_CHANNELS] */
     int32_t width, height;
-    size_t capacity; /* bytes */
+    int32_t orientation; /* of its EXIF data, 1 .. 8; 1: upright, or nothing is said */
+    size_t capacity;     /* bytes */
 };
 
 /* The IMAGE_CHANNELS bytes of a pixel. */
@@ -79,5 +85,8 @@ long image_decoder_warnings(const struct image_decoder *decoder);
  * limits), STATUS_NO_MEMORY. */
 enum status image_reserve(struct image *image, int64_t width, int64_t height) IBOT_WARN_UNUSED;
 void image_release(struct image *image);
+
+/* out: `image` turned and mirrored so that its orientation becomes 1. Errors: STATUS_NO_MEMORY. */
+enum status image_turn(struct image *out, const struct image *image) IBOT_WARN_UNUSED;
 
 #endif

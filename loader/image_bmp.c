@@ -134,12 +134,14 @@ static void read_row(const struct bmp *bmp, const uint8_t *row, struct image *ou
 enum status image_decode_bmp(const uint8_t *bytes, size_t n_bytes, struct image *out)
 {
     struct bmp bmp = {0};
+    size_t left;
 
     enum status status = read_header(bytes, n_bytes, &bmp);
 
     if (status != STATUS_OK)
         return status_set(status, "BMP: %s", status_message());
     TRY(image_check_size(bmp.width, bmp.height));
+    TRY(image_memory_left(bmp.width, bmp.height, n_bytes, &left));
     bmp.stride = ((size_t)bmp.width * bmp.bits + 31) / 32 * 4;
     if (bmp.data > n_bytes || (n_bytes - bmp.data) / bmp.stride < (size_t)bmp.height)
         FAIL(STATUS_CORRUPT, "BMP: the file is truncated: %zu bytes for %lld rows of %zu", n_bytes,

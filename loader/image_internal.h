@@ -19,6 +19,14 @@ struct image_decoder {
 /* The limits of image.h; to be asked before a file is believed, memory comes later. */
 enum status image_check_size(int64_t width, int64_t height) IBOT_WARN_UNUSED;
 
+/* Bytes that are left for the working memory of the decoder of a file of this size. Errors:
+ * STATUS_CORRUPT: there are none. */
+enum status image_memory_left(int64_t width, int64_t height, size_t n_file_bytes,
+                              size_t *left) IBOT_WARN_UNUSED;
+
+/* 1 .. 8. */
+int32_t image_orientation_of_jpeg(const uint8_t *bytes, size_t n_bytes);
+
 enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *bytes, size_t n_bytes,
                               struct image *out) IBOT_WARN_UNUSED;
 enum status image_decode_vips(const uint8_t *bytes, size_t n_bytes,

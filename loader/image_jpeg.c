@@ -11,11 +11,12 @@
 
 #include <jpeglib.h> /* needs stdio.h before it */
 
+#include <jerror.h>
+
 #include "loader/image_internal.h"
 #include "proto/base/memory.h"
 
 enum {
-    MAX_MEMORY_BYTES = 512 << 20, /* coefficients of progressive files */
     LARGE_PIXELS = 16 << 20,
     FEW_SCANS = 12, /* what ordinary progressive files have */
 };
@@ -34,6 +35,9 @@ static void failed(j_common_ptr common)
     struct session *session = common->client_data;
 
     common->err->format_message(common, session->message);
+    if (common->err->msg_code == JERR_NO_BACKING_STORE)
+        snprintf(session->message, sizeof(session->message),
+                 "the coefficients of a progressive image of this size take too much memory");
     longjmp(session->escape, 1);
 }
 
@@ -141,6 +145,13 @@ static enum status prepare(struct session *session, struct image_decoder *decode
     struct jpeg_decompress_struct *jpeg = &session->jpeg;
 
     TRY(image_check_size(jpeg->image_width, jpeg->image_height));
+    if (jpeg->arith_code &&
+        (int64_t)jpeg->image_width * jpeg->image_height > IMAGE_MAX_ARITHMETIC_PIXELS)
+        FAIL(STATUS_CORRUPT, "%u x %u pixels with arithmetic coding; wanted at most %d pixels",
+             jpeg->image_width, jpeg->image_height, IMAGE_MAX_ARITHMETIC_PIXELS);
+    size_t left;
+    TRY(image_memory_left(jpeg->image_width, jpeg->image_height, n_bytes, &left));
+    jpeg->mem->max_memory_to_use = (long)left; /* coefficients of progressive files */
     if (is_hollow(jpeg, n_bytes))
         FAIL(STATUS_CORRUPT, "%u x %u pixels can't be in %zu bytes", jpeg->image_width,
              jpeg->image_height, n_bytes);
@@ -174,7 +185,6 @@ enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *byte
         FAIL(STATUS_CORRUPT, "JPEG: %s", session.message);
     }
     jpeg_create_decompress(jpeg);
-    jpeg->mem->max_memory_to_use = MAX_MEMORY_BYTES;
     session.progress.progress_monitor = watch_scans;
     jpeg->progress = &session.progress;
     session.source = (struct jpeg_source_mgr){
@@ -192,6 +202,7 @@ enum status image_decode_jpeg(struct image_decoder *decoder, const uint8_t *byte
     if (status == STATUS_OK) {
         jpeg_start_decompress(jpeg);
         read_lines(&session, decoder, out);
+        out->orientation = image_orientation_of_jpeg(bytes, n_bytes);
         decoder->n_warnings = session.errors.num_warnings;
     } else {
         status = status_set(status, "JPEG: %s", status_message());

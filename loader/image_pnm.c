@@ -119,6 +119,8 @@ enum status image_decode_pnm(const uint8_t *bytes, size_t n_bytes, struct image 
 
     TRY(read_header(&reader, &header));
     TRY(image_check_size(header.width, header.height));
+    size_t memory_left;
+    TRY(image_memory_left(header.width, header.height, n_bytes, &memory_left));
     size_t row_bytes = header.plain ? 0
                        : header.bits
                            ? (header.width + 7) / 8

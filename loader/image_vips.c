@@ -5,6 +5,8 @@
 
 #include "loader/image_internal.h"
 
+enum { PNG_INTERLACE = 28 }; /* byte of the header */
+
 /* The library's warnings about damaged files; failures come back as a status. */
 static void ignore_warning(const gchar *domain, GLogLevelFlags level, const gchar *text,
                            gpointer context)
@@ -53,30 +55,76 @@ static unsigned sample(const void *row, size_t i, VipsBandFormat format, bool gr
     return grey ? (value > 255 ? 255 : value) : value >> 8;
 }
 
-static void convert(const uint8_t *raw, size_t bands, VipsBandFormat format, bool inks,
-                    struct image *out)
+static size_t pixel_bytes(const VipsImage *image)
 {
-    size_t width = (size_t)out->width, n = width * (size_t)out->height;
+    return (size_t)vips_image_get_bands(image) *
+           (size_t)vips_format_sizeof(vips_image_get_format(image));
+}
+
+/* First sample of a row that was prepared; the region may be wider than asked for. */
+static const uint8_t *row_of(const VipsRegion *region, int y)
+{
+    return (const uint8_t *)region->data + (ptrdiff_t)(y - region->valid.top) * region->bpl -
+           (ptrdiff_t)region->valid.left * (ptrdiff_t)pixel_bytes(region->im);
+}
+
+static void convert_row(const uint8_t *raw, size_t bands, VipsBandFormat format, bool inks,
+                        struct image *out, size_t y)
+{
     bool grey = bands < 3;
 
-    for (size_t i = 0; i < n; i++) {
-        uint8_t *pixel = image_pixel(out, i % width, i / width);
+    for (size_t x = 0; x < (size_t)out->width; x++) {
+        uint8_t *pixel = image_pixel(out, x, y);
         if (inks)
-            image_put_cmyk(pixel, raw[bands * i], raw[bands * i + 1], raw[bands * i + 2],
-                           raw[bands * i + 3]);
+            image_put_cmyk(pixel, raw[bands * x], raw[bands * x + 1], raw[bands * x + 2],
+                           raw[bands * x + 3]);
         else
-            image_put(pixel, sample(raw, bands * i, format, grey),
-                      sample(raw, bands * i + (grey ? 0 : 1), format, grey),
-                      sample(raw, bands * i + (grey ? 0 : 2), format, grey));
+            image_put(pixel, sample(raw, bands * x, format, grey),
+                      sample(raw, bands * x + (grey ? 0 : 1), format, grey),
+                      sample(raw, bands * x + (grey ? 0 : 2), format, grey));
     }
 }
 
-static enum status copy(VipsImage *image, struct image *out)
+/* Row by row, so that a large image is not in memory twice. */
+static enum status convert(VipsImage *image, bool inks, struct image *out)
+{
+    VipsRegion *region = vips_region_new(image);
+    size_t bands = (size_t)vips_image_get_bands(image);
+    enum status status = STATUS_OK;
+
+    for (int y = 0; y < out->height && status == STATUS_OK; y++) {
+        VipsRect row = {0, y, out->width, 1};
+        if (vips_region_prepare(region, &row) != 0)
+            status = failure("broken or truncated image");
+        else
+            convert_row(row_of(region, y), bands, vips_image_get_format(image), inks, out,
+                        (size_t)y);
+    }
+    g_object_unref(region);
+    return status;
+}
+
+/* Whether there is room for what the library keeps meanwhile: all samples of files that are not
+ * read line by line. */
+static enum status check_memory(const VipsImage *image, const uint8_t *bytes, size_t n_bytes)
+{
+    int64_t width = vips_image_get_width(image), height = vips_image_get_height(image);
+    size_t raw = pixel_bytes(image) * (size_t)width * (size_t)height, left;
+    bool by_lines = bytes[0] == 0x89 && n_bytes > PNG_INTERLACE && bytes[PNG_INTERLACE] == 0;
+
+    TRY(image_check_size(width, height));
+    TRY(image_memory_left(width, height, n_bytes, &left));
+    if (raw > IMAGE_MAX_RAW_BYTES || (!by_lines && raw > left))
+        FAIL(STATUS_CORRUPT, "%lld x %lld pixels of %zu bytes; that takes too much memory",
+             (long long)width, (long long)height, pixel_bytes(image));
+    return STATUS_OK;
+}
+
+static enum status copy(VipsImage *image, const uint8_t *bytes, size_t n_bytes, struct image *out)
 {
     int bands = vips_image_get_bands(image);
     VipsBandFormat format = vips_image_get_format(image);
     bool inks = vips_image_get_interpretation(image) == VIPS_INTERPRETATION_CMYK && bands >= 4;
-    size_t n_bytes;
 
     if ((format != VIPS_FORMAT_UCHAR && format != VIPS_FORMAT_USHORT) || bands < 1 ||
         (inks && format != VIPS_FORMAT_UCHAR))
@@ -84,13 +132,10 @@ static enum status copy(VipsImage *image, struct image *out)
              bands, vips_enum_nick(VIPS_TYPE_BAND_FORMAT, (int)format));
     if (bands > 5)
         FAIL(STATUS_UNSUPPORTED, "%d samples in a pixel; wanted at most 5", bands);
+    TRY(check_memory(image, bytes, n_bytes));
     TRY(image_reserve(out, vips_image_get_width(image), vips_image_get_height(image)));
-    uint8_t *raw = vips_image_write_to_memory(image, &n_bytes);
-    if (raw == NULL)
-        return failure("broken or truncated image");
-    convert(raw, (size_t)bands, format, inks, out);
-    g_free(raw);
-    return STATUS_OK;
+    out->orientation = vips_image_get_orientation(image);
+    return convert(image, inks, out);
 }
 
 enum status image_decode_vips(const uint8_t *bytes, size_t n_bytes, struct image *out)
@@ -100,7 +145,7 @@ enum status image_decode_vips(const uint8_t *bytes, size_t n_bytes, struct image
         vips_image_new_from_buffer(bytes, n_bytes, "", "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
                                    VIPS_FAIL_ON_TRUNCATED, NULL);
 
-    status = image != NULL ? copy(image, out) : failure("broken image");
+    status = image != NULL ? copy(image, bytes, n_bytes, out) : failure("broken image");
     if (image != NULL)
         g_object_unref(image);
     vips_error_clear();

@@ -247,7 +247,11 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         if (status == STATUS_OK) {
             sample->label = (int32_t)maker->index->entries[sample->index].label;
             sample->n_substituted = tried;
-            return view_render(maker, spec, epoch, sample->index, &maker->image, record);
+            bool turn = spec->upright && maker->image.orientation != 1;
+            if (turn)
+                TRY(image_turn(&maker->turned, &maker->image));
+            return view_render(maker, spec, epoch, sample->index,
+                               turn ? &maker->turned : &maker->image, record);
         }
         if (status == STATUS_NO_MEMORY)
             return status;
@@ -279,6 +283,7 @@ void view_maker_close(struct view_maker *maker)
         return;
     image_decoder_close(&maker->decoder);
     image_release(&maker->image);
+    image_release(&maker->turned);
     planes_release(&maker->planes);
     resampler_release(&maker->resampler);
     photometric_release(&maker->photometric);

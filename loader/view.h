@@ -31,7 +31,7 @@ struct view_maker {
     const struct index *index; /* borrowed, shared */
     struct order *order;       /* borrowed, shared, locks itself */
     struct image_decoder *decoder;
-    struct image image;
+    struct image image, turned;
     struct planes planes; /* the view in work */
     struct resampler resampler;
     struct photometric photometric;

@@ -255,6 +255,8 @@ uint64_t data_spec_digest(const struct data_spec *spec)
     }
     if (data_spec_photometric_bytes(spec) > 0) /* added later: specs without keep their digest */
         put_integer(&encoding, (uint64_t)spec->photometric);
+    if (spec->upright)
+        put_integer(&encoding, 2 + (uint64_t)spec->upright); /* unlike the value above */
     return hash_bytes(encoding.bytes, encoding.n);
 }
 

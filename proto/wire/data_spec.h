@@ -50,6 +50,7 @@ struct data_spec {
     bool shuffle;        /* official permutation of the epoch; else index order */
     uint64_t order_seed; /* official: 0 */
     uint64_t seed;       /* of every other draw */
+    bool upright;        /* turn images as their EXIF data say; the original does not */
 
     int32_t n_global, global_size_px; /* centre crop: n_global 1, n_local 0 */
     int32_t n_local, local_size_px;

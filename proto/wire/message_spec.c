@@ -83,6 +83,7 @@ void spec_to_protobuf(struct spec_parts *out, const struct data_spec *spec)
     range_out(&out->mask_aspect, &message->mask_aspect, spec->mask_aspect);
     message->pred_start_epoch = (uint32_t)spec->pred_start_epoch;
     message->bad_image_policy = (Ibot__BadImagePolicy)spec->bad_image_policy;
+    message->upright = spec->upright;
     message->photometric = (Ibot__PhotometricPlace)spec->photometric;
 }
 
@@ -107,6 +108,7 @@ enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *mess
         .mask_shape = (enum mask_shape)message->mask_shape,
         .pred_start_epoch = integer_in(message->pred_start_epoch),
         .bad_image_policy = (enum bad_image_policy)message->bad_image_policy,
+        .upright = message->upright != 0,
         .photometric = (enum photometric_place)message->photometric,
     };
 

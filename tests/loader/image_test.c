@@ -240,14 +240,17 @@ static void huge_headers_are_refused_before_they_cost(void **state)
     size_t n = load_sized(tools, "jpeg_420.jpg", 35584, 18696);
     assert_int_equal(decode(tools, n), STATUS_CORRUPT);
     assert_says("35584 x 18696");
-    n = load_sized(tools, "jpeg_420.jpg", 13000, 13000); /* within the limit, but next to empty */
+    n = load_sized(tools, "jpeg_420.jpg", 7000, 7000); /* within the limit, but next to empty */
     assert_int_equal(decode(tools, n), STATUS_CORRUPT);
     assert_says("can't be in");
+    n = load_sized(tools, "jpeg_progressive.jpg", 7000, 6000); /* 420 MB of coefficients */
+    assert_int_equal(decode(tools, n), STATUS_CORRUPT);
+    assert_says("too much memory");
     n = load(tools, "png_rgb.png");
     memcpy(tools->bytes + 16, "\0\0\xff\xdc\0\0\xff\xdc", 8);
     assert_int_not_equal(decode(tools, n), STATUS_OK);
     n = load(tools, "bmp_24.bmp");
-    memcpy(tools->bytes + 18, "\x00\x40\0\0\x00\x20\0\0", 8); /* 16384 x 8192 */
+    memcpy(tools->bytes + 18, "\x00\x1c\0\0\x00\x10\0\0", 8); /* 7168 x 4096 */
     assert_int_equal(decode(tools, n), STATUS_CORRUPT);
     assert_says("truncated");
     memcpy(tools->bytes + 18, "\xff\xff\xff\x7f\0\0\0\x80", 8); /* 2^31 - 1 x -2^31 */
@@ -303,6 +306,67 @@ static void tables_of_one_file_do_not_serve_the_next(void **state)
     memcpy(tools->bytes, bare, n_bare);
     assert_int_equal(decode(tools, n_bare), STATUS_CORRUPT);
     assert_says("uantization table");
+}
+
+/* A JPEG with this orientation in its EXIF data, either byte order. */
+static size_t put_orientation(struct tools *tools, const uint8_t *jpeg, size_t n, int orientation,
+                              bool little)
+{
+    uint8_t segment[] = "\xff\xe1\0\x22"
+                        "Exif\0\0"
+                        "MM\0*\0\0\0\x08"
+                        "\0\x01"
+                        "\x01\x12\0\x03\0\0\0\x01\0\0\0\0"
+                        "\0\0\0\0";
+    static const uint8_t little_tiff[] = "II*\0\x08\0\0\0"
+                                         "\x01\0"
+                                         "\x12\x01\x03\0\x01\0\0\0\0\0\0\0";
+    size_t n_segment = sizeof(segment) - 1;
+
+    if (little)
+        memcpy(segment + 10, little_tiff, sizeof(little_tiff) - 1);
+    segment[28 + !little] = (uint8_t)orientation;
+    memcpy(tools->bytes, jpeg, 2);
+    memcpy(tools->bytes + 2, segment, n_segment);
+    memcpy(tools->bytes + 2 + n_segment, jpeg + 2, n - 2);
+    return n + n_segment;
+}
+
+/* Where the stored first pixel goes, by the table of the EXIF standard: 0th row and 0th column. */
+static void orientations_are_found_and_undone(void **state)
+{
+    static const struct {
+        bool right, bottom, swap;
+    } first[] = {{0},       {0, 0, 0}, {1, 0, 0}, {1, 1, 0}, {0, 1, 0},
+                 {0, 0, 1}, {1, 0, 1}, {1, 1, 1}, {0, 1, 1}};
+    struct tools *tools = *state;
+    struct image turned = {0};
+    static uint8_t jpeg[FILE_MAX];
+    size_t n = load(tools, "jpeg_444.jpg");
+
+    memcpy(jpeg, tools->bytes, n);
+    for (int o = 0; o <= 9; o++)
+        for (int little = 0; little < 2; little++) {
+            size_t n_all = put_orientation(tools, jpeg, n, o, little != 0);
+            int wanted = o >= 1 && o <= 8 ? o : 1; /* nonsense says nothing */
+            assert_int_equal(decode(tools, n_all), STATUS_OK);
+            assert_int_equal(tools->image.orientation, wanted);
+            assert_int_equal(image_turn(&turned, &tools->image), STATUS_OK);
+            bool swap = first[wanted].swap;
+            assert_int_equal(turned.width, swap ? HEIGHT : WIDTH);
+            assert_int_equal(turned.height, swap ? WIDTH : HEIGHT);
+            for (size_t y = 0; y < HEIGHT; y++)
+                for (size_t x = 0; x < WIDTH; x++) {
+                    size_t column = swap ? y : x, row = swap ? x : y;
+                    if (first[wanted].right)
+                        column = (size_t)turned.width - 1 - column;
+                    if (first[wanted].bottom)
+                        row = (size_t)turned.height - 1 - row;
+                    assert_memory_equal(image_pixel(&turned, column, row),
+                                        image_pixel(&tools->image, x, y), 3);
+                }
+        }
+    image_release(&turned);
 }
 
 static enum status read_at(struct tools *tools, const char *path)
@@ -365,6 +429,7 @@ int main(void)
         TEST(huge_headers_are_refused_before_they_cost),
         TEST(thousands_of_scans_are_refused),
         TEST(tables_of_one_file_do_not_serve_the_next),
+        TEST(orientations_are_found_and_undone),
         cmocka_unit_test(files_are_read_by_path_and_named),
     };
     if (image_library_start("image_test") != STATUS_OK)

@@ -186,6 +186,7 @@ enum status run_options_data(const struct run_options *o, struct data_spec *out)
         out->pred_ratio_var[i] = o->pred_ratio_var[o->n_pred_ratio_var == 1 ? 0 : i];
     }
     out->pred_start_epoch = o->pred_start_epoch;
+    out->upright = o->upright;
     out->photometric = o->photometric == 0 ? PHOTOMETRIC_BY_LOADER : PHOTOMETRIC_BY_TRAINER;
     out->bad_image_policy = o->bad_images == 0 ? BAD_IMAGE_SUBSTITUTE : BAD_IMAGE_FAIL;
     return data_spec_check(out);

@@ -52,6 +52,7 @@ struct run_options {
     bool insecure;
     int bad_images;
     int photometric;
+    bool upright;
     /* run */
     const char *output_dir;
     int resume;

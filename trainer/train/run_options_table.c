@@ -186,6 +186,8 @@ static const struct option_spec specs[] = {
         .help = "images leased to a loader at a time"),
     ROW(INT32, prefetch, .text = "4", .minimum = 1, .maximum = 256, .flags = OPTION_OUTSIDE_DIGEST,
         .unit = "batches", .help = "batches in the making or ready beyond the current one"),
+    ROW(BOOL, upright, .text = "off",
+        .help = "turn images as their EXIF orientation says; the original ignores it"),
     ROW(CHOICE, photometric, .choices = photometric_places, .text = "loader",
         .flags = OPTION_OUTSIDE_DIGEST,
         .help = "who applies jitter, grayscale, blur and solarisation: loader, or trainer, which "

@@ -158,6 +158,7 @@ static void every_field_with_an_effect_changes_the_digest(void **state)
     CHANGES_DIGEST(hue, 0.2f);
     CHANGES_DIGEST(blur_radius[1], 3.0f);
     CHANGES_DIGEST(solarize_threshold, 127);
+    CHANGES_DIGEST(upright, true);
     CHANGES_DIGEST(photometric, PHOTOMETRIC_BY_TRAINER);
     CHANGES_DIGEST(mask_cell_px, 8);
     CHANGES_DIGEST(mask_shape, MASK_RANDOM);
