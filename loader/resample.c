@@ -9,23 +9,6 @@
 
 #include "proto/base/memory.h"
 
-static double bicubic(double t)
-{
-    const double a = -0.5;
-
-    t = fabs(t);
-    double near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
-    double far = (((t - 5.0) * t + 8.0) * t - 4.0) * a;
-    far = t < 2.0 ? far : 0.0;
-    return t < 1.0 ? near : far; /* without a branch, which could not be foreseen */
-}
-
-static double bilinear(double t)
-{
-    t = 1.0 - fabs(t);
-    return t > 0.0 ? t : 0.0;
-}
-
 /* How one axis is filtered. */
 struct filter {
     enum resample_filter kind;
@@ -55,26 +38,6 @@ static int32_t taps_of(const struct filter *filter, int32_t x, int32_t *first)
     return (high > filter->n_in ? filter->n_in : high) - *first;
 }
 
-/* Integer weights of output x to out [n]. */
-static void weights_of(const struct filter *filter, int32_t x, int32_t first, int32_t n,
-                       double *exact, int32_t *out)
-{
-    double centre = (x + 0.5) * filter->scale, step = 1.0 / filter->filter_scale, sum = 0.0;
-
-    if (filter->kind == RESAMPLE_BICUBIC)
-        for (int32_t k = 0; k < n; k++)
-            exact[k] = bicubic((k + first - centre + 0.5) * step);
-    else
-        for (int32_t k = 0; k < n; k++)
-            exact[k] = bilinear((k + first - centre + 0.5) * step);
-    for (int32_t k = 0; k < n; k++)
-        sum += exact[k];
-    for (int32_t k = 0; k < n; k++) {
-        double weight = (sum != 0.0 ? exact[k] / sum : exact[k]) * (1 << RESAMPLE_BITS);
-        out[k] = (int32_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);
-    }
-}
-
 /* Fills an axis for outputs from .. from+n-1. Across, each output has the same number of groups,
  * and begins at any input; down, groups are those of the middle rows, counted from input row
  * `base`. */
@@ -87,37 +50,48 @@ static enum status make_axis(struct resampler *r, int which, const struct filter
     int32_t groups =
         (most + (which == 1 ? RESAMPLE_GROUP - 1 : 0) + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
 
-    TRY(scratch_reserve(&r->exact, (size_t)most * sizeof(double), "weights"));
-    TRY(scratch_reserve(&r->whole, (size_t)groups * RESAMPLE_GROUP * sizeof(int32_t), "weights"));
-    TRY(scratch_reserve(&r->first[which], (size_t)n * sizeof(int32_t), "weights"));
-    TRY(scratch_reserve(&r->n_groups[which], (size_t)n * sizeof(int32_t), "weights"));
+    size_t n_slots = (size_t)groups * RESAMPLE_GROUP, width = (size_t)n;
+
+    TRY(scratch_reserve(&r->exact, (n_slots + 5) * width * sizeof(double), "weights"));
+    TRY(scratch_reserve(&r->whole, n_slots * width * sizeof(int32_t), "weights"));
+    TRY(scratch_reserve(&r->first[which], width * sizeof(int32_t), "weights"));
+    TRY(scratch_reserve(&r->n_groups[which], width * sizeof(int32_t), "weights"));
     TRY(scratch_reserve(&r->packed[which],
-                        (size_t)n * (size_t)groups * RESAMPLE_MAX_PACKED * sizeof(int32_t),
-                        "weights"));
-    int32_t *whole = r->whole.memory;
+                        width * (size_t)groups * RESAMPLE_MAX_PACKED * sizeof(int32_t), "weights"));
     axis->first = r->first[which].memory;
     axis->n_groups = r->n_groups[which].memory;
     axis->packed = r->packed[which].memory;
     axis->n_out = n;
     axis->n_in = filter->n_in;
     axis->max_groups = groups;
+    double *exact = r->exact.memory, *sum = exact + n_slots * width, *start = sum + width;
+    double *low = start + width, *high = low + width, *centre = high + width;
     for (int32_t x = 0; x < n; x++) {
-        int32_t first, n_taps = taps_of(filter, from + x, &first), start = first, used = groups;
+        int32_t first, n_taps = taps_of(filter, from + x, &first), begin = first, used = groups;
         if (which == 1) {
-            start = base + (first - base) / RESAMPLE_GROUP * RESAMPLE_GROUP;
-            used = (first + n_taps - start + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
+            begin = base + (first - base) / RESAMPLE_GROUP * RESAMPLE_GROUP;
+            used = (first + n_taps - begin + RESAMPLE_GROUP - 1) / RESAMPLE_GROUP;
         } else if (first + groups * RESAMPLE_GROUP > filter->n_in) {
-            start = filter->n_in - groups * RESAMPLE_GROUP; /* not past the row's end */
-            start = start < 0 ? 0 : start;
+            begin = filter->n_in - groups * RESAMPLE_GROUP; /* not past the row's end */
+            begin = begin < 0 ? 0 : begin;
         }
-        memset(whole, 0, sizeof(int32_t) * (size_t)used * RESAMPLE_GROUP);
-        weights_of(filter, from + x, first, n_taps, r->exact.memory, whole + (first - start));
-        axis->first[x] = start - (which == 1 ? base : 0);
+        axis->first[x] = begin - (which == 1 ? base : 0);
         axis->n_groups[x] = used;
-        for (int32_t g = 0; g < used; g++)
-            r->kernels->pack_weights(axis->packed + ((int64_t)x * groups + g) * RESAMPLE_MAX_PACKED,
-                                     whole + g * RESAMPLE_GROUP);
+        start[x] = begin;
+        low[x] = first;
+        high[x] = first + n_taps;
+        centre[x] = (from + x + 0.5) * filter->scale;
     }
+    struct filter_taps taps = {n,
+                               (int32_t)n_slots,
+                               filter->kind == RESAMPLE_BICUBIC,
+                               1.0 / filter->filter_scale,
+                               start,
+                               low,
+                               high,
+                               centre};
+    r->kernels->filter_weights(r->whole.memory, exact, sum, &taps);
+    r->kernels->pack_weights(axis->packed, r->whole.memory, n, groups);
     return STATUS_OK;
 }
 

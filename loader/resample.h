@@ -31,8 +31,8 @@ struct resampler {
     const struct pixel_kernels *kernels;
     struct resample_axis axis[2];                    /* x, y */
     struct scratch first[2], n_groups[2], packed[2]; /* what the axes point into */
-    struct scratch exact, whole; /* weights of one output before rounding; rounded and padded */
-    struct scratch middle;       /* rows after the horizontal pass, see pixel_kernels.h */
+    struct scratch exact, whole;                     /* weights before and after rounding */
+    struct scratch middle; /* rows after the horizontal pass, see pixel_kernels.h */
 };
 
 /* All of a region to width x height. */

@@ -9,9 +9,11 @@
 
 /* ------------------------------------------------------------------------------ resize */
 
-static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+#include "ops/pixels/filter_weights.inc"
+
+static void pack_weights(int32_t *packed, const int32_t *whole, int32_t n, int32_t n_groups)
 {
-    memcpy(packed, weights, 4 * sizeof(int32_t));
+    memcpy(packed, whole, 4 * (size_t)n * (size_t)n_groups * sizeof(int32_t));
 }
 
 static uint8_t clip(int32_t sum)
@@ -24,7 +26,7 @@ static void resample_across(uint8_t *middle, size_t stride, const uint8_t *colum
                             const struct resample_axis *axis)
 {
     for (int32_t x = 0; x < axis->n_out; x++) {
-        const int32_t *weights = axis->packed + (int64_t)x * axis->max_groups * RESAMPLE_MAX_PACKED;
+        const int32_t *weights = axis->packed + x;
         int32_t n = axis->n_groups[x] * RESAMPLE_GROUP;
         for (size_t row = 0; row < 4; row++) {
             const uint8_t *from = columns + 16 * (size_t)axis->first[x] + 4 * row;
@@ -32,7 +34,7 @@ static void resample_across(uint8_t *middle, size_t stride, const uint8_t *colum
                                1 << (RESAMPLE_BITS - 1)};
             for (int32_t k = 0; k < n; k++)
                 for (int32_t c = 0; c < 3; c++)
-                    sums[c] += from[16 * k + c] * weights[k];
+                    sums[c] += from[16 * k + c] * weights[(int64_t)k * axis->n_out];
             for (size_t c = 0; c < 3; c++)
                 middle[c * stride + 4 * (size_t)x + row] = clip(sums[c]);
         }
@@ -42,7 +44,8 @@ static void resample_across(uint8_t *middle, size_t stride, const uint8_t *colum
 static void resample_down(uint8_t *const out[3], const uint8_t *middle, size_t stride, size_t n,
                           const struct resample_axis *axis, int32_t y)
 {
-    const int32_t *weights = axis->packed + (int64_t)y * axis->max_groups * RESAMPLE_MAX_PACKED;
+    const int32_t *weights = axis->packed + y;
+    size_t step = (size_t)axis->n_out;
     const uint8_t *from = middle + (size_t)(axis->first[y] / RESAMPLE_GROUP) * 3 * stride;
 
     for (size_t c = 0; c < 3; c++)
@@ -50,8 +53,8 @@ static void resample_down(uint8_t *const out[3], const uint8_t *middle, size_t s
             int32_t sum = 1 << (RESAMPLE_BITS - 1);
             for (int32_t g = 0; g < axis->n_groups[y]; g++)
                 for (size_t k = 0; k < 4; k++)
-                    sum +=
-                        from[((size_t)g * 3 + c) * stride + 4 * x + k] * weights[4 * (size_t)g + k];
+                    sum += from[((size_t)g * 3 + c) * stride + 4 * x + k] *
+                           weights[(4 * (size_t)g + k) * step];
             out[c][x] = clip(sum);
         }
 }
@@ -230,6 +233,7 @@ void interleave_plain(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool 
 
 const struct pixel_kernels pixel_kernels_plain = {
     .name = "none",
+    .filter_weights = filter_weights,
     .pack_weights = pack_weights,
     .resample_across = resample_across,
     .resample_down = resample_down,

@@ -29,7 +29,16 @@ struct resample_axis {
     int32_t n_out, n_in;
     int32_t max_groups;
     int32_t *first, *n_groups; /* [n_out] */
-    int32_t *packed;           /* [n_out, max_groups, RESAMPLE_MAX_PACKED] */
+    int32_t *packed;           /* [max_groups, RESAMPLE_MAX_PACKED, n_out] */
+};
+
+/* What the weights along an axis are computed from. Slot k of output x is input start + k; it
+ * counts from `low` to before `high`. */
+struct filter_taps {
+    int32_t n_out, n_slots;
+    bool cubic;                                /* else linear */
+    double step;                               /* filter units per input */
+    const double *start, *low, *high, *centre; /* [n_out] */
 };
 
 /* One pass of a box blur: 2*radius + 1 whole neighbours, and one more in part at either end. */
@@ -41,8 +50,14 @@ struct box {
 struct pixel_kernels {
     const char *name;
 
-    /* Four weights (integers of RESAMPLE_BITS) to the form that the two passes want. */
-    void (*pack_weights)(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4]);
+    /* whole [n_slots, n_out] <- integers of RESAMPLE_BITS that add up to 1 for each output, but for
+     * rounding. exact [n_slots, n_out], sum [n_out]: scratch. */
+    void (*filter_weights)(int32_t *whole, double *exact, double *sum,
+                           const struct filter_taps *taps);
+
+    /* packed [n_groups, RESAMPLE_MAX_PACKED, n] <- whole [4 * n_groups, n]: the form that the two
+     * passes want. */
+    void (*pack_weights)(int32_t *packed, const int32_t *whole, int32_t n, int32_t n_groups);
 
     /* columns [n_in, row 4, channel 4]: four rows of an image, see image.h -> one row group of
      * middle: three lines of `stride` bytes. May read up to three columns past the last input, and

@@ -87,19 +87,26 @@ struct sums {
     vec low, high;
 };
 
-static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+static void pack_weights(int32_t *restrict packed, const int32_t *restrict whole, int32_t n,
+                         int32_t n_groups)
 {
-    for (int i = 0; i < 2; i++) {
-        packed[i] = (weights[i] & 0x7fff) | (weights[i + 2] & 0x7fff) << 16;
-        packed[i + 2] =
-            (weights[i] >> 15 & 0xffff) | (int32_t)((uint32_t)(weights[i + 2] >> 15) << 16);
-    }
+    for (int64_t g = 0; g < n_groups; g++)
+        for (int64_t i = 0; i < 2; i++) {
+            const int32_t *from = whole + (4 * g + i) * n;
+            int32_t *to = packed + (RESAMPLE_MAX_PACKED * g + i) * n;
+            for (int64_t x = 0; x < n; x++) {
+                uint32_t first = (uint32_t)from[x], third = (uint32_t)from[2 * n + x];
+                uint32_t high = (uint32_t)(from[2 * n + x] >> 15);
+                to[x] = (int32_t)((first & 0x7fff) | (third & 0x7fff) << 16);
+                to[2 * n + x] = (int32_t)(((uint32_t)(from[x] >> 15) & 0xffff) | high << 16);
+            }
+        }
 }
 
-static inline struct quads quads_load(const int32_t *packed)
+static inline struct quads quads_load(const int32_t *packed, size_t step)
 {
-    return (struct quads){{splat(packed[0]), splat(packed[1])},
-                          {splat(packed[2]), splat(packed[3])}};
+    return (struct quads){{splat(packed[0]), splat(packed[step])},
+                          {splat(packed[2 * step]), splat(packed[3 * step])}};
 }
 
 static inline struct sums sums_zero(void)

@@ -92,22 +92,31 @@ struct sums {
     vec digits[3];
 };
 
-static void pack_weights(int32_t packed[RESAMPLE_MAX_PACKED], const int32_t weights[4])
+static void pack_weights(int32_t *restrict packed, const int32_t *restrict whole, int32_t n,
+                         int32_t n_groups)
 {
-    int8_t *bytes = (int8_t *)packed;
-
-    for (int i = 0; i < 4; i++) {
-        int32_t rest = weights[i];
-        for (int digit = 0; digit < 3; digit++) {
-            bytes[4 * digit + i] = (int8_t)rest;
-            rest = (rest - bytes[4 * digit + i]) / 256;
+    for (int64_t g = 0; g < n_groups; g++) {
+        const int32_t *from = whole + 4 * g * n;
+        int32_t *to = packed + RESAMPLE_MAX_PACKED * g * n;
+        for (int64_t x = 0; x < n; x++) {
+            uint32_t digits[3] = {0, 0, 0};
+            for (int64_t k = 0; k < 4; k++) {
+                int32_t weight = from[k * n + x];
+                int32_t low = (int8_t)weight, rest = (weight - low) >> 8;
+                int32_t middle = (int8_t)rest, high = (rest - middle) >> 8;
+                digits[0] |= (uint32_t)(low & 255) << (8 * k);
+                digits[1] |= (uint32_t)(middle & 255) << (8 * k);
+                digits[2] |= (uint32_t)(high & 255) << (8 * k);
+            }
+            for (int64_t digit = 0; digit < 3; digit++)
+                to[digit * n + x] = (int32_t)digits[digit];
         }
     }
 }
 
-static inline struct quads quads_load(const int32_t *packed)
+static inline struct quads quads_load(const int32_t *packed, size_t step)
 {
-    return (struct quads){{splat(packed[0]), splat(packed[1]), splat(packed[2])}};
+    return (struct quads){{splat(packed[0]), splat(packed[step]), splat(packed[2 * step])}};
 }
 
 static inline struct sums sums_zero(void)
