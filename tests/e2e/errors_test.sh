@@ -55,6 +55,7 @@ for i in 3 30 60 90; do
     grep -q "$(basename "${victims[$i]}")" "$work/odd_run/bad_images.log" || fail "${victims[$i]} not reported"
 done
 grep -q '4 bad images' "$work/odd.log" || fail "bad images are not counted"
+grep -q '"bad_images": 4' "$work/odd_run/log.txt" || fail "bad images are not in log.txt"
 expect_error 1 'bad image' "${run[@]}" --data "$work/odd" --epochs 1 --bad_images fail -o "$work/odd_fail"
 
 # the run folder: other options, another architecture, no good checkpoint

@@ -266,7 +266,8 @@ static void write_events(struct run *run, const double *entropies, int32_t epoch
         log_warning("%s", status_message());
 }
 
-/* Only what a resumed run finds again, bit by bit: speeds are in the events. */
+/* Only what a resumed run finds again, bit by bit: speeds are in the events. Bad images, if there
+ * are any, are counted as they were reported, those of slices that were made twice included. */
 static enum status write_log(struct run *run, const double *entropies, int32_t epoch)
 {
     char log[CHECKPOINT_MAX_PATH], plot[CHECKPOINT_MAX_PATH];
@@ -277,6 +278,8 @@ static enum status write_log(struct run *run, const double *entropies, int32_t e
     log_line_number(line, "train_teacher_entropy_cls", share(entropies[0], entropies[1]));
     log_line_number(line, "train_teacher_entropy_patch", share(entropies[2], entropies[3]));
     log_line_integer(line, "step", run->step);
+    if (run->n_bad_images > 0)
+        log_line_integer(line, "bad_images", run->n_bad_images);
     enum status status = log_line_append(line, run_path(run, log, sizeof(log), "log.txt"));
     memory_free(line);
     if (status == STATUS_OK)
