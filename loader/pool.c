@@ -42,7 +42,7 @@ static void make_slice(struct worker *worker, struct slice_job *job)
 {
     size_t record = data_spec_record_bytes(job->spec);
 
-    job->status = memory_alloc(&job->payload, (size_t)job->n_samples, record, "slice");
+    job->status = memory_alloc_unset(&job->payload, (size_t)job->n_samples, record, "slice");
     for (int32_t i = 0; i < job->n_samples && job->status == STATUS_OK; i++)
         job->status = view_make(
             &worker->maker, job->spec, job->epoch, job->first_position + (uint64_t)i * job->stride,

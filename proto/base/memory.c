@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum status memory_alloc(void *out, size_t count, size_t size, const char *what)
+enum status memory_alloc_unset(void *out, size_t count, size_t size, const char *what)
 {
     size_t bytes;
 
@@ -16,8 +16,14 @@ enum status memory_alloc(void *out, size_t count, size_t size, const char *what)
     void *pointer = aligned_alloc(MEMORY_ALIGNMENT, bytes);
     if (pointer == NULL)
         FAIL(STATUS_NO_MEMORY, "%s: no memory for %zu bytes", what, bytes);
-    memset(pointer, 0, bytes);
     *(void **)out = pointer;
+    return STATUS_OK;
+}
+
+enum status memory_alloc(void *out, size_t count, size_t size, const char *what)
+{
+    TRY(memory_alloc_unset(out, count, size, what));
+    memset(*(void **)out, 0, count * size);
     return STATUS_OK;
 }
 

@@ -17,6 +17,11 @@ enum { MEMORY_ALIGNMENT = 64 }; /* bytes: a cache line, and the widest vector re
  * Ownership: the caller's, freed with memory_free. Errors: STATUS_NO_MEMORY. */
 enum status memory_alloc(void *out, size_t count, size_t size, const char *what) IBOT_WARN_UNUSED;
 
+/* The same, but what is in it is undefined: for large blocks that are written as a whole at once.
+ */
+enum status memory_alloc_unset(void *out, size_t count, size_t size,
+                               const char *what) IBOT_WARN_UNUSED;
+
 /* Grows an array to hold at least `needed` elements (doubling), keeping its content; new elements
  * are zeroed. `array` points to the array pointer. Not aligned beyond malloc. */
 enum status memory_grow(void *array, size_t *capacity, size_t needed, size_t size,

@@ -110,8 +110,8 @@ static void *work(void *argument)
 
     while (queue_pop(loader->jobs, &item, INT64_MAX) == STATUS_OK) {
         struct slice_job *job = item;
-        stop_on(memory_alloc(&job->payload, (size_t)job->n_samples,
-                             data_spec_record_bytes(job->spec), "slice"));
+        stop_on(memory_alloc_unset(&job->payload, (size_t)job->n_samples,
+                                   data_spec_record_bytes(job->spec), "slice"));
         producer_submit(loader->producer, job);
     }
     return NULL;
