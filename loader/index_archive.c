@@ -11,7 +11,7 @@
 #include "loader/tar.h"
 #include "proto/base/memory.h"
 
-enum { MAX_CLASS = 10000000, LABEL_BYTES = 32, SYNSET_BYTES = 13 /* n01440764.tar */ };
+enum { MAX_CLASS = 1000000, LABEL_BYTES = 32, SYNSET_BYTES = 13 /* n01440764.tar */ };
 
 /* An image in an archive. */
 struct image_member {

@@ -8,7 +8,7 @@
 #include "loader/index_internal.h"
 #include "proto/base/memory.h"
 
-enum { MAX_CLASS = 10000000 };
+enum { MAX_CLASS = 1000000 };
 
 struct list {
     struct index_builder *builder;
