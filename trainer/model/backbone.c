@@ -1,4 +1,4 @@
-/* Names of architectures and what they stand for. */
+/* Names of architectures, what they stand for, and what follows from their options. */
 #include <stdio.h>
 #include <string.h>
 
@@ -7,10 +7,54 @@
 static const struct {
     const char *name;
     int32_t embed_dim, depth, n_heads;
-} architectures[] = {
+} vits[] = {
     {"vit_test", 96, 3, 3},    {"vit_tiny", 192, 12, 3},    {"vit_small", 384, 12, 6},
     {"vit_base", 768, 12, 12}, {"vit_large", 1024, 24, 16},
 };
+
+static const struct {
+    const char *name;
+    int32_t embed_dim, n_stages, depth[BACKBONE_MAX_STAGES], n_heads[BACKBONE_MAX_STAGES];
+    float drop_path;
+} swins[] = {
+    {"swin_test", 64, 2, {2, 2}, {2, 4}, 0.0f},
+    {"swin_tiny", 96, 4, {2, 2, 6, 2}, {3, 6, 12, 24}, 0.1f},
+    {"swin_small", 96, 4, {2, 2, 18, 2}, {3, 6, 12, 24}, 0.2f},
+    {"swin_base", 128, 4, {2, 2, 18, 2}, {4, 8, 16, 32}, 0.2f},
+    {"swin_large", 192, 4, {2, 2, 18, 2}, {6, 12, 24, 48}, 0.2f},
+};
+
+enum {
+    N_VITS = sizeof(vits) / sizeof(vits[0]),
+    N_SWINS = sizeof(swins) / sizeof(swins[0]),
+    SWIN_PATCH_PX = 4,
+};
+
+static void fill_swin(struct backbone_options *out, size_t i)
+{
+    *out = (struct backbone_options){
+        .embed_dim = swins[i].embed_dim,
+        .n_heads = swins[i].n_heads[0],
+        .mlp_ratio = 4,
+        .patch_size_px = SWIN_PATCH_PX,
+        .image_size_px = 224,
+        .drop_path = swins[i].drop_path,
+        .layer_norm_eps = 1e-6f,
+        .n_stages = swins[i].n_stages,
+        .window_size = 7,
+    };
+    for (int32_t s = 0; s < out->n_stages; s++) {
+        out->stage_depth[s] = swins[i].depth[s];
+        out->stage_heads[s] = swins[i].n_heads[s];
+        out->depth += swins[i].depth[s];
+    }
+}
+
+static void append(char *text, size_t size, const char *name)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, "%s%s", used > 0 ? ", " : "", name);
+}
 
 enum status backbone_options_for(struct backbone_options *out, const char *arch)
 {
@@ -19,16 +63,14 @@ enum status backbone_options_for(struct backbone_options *out, const char *arch)
     snprintf(name, sizeof(name), "%s", arch);
     if (strncmp(name, "deit_", 5) == 0)
         snprintf(name, sizeof(name), "vit_%s", arch + 5);
-    for (size_t i = 0; i < sizeof(architectures) / sizeof(architectures[0]); i++) {
-        size_t used = strlen(known);
-        snprintf(known + used, sizeof(known) - used, "%s%s", i > 0 ? ", " : "",
-                 architectures[i].name);
-        if (strcmp(name, architectures[i].name) != 0)
+    for (size_t i = 0; i < N_VITS; i++) {
+        append(known, sizeof(known), vits[i].name);
+        if (strcmp(name, vits[i].name) != 0)
             continue;
         *out = (struct backbone_options){
-            .embed_dim = architectures[i].embed_dim,
-            .depth = architectures[i].depth,
-            .n_heads = architectures[i].n_heads,
+            .embed_dim = vits[i].embed_dim,
+            .depth = vits[i].depth,
+            .n_heads = vits[i].n_heads,
             .mlp_ratio = 4,
             .patch_size_px = 16,
             .image_size_px = 224,
@@ -37,5 +79,88 @@ enum status backbone_options_for(struct backbone_options *out, const char *arch)
         snprintf(out->arch, sizeof(out->arch), "%s", name);
         return STATUS_OK;
     }
+    for (size_t i = 0; i < N_SWINS; i++) {
+        append(known, sizeof(known), swins[i].name);
+        if (strcmp(name, swins[i].name) != 0)
+            continue;
+        fill_swin(out, i);
+        snprintf(out->arch, sizeof(out->arch), "%s", name);
+        return STATUS_OK;
+    }
     FAIL(STATUS_INVALID, "arch: got '%s', wanted one of %s, deit_tiny, deit_small", arch, known);
+}
+
+static int32_t n_merges(const struct backbone_options *o)
+{
+    return o->n_stages > 0 ? o->n_stages - 1 : 0;
+}
+
+int32_t backbone_cell_px(const struct backbone_options *o)
+{
+    return o->patch_size_px << n_merges(o);
+}
+
+int32_t backbone_grid(const struct backbone_options *o, int32_t size_px)
+{
+    int32_t side = size_px / o->patch_size_px;
+
+    for (int32_t i = 0; i < n_merges(o); i++)
+        side = (side + 1) / 2;
+    return side;
+}
+
+int32_t backbone_width(const struct backbone_options *o)
+{
+    return o->embed_dim << n_merges(o);
+}
+
+float backbone_drop_rate(const struct backbone_options *o, int32_t block)
+{
+    if (o->depth <= 1)
+        return 0.0f;
+    /* torch.linspace in float32: from the start in the first half, from the end in the second */
+    float step = o->drop_path / (float)(o->depth - 1);
+    return block < o->depth / 2 ? step * (float)block
+                                : o->drop_path - step * (float)(o->depth - 1 - block);
+}
+
+static enum status check_swin(const struct backbone_options *o)
+{
+    int32_t map = o->image_size_px / o->patch_size_px >> n_merges(o), depth = 0;
+
+    if (o->n_stages < 1 || o->n_stages > BACKBONE_MAX_STAGES)
+        FAIL(STATUS_INVALID, "a Swin of %d stages: wanted 1 to %d", o->n_stages,
+             BACKBONE_MAX_STAGES);
+    for (int32_t s = 0; s < o->n_stages; s++) {
+        int32_t width = o->embed_dim << s, heads = o->stage_heads[s];
+        if (o->stage_depth[s] < 1 || heads < 1 || width % heads != 0)
+            FAIL(STATUS_INVALID,
+                 "stage %d: %d blocks, width %d, %d heads: wanted at least one block and a "
+                 "width that the heads divide",
+                 s, o->stage_depth[s], width, heads);
+        depth += o->stage_depth[s];
+    }
+    if (depth != o->depth)
+        FAIL(STATUS_INVALID, "depth %d, but the stages have %d blocks", o->depth, depth);
+    if (o->window_size < 1 || o->window_size > BACKBONE_MAX_WINDOW)
+        FAIL(STATUS_INVALID, "window_size: got %d, wanted 1 to %d", o->window_size,
+             BACKBONE_MAX_WINDOW);
+    if (map < 1)
+        FAIL(STATUS_INVALID,
+             "images of %d px leave nothing for the last of %d stages: wanted at least %d px",
+             o->image_size_px, o->n_stages, backbone_cell_px(o));
+    return STATUS_OK;
+}
+
+enum status backbone_options_check(const struct backbone_options *o)
+{
+    if (o->embed_dim < 1 || o->n_heads < 1 || o->embed_dim % o->n_heads != 0)
+        FAIL(STATUS_INVALID, "embed_dim %d is not a multiple of num_heads %d", o->embed_dim,
+             o->n_heads);
+    if (o->depth < 1 || o->patch_size_px < 1 || o->image_size_px < o->patch_size_px)
+        FAIL(STATUS_INVALID,
+             "depth %d, patch_size %d, image size %d: each must be positive and a "
+             "patch no larger than the image",
+             o->depth, o->patch_size_px, o->image_size_px);
+    return o->n_stages != 0 ? check_swin(o) : STATUS_OK;
 }
