@@ -15,34 +15,11 @@ static const double sum_tolerance = 3e-4, value_tolerance = 5e-6;
 
 enum { F = 32, LARGE = 32, SMALL = 20 };
 
-/* The small Swin of the reference: 32-px images, width 16, 2 + 2 blocks, window 4; block 1 of stage
- * 0 is shifted by 2, stage 1 is one window. */
-static struct ibot_options small_swin(void)
-{
-    struct ibot_options o = model_options_small();
-
-    o.backbone = (struct backbone_options){
-        .arch = "small swin",
-        .embed_dim = 16,
-        .depth = 4,
-        .n_heads = 2,
-        .mlp_ratio = 4,
-        .patch_size_px = 4,
-        .image_size_px = LARGE,
-        .layer_norm_eps = 1e-6f,
-        .n_stages = 2,
-        .stage_depth = {2, 2},
-        .stage_heads = {2, 4},
-        .window_size = 4,
-    };
-    return o;
-}
-
 /* A student with two 32-px images and two 20-px images in one pass. */
 static void open_filled(struct model_fixture *f)
 {
     static float pixels[2 * 3 * LARGE * LARGE];
-    struct ibot_options o = small_swin();
+    struct ibot_options o = model_options_small_swin();
 
     o.n_global = o.n_local = 1;
     o.local_size_px = SMALL;
@@ -182,7 +159,7 @@ static void parameters_are_named_and_ordered_as_in_the_original(void **state)
         "backbone.layers.0.downsample.norm.bias",
         "backbone.layers.1.blocks.0.norm1.weight",
     };
-    struct ibot_options o = small_swin();
+    struct ibot_options o = model_options_small_swin();
     struct param_table table;
 
     (void)state;
@@ -217,7 +194,7 @@ static void features_are_means_of_the_last_blocks(void **state)
 {
     enum { N = 3, DIM = 16 + 16 + 32 + 32 };
     static float pixels[N * 3 * LARGE * LARGE], out[N * DIM], pooled[N * (DIM + 32)];
-    struct ibot_options o = small_swin();
+    struct ibot_options o = model_options_small_swin();
     struct ibot_feature_options all = {.n_last_blocks = 4}, last = {.n_last_blocks = 1};
     struct model_fixture f;
     float wanted[F];
@@ -276,7 +253,7 @@ static void features_are_means_of_the_last_blocks(void **state)
 static void a_backend_without_windows_refuses(void **state)
 {
     struct op_table ops = op_table_cpu;
-    struct ibot_options o = small_swin();
+    struct ibot_options o = model_options_small_swin();
     struct model_fixture f;
     struct ibot *ibot = NULL;
 
@@ -302,7 +279,7 @@ static void expect_refused(struct model_fixture *f, const struct ibot_options *o
 
 static void impossible_options_are_refused(void **state)
 {
-    struct ibot_options good = small_swin(), bad = good;
+    struct ibot_options good = model_options_small_swin(), bad = good;
     struct model_fixture f;
 
     (void)state;
