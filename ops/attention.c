@@ -9,7 +9,7 @@
 
 #include "ops/check.h"
 #include "ops/cpu_scratch.h"
-#include "ops/vector_math.h"
+#include "ops/softmax_row.h"
 
 /* One (sequence, head): where its parts start in the packed buffers. */
 struct attention_task {
@@ -51,25 +51,6 @@ static void scores_of(const struct attention_task *task, const float *qkv, float
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, length, length, (int)task->head_dim,
                 1.0f / sqrtf((float)task->head_dim), q, stride, q + task->width, stride, 0.0f,
                 scores, length);
-}
-
-/* Softmax of one row in place; returns its log-sum-exp. */
-static float softmax_row(float *row, int64_t n)
-{
-    float top = row[0], sum = 0.0f;
-
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < n; j++)
-        top = row[j] > top ? row[j] : top;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) {
-        row[j] = vector_exp(row[j] - top);
-        sum += row[j];
-    }
-    float inverse = 1.0f / sum;
-    for (int64_t j = 0; j < n; j++)
-        row[j] *= inverse;
-    return top + logf(sum);
 }
 
 static void check_shapes(const struct tensor *qkv, int32_t n_heads,

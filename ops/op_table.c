@@ -36,4 +36,12 @@ const struct op_table op_table_cpu = {
     .rows_argmax = rows_argmax_cpu,
     .topk = topk_cpu,
     .photometric = photometric_cpu,
+    .region_mask = region_mask_cpu,
+    .region_mask_backward = region_mask_backward_cpu,
+    .patch_merge = patch_merge_cpu,
+    .patch_merge_backward = patch_merge_backward_cpu,
+    .region_mean = region_mean_cpu,
+    .region_mean_backward = region_mean_backward_cpu,
+    .window_attention_forward = window_attention_forward_cpu,
+    .window_attention_backward = window_attention_backward_cpu,
 };

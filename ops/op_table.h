@@ -11,10 +11,12 @@
 #include "ops/optimizer.h"
 #include "ops/photometric.h"
 #include "ops/reduce.h"
+#include "ops/region.h"
 #include "ops/residual.h"
 #include "ops/tokens.h"
 #include "ops/topk.h"
 #include "ops/unit_norm.h"
+#include "ops/window.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -57,6 +59,15 @@ struct op_table {
     OP_SLOT(rows_argmax, rows_argmax_args);
     OP_SLOT(topk, topk_args);
     OP_SLOT(photometric, photometric_args);
+    /* Hierarchical backbones; a backend may lack all of them (NULL), then it has no Swin. */
+    OP_SLOT(region_mask, region_mask_args);
+    OP_SLOT(region_mask_backward, region_mask_backward_args);
+    OP_SLOT(patch_merge, patch_merge_args);
+    OP_SLOT(patch_merge_backward, patch_merge_backward_args);
+    OP_SLOT(region_mean, region_mean_args);
+    OP_SLOT(region_mean_backward, region_mean_backward_args);
+    OP_SLOT(window_attention_forward, window_attention_args);
+    OP_SLOT(window_attention_backward, window_attention_backward_args);
 };
 
 extern const struct op_table op_table_cpu;

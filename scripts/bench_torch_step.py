@@ -18,11 +18,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-ARCHITECTURES = {  # width, depth, heads
+ARCHITECTURES = {  # width, depth, heads; of a Swin by stage
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
 
 
@@ -61,6 +64,125 @@ class Block(nn.Module):
         return x + self.keep(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
 
 
+class WindowAttention(nn.Module):
+    """Over windows [n, w*w, d], with relative position bias; mask [windows of an image, w*w, w*w]."""
+
+    def __init__(self, dim, heads, window):
+        super().__init__()
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.randn((2 * window - 1) ** 2, heads) * 0.02)
+        places = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window),
+                                            indexing="ij")).flatten(1)
+        distance = places[:, :, None] - places[:, None, :] + window - 1
+        self.register_buffer("index", distance[0] * (2 * window - 1) + distance[1])
+
+    def forward(self, x, mask):
+        b, n, d = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0] * self.scale, qkv[1], qkv[2]
+        scores = q @ k.transpose(-2, -1)
+        scores = scores + self.relative_position_bias_table[self.index].permute(2, 0, 1)[None]
+        if mask is not None:
+            scores = scores.view(-1, mask.shape[0], self.heads, n, n) + mask[None, :, None]
+            scores = scores.view(-1, self.heads, n, n)
+        return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, n, d))
+
+
+class SwinBlock(Block):
+    def __init__(self, dim, heads, rate, window, shift):
+        super().__init__(dim, heads, rate)
+        self.window, self.shift = window, shift
+        self.attn = WindowAttention(dim, heads, window)
+
+    def cut(self, x):  # [b, h, h, d] -> [b * windows, w*w, d]
+        b, h, _, d = x.shape
+        w = self.window
+        return x.view(b, h // w, w, h // w, w, d).transpose(2, 3).reshape(-1, w * w, d)
+
+    def mask(self, h, x):
+        parts = (slice(0, -self.window), slice(-self.window, -self.shift), slice(-self.shift, None))
+        regions = torch.zeros(1, h, h, 1, device=x.device)
+        for i, rows in enumerate(parts):
+            for j, columns in enumerate(parts):
+                regions[:, rows, columns] = 3 * i + j
+        cut = self.cut(regions).squeeze(-1)
+        return (cut[:, None] != cut[:, :, None]).float() * -100.0
+
+    def attend(self, x):  # [b, n, d]
+        b, n, d = x.shape
+        h, w = int(n**0.5), self.window
+        more = -h % w
+        y = F.pad(x.view(b, h, h, d), (0, 0, 0, more, 0, more))
+        if self.shift > 0:
+            y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
+        p = h + more
+        y = self.attn(self.cut(y), self.mask(p, x) if self.shift > 0 else None)
+        y = y.view(b, p // w, p // w, w, w, d).transpose(2, 3).reshape(b, p, p, d)
+        if self.shift > 0:
+            y = torch.roll(y, (self.shift, self.shift), (1, 2))
+        return y[:, :h, :h].reshape(b, n, d)
+
+    def forward(self, x):
+        x = x + self.keep(self.attend(self.norm1(x)))
+        return x + self.keep(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+
+class Merge(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        h = int(n**0.5)
+        x = F.pad(x.view(b, h, h, d), (0, 0, 0, h % 2, 0, h % 2))
+        x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
+        return self.reduction(self.norm(x.flatten(1, 2)))
+
+
+def projection(dim, out_dim):
+    mlp = nn.Sequential(nn.Linear(dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(),
+                        nn.Linear(2048, 256))
+    return mlp, nn.utils.weight_norm(nn.Linear(256, out_dim, bias=False))
+
+
+class Swin(nn.Module):
+    """Backbone and head."""
+
+    def __init__(self, dim, depths, heads, window, out_dim, drop_path):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, dim, 4, stride=4)
+        self.patch_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.masked_embed = nn.Parameter(torch.zeros(1, dim))
+        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        layers, side = [], 56
+        for s, (depth, n_heads) in enumerate(zip(depths, heads)):
+            w = min(window, side)
+            layers += [SwinBlock(dim, n_heads, next(rates), w,
+                                 w // 2 if i % 2 == 1 and side > window else 0)
+                       for i in range(depth)]
+            if s + 1 < len(depths):
+                layers.append(Merge(dim))
+                dim, side = 2 * dim, side // 2
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp, self.last_layer = projection(dim, out_dim)
+
+    def forward(self, images, mask=None):
+        x = self.patch_embed(images).permute(0, 2, 3, 1)
+        x = self.patch_norm(x)
+        if mask is not None:
+            wide = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
+            x = torch.where(wide[..., None], self.masked_embed.to(x.dtype), x)
+        x = self.norm(self.layers(x.flatten(1, 2)))
+        x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
+        logits = self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        return logits[:, 0], logits[:, 1:]
+
+
 class Network(nn.Module):
     """Backbone and head."""
 
@@ -74,9 +196,7 @@ class Network(nn.Module):
         rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(),
-                                 nn.Linear(2048, 256))
-        self.last_layer = nn.utils.weight_norm(nn.Linear(256, out_dim, bias=False))
+        self.mlp, self.last_layer = projection(dim, out_dim)
 
     def position(self, g):
         if g == self.grid:
@@ -125,6 +245,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", default="vit_small", choices=ARCHITECTURES)
     parser.add_argument("--patch_size", type=int, default=16)
+    parser.add_argument("--window_size", type=int, default=7)
     parser.add_argument("--out_dim", type=int, default=8192)
     parser.add_argument("--batch_size_per_gpu", type=int, default=8)
     parser.add_argument("--local_crops_number", type=int, default=10)
@@ -138,8 +259,11 @@ def main():
     torch.manual_seed(0)
 
     dim, depth, heads = ARCHITECTURES[args.arch]
-    student = Network(dim, depth, heads, args.patch_size, args.out_dim, args.drop_path)
-    teacher = Network(dim, depth, heads, args.patch_size, args.out_dim, 0.0)
+    swin = args.arch.startswith("swin")
+    student, teacher = (
+        (Swin if swin else Network)(dim, depth, heads,
+                                    args.window_size if swin else args.patch_size, args.out_dim, rate)
+        for rate in (args.drop_path, 0.0))
     teacher.load_state_dict(student.state_dict())
     for parameter in teacher.parameters():
         parameter.requires_grad = False
@@ -149,7 +273,7 @@ def main():
                                   lr=1e-4, weight_decay=0.04)
 
     b, n_global = args.batch_size_per_gpu, 2
-    side = 224 // args.patch_size
+    side = 7 if swin else 224 // args.patch_size
     globals_ = torch.randn(n_global * b, 3, 224, 224)
     locals_ = torch.randn(args.local_crops_number * b, 3, 96, 96)
     # the published mixture: half of the crops unmasked, the others about 0.3

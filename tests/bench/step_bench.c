@@ -41,7 +41,15 @@
     X(gradient_norms, gradient_norms_args)                                                         \
     X(optimizer_step, optimizer_step_args)                                                         \
     X(rows_mean, rows_mean_args)                                                                   \
-    X(rows_argmax, rows_argmax_args)
+    X(rows_argmax, rows_argmax_args)                                                               \
+    X(region_mask, region_mask_args)                                                               \
+    X(region_mask_backward, region_mask_backward_args)                                             \
+    X(patch_merge, patch_merge_args)                                                               \
+    X(patch_merge_backward, patch_merge_backward_args)                                             \
+    X(region_mean, region_mean_args)                                                               \
+    X(region_mean_backward, region_mean_backward_args)                                             \
+    X(window_attention_forward, window_attention_args)                                             \
+    X(window_attention_backward, window_attention_backward_args)
 
 #define OP_NUMBER(slot, args) OP_##slot,
 enum step_op { STEP_OPS(OP_NUMBER) N_STEP_OPS };
@@ -78,7 +86,7 @@ static struct op_table timed_table(void)
 
 struct bench_options {
     const char *arch;
-    int32_t patch_size, out_dim, batch_size, n_local, threads, steps, warmup;
+    int32_t patch_size, window_size, out_dim, batch_size, n_local, threads, steps, warmup;
     float drop_path;
     bool json;
 };
@@ -86,6 +94,7 @@ struct bench_options {
 enum option_key {
     KEY_ARCH = 256,
     KEY_PATCH,
+    KEY_WINDOW,
     KEY_OUT,
     KEY_BATCH,
     KEY_LOCAL,
@@ -97,8 +106,10 @@ enum option_key {
 };
 
 static const struct argp_option option_table[] = {
-    {"arch", KEY_ARCH, "NAME", 0, "vit_tiny, vit_small (default), vit_base, vit_large", 0},
-    {"patch_size", KEY_PATCH, "PX", 0, "side of a patch (16)", 0},
+    {"arch", KEY_ARCH, "NAME", 0,
+     "vit_tiny, vit_small (default), vit_base, vit_large, swin_tiny, …", 0},
+    {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
+    {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
     {"batch_size_per_gpu", KEY_BATCH, "N", 0, "images in a step (8)", 0},
     {"local_crops_number", KEY_LOCAL, "N", 0, "local crops of 96 px (10)", 0},
@@ -129,6 +140,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_PATCH:
         o->patch_size = whole(state, text, 1);
+        return 0;
+    case KEY_WINDOW:
+        o->window_size = whole(state, text, 1);
         return 0;
     case KEY_OUT:
         o->out_dim = whole(state, text, 1);
@@ -192,7 +206,7 @@ static enum status make_input(struct bench *bench, struct ibot_input *input)
     int64_t globals = (int64_t)o->n_global * o->batch_size,
             locals = (int64_t)o->n_local * o->batch_size;
     int64_t side = o->global_size_px, small = o->local_size_px;
-    int64_t grid = side / o->backbone.patch_size_px;
+    int64_t grid = backbone_grid(&o->backbone, o->global_size_px);
     struct rng rng = rng_open((struct rng_key){.seed = 2, .purpose = RNG_TEST});
 
     TRY(memory_alloc(&bench->globals, (size_t)(globals * side * side * 3), 1, "global crops"));
@@ -219,7 +233,9 @@ static enum status open_model(struct bench *bench)
     struct ibot_options *m = &bench->model_options;
 
     TRY(backbone_options_for(&m->backbone, o->arch));
-    m->backbone.patch_size_px = o->patch_size;
+    if (m->backbone.n_stages == 0)
+        m->backbone.patch_size_px = o->patch_size;
+    m->backbone.window_size = o->window_size;
     m->backbone.drop_path = o->drop_path;
     m->head = (struct head_options){
         .hidden_dim = 2048,
@@ -320,6 +336,8 @@ static void report(struct bench *bench)
     for (int i = 0; i < N_STEP_OPS; i++) {
         double seconds = op_seconds[i] / o->steps;
         other -= seconds;
+        if (seconds == 0.0) /* not of this architecture */
+            continue;
         if (o->json)
             printf("\"%s\": %.6f, ", op_names[i], seconds);
         else
@@ -335,6 +353,7 @@ int main(int argc, char **argv)
         NULL,         NULL,  NULL};
     struct bench bench = {.options = {.arch = "vit_small",
                                       .patch_size = 16,
+                                      .window_size = 7,
                                       .out_dim = 8192,
                                       .batch_size = 8,
                                       .n_local = 10,

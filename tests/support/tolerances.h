@@ -46,6 +46,14 @@ static const struct tolerance tolerances[] = {
     {"rows_mean", 1e-7, 1e-7},
     {"rows_argmax", 0.0, 0.0},
     {"topk", 0.0, 0.0},
+    {"region_mask", 0.0, 0.0},
+    {"region_mask_backward", 2e-7, 8e-3},
+    {"patch_merge", 0.0, 0.0},
+    {"patch_merge_backward", 0.0, 0.0},
+    {"region_mean", 2e-7, 8e-3},
+    {"region_mean_backward", 3e-7, 8e-3},
+    {"window_attention_forward", 5e-6, 1e-2},
+    {"window_attention_backward", 2e-5, 2e-2},
 };
 
 #endif

@@ -139,26 +139,66 @@ static void compare(struct golden *g, int category, const char *name, const floa
     }
 }
 
+/* "2,2,6,2": one number for each stage. */
+static enum status read_stages(const struct golden *g, const char *key, int32_t *out, int32_t *n)
+{
+    const char *at = text(g, key);
+    char *end;
+
+    for (*n = 0; *n < BACKBONE_MAX_STAGES; at = end + 1) {
+        out[(*n)++] = (int32_t)strtol(at, &end, 10);
+        if (end == at || (*end != '\0' && *end != ','))
+            break;
+        if (*end == '\0')
+            return STATUS_OK;
+    }
+    FAIL(STATUS_MISMATCH, "metadata '%s': got '%s', wanted 1 to %d numbers", key, text(g, key),
+         BACKBONE_MAX_STAGES);
+}
+
+/* A Swin's windows are chosen for the global crops. */
+static enum status read_swin(struct golden *g, struct backbone_options *o)
+{
+    int32_t n_heads;
+
+    TRY(read_stages(g, "depth", o->stage_depth, &o->n_stages));
+    TRY(read_stages(g, "heads", o->stage_heads, &n_heads));
+    if (n_heads != o->n_stages)
+        FAIL(STATUS_MISMATCH, "metadata: depth has %d stages, heads %d", o->n_stages, n_heads);
+    for (int32_t i = 0; i < o->n_stages; i++)
+        o->depth += o->stage_depth[i];
+    o->n_heads = o->stage_heads[0];
+    o->window_size = (int32_t)number(g, "window");
+    o->image_size_px = (int32_t)number(g, "global_size");
+    return STATUS_OK;
+}
+
+static enum status read_vit(struct golden *g, struct backbone_options *o)
+{
+    const struct safetensors_entry *pos = entry(g, "init/student/backbone.pos_embed");
+
+    o->depth = (int32_t)number(g, "depth");
+    o->n_heads = (int32_t)number(g, "heads");
+    if (pos == NULL)
+        FAIL(STATUS_MISMATCH, "tensor 'init/student/backbone.pos_embed' is missing");
+    o->image_size_px = (int32_t)lround(sqrt((double)(pos->file_shape[1] - 1))) * o->patch_size_px;
+    return STATUS_OK;
+}
+
 static enum status read_options(struct golden *g)
 {
     struct ibot_options *o = &g->options;
     struct schedule *s = &g->schedule;
-    const struct safetensors_entry *pos = entry(g, "init/student/backbone.pos_embed");
 
     o->backbone = (struct backbone_options){
         .arch = "golden",
         .embed_dim = (int32_t)number(g, "embed_dim"),
-        .depth = (int32_t)number(g, "depth"),
-        .n_heads = (int32_t)number(g, "heads"),
         .mlp_ratio = 4,
         .patch_size_px = (int32_t)number(g, "patch_size"),
         .drop_path = (float)number(g, "drop_path"),
         .layer_norm_eps = (float)number(g, "layer_norm_eps"),
     };
-    if (pos == NULL)
-        FAIL(STATUS_MISMATCH, "tensor 'init/student/backbone.pos_embed' is missing");
-    int32_t stored = (int32_t)lround(sqrt((double)(pos->file_shape[1] - 1)));
-    o->backbone.image_size_px = stored * o->backbone.patch_size_px;
+    TRY((strcmp(text(g, "kind"), "swin") == 0 ? read_swin : read_vit)(g, &o->backbone));
     o->head = (struct head_options){
         .hidden_dim = (int32_t)number(g, "head_hidden"),
         .bottleneck_dim = (int32_t)number(g, "bottleneck"),
@@ -315,7 +355,7 @@ static enum status read_input(struct golden *g, int32_t k, struct ibot_input *in
     int64_t b = o->batch_size, images = b * o->n_global, locals = b * o->n_local;
     int64_t side = o->global_size_px, small = o->local_size_px;
     int64_t global = b * 3 * side * side, local = b * 3 * small * small;
-    int64_t grid = side / o->backbone.patch_size_px, cells = b * grid * grid;
+    int64_t grid = backbone_grid(&o->backbone, o->global_size_px), cells = b * grid * grid;
     bool any_keep;
     char name[64];
 
@@ -522,8 +562,9 @@ static enum status check_all_used(const struct golden *g)
 static enum status run(struct golden *g, const char *path)
 {
     TRY(safetensors_open(&g->file, path));
-    if (strcmp(text(g, "kind"), "vit") != 0)
-        FAIL(STATUS_UNSUPPORTED, "%s: kind '%s'; only 'vit' can be run", path, text(g, "kind"));
+    const char *kind = text(g, "kind");
+    if (strcmp(kind, "vit") != 0 && strcmp(kind, "swin") != 0)
+        FAIL(STATUS_UNSUPPORTED, "%s: kind '%s'; 'vit' and 'swin' can be run", path, kind);
     TRY(memory_alloc(&g->used, g->file.n_entries, sizeof(bool), "marks"));
     TRY(read_options(g));
     TRY(alloc_buffers(g));

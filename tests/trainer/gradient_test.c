@@ -181,6 +181,24 @@ static void a_batchnorm_head_has_true_gradients(void **state)
     check_model(&o);
 }
 
+static void a_swin_has_true_gradients(void **state)
+{
+    struct ibot_options o = model_options_small_swin();
+
+    (void)state;
+    o.backbone.drop_path = 0.3f;
+    check_model(&o);
+}
+
+static void a_swin_with_a_batchnorm_head_has_true_gradients(void **state)
+{
+    struct ibot_options o = model_options_small_swin();
+
+    (void)state;
+    o.head.norm = HEAD_NORM_BN; /* the head takes all rows */
+    check_model(&o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -188,6 +206,8 @@ int main(void)
         cmocka_unit_test(separate_layers_have_true_gradients),
         cmocka_unit_test(a_layernorm_head_has_true_gradients),
         cmocka_unit_test(a_batchnorm_head_has_true_gradients),
+        cmocka_unit_test(a_swin_has_true_gradients),
+        cmocka_unit_test(a_swin_with_a_batchnorm_head_has_true_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,27 @@ struct ibot_options model_options_small(void)
     };
 }
 
+struct ibot_options model_options_small_swin(void)
+{
+    struct ibot_options o = model_options_small();
+
+    o.backbone = (struct backbone_options){
+        .arch = "small swin",
+        .embed_dim = 16,
+        .depth = 4,
+        .n_heads = 2,
+        .mlp_ratio = 4,
+        .patch_size_px = 4,
+        .image_size_px = 32,
+        .layer_norm_eps = 1e-6f,
+        .n_stages = 2,
+        .stage_depth = {2, 2},
+        .stage_heads = {2, 4},
+        .window_size = 4,
+    };
+    return o;
+}
+
 void model_fixture_open(struct model_fixture *fixture, const struct ibot_options *options)
 {
     memset(fixture, 0, sizeof(*fixture));

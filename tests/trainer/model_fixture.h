@@ -16,6 +16,10 @@ struct model_fixture {
  * of 16 px: the small model of the reference tables. */
 struct ibot_options model_options_small(void);
 
+/* The same with the small Swin of the reference: width 16, 2 + 2 blocks, 2 and 4 heads, patch 4,
+ * window 4; block 1 of stage 0 is shifted by 2, stage 1 is one window. */
+struct ibot_options model_options_small_swin(void);
+
 void model_fixture_open(struct model_fixture *fixture, const struct ibot_options *options);
 void model_fixture_close(struct model_fixture *fixture);
 

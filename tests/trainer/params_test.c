@@ -43,10 +43,10 @@ static void architectures_have_the_reference_parameter_counts(void **state)
         const char *arch;
         int64_t backbone, shared_head, unshared_head;
     } wanted[] = {
-        {"vit_tiny", 5524416, 7221504, 9326848},
-        {"vit_small", 21665664, 7614720, 9720064},
-        {"vit_base", 85798656, 8401152, 10506496},
-        {"vit_large", 303301632, 8925440, 11030784},
+        {"vit_tiny", 5524416, 7221504, 9326848},    {"vit_small", 21665664, 7614720, 9720064},
+        {"vit_base", 85798656, 8401152, 10506496},  {"vit_large", 303301632, 8925440, 11030784},
+        {"swin_tiny", 27519354, 8401152, 10506496}, {"swin_small", 48837258, 8401152, 10506496},
+        {"swin_base", 86743224, 8925440, 11030784}, {"swin_large", 194995476, 9974016, 12079360},
     };
 
     (void)state;

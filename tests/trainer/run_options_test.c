@@ -87,8 +87,9 @@ static void every_argument_of_the_original_is_accepted(void **state)
 
 static void every_recipe_is_free_of_contradictions(void **state)
 {
-    static const char *const recipes[] = {"vit_small_16", "vit_base_16", "vit_large_16",
-                                          "cifar10_small"};
+    static const char *const recipes[] = {"vit_small_16", "vit_base_16",   "vit_large_16",
+                                          "swin_tiny_w7", "swin_tiny_w14", "cifar10_small",
+                                          "cifar10_swin"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
@@ -140,6 +141,12 @@ static void contradictions_name_the_options(void **state)
         {"--global_crops_number 1 --local_crops_number 0", "--global_crops_number 1",
          "--local_crops_number 0"},
         {"--arch vit_huge", "arch", "vit_large"},
+        {"--arch swin_huge", "arch", "swin_large"},
+        {"--arch swin_tiny --patch_size 16", "--patch_size 16", "mask cell 32 px"},
+        {"--arch swin_tiny --depth 12", "--depth 12", "swin_tiny"},
+        {"--arch swin_tiny --embed_dim 100", "embed_dim 100", "num_heads 3"},
+        {"--arch swin_tiny --global_crop_size 100", "--global_crop_size 100", "32"},
+        {"--arch swin_tiny --global_crop_size 16 --pred_ratio 0", "16 px", "32 px"},
         {"--data /nowhere/at/all", "--data '/nowhere/at/all'", "No such"},
         {"--data /dev/null", "--data '/dev/null'", "neither a folder"},
     };
@@ -177,6 +184,37 @@ static void data_must_come_from_somewhere(void **state)
     options_release(&options);
 }
 
+/* In the original a Swin's mask cell is 8 patches: with the default patch of 16 px a crop has one
+ * cell, and never a mask. */
+static void a_swin_has_its_own_patches_cells_and_depth(void **state)
+{
+    struct run_options values;
+    struct options options;
+    struct ibot_options model;
+    struct data_spec spec;
+
+    (void)state;
+    parse_good(&options, &values, "--data /tmp --arch swin_tiny --window_size 14");
+    assert_int_equal(run_options_model(&values, &model), STATUS_OK);
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_int_equal(spec.mask_cell_px, 32);
+    assert_int_equal(values.patch_size, 4);
+    assert_int_equal(model.backbone.patch_size_px, 4);
+    assert_int_equal(model.backbone.window_size, 14);
+    assert_true(model.backbone.drop_path == 0.1f);
+    options_release(&options);
+    parse_good(&options, &values, "--data /tmp --arch swin_base --patch_size 4 --drop_path 0.3");
+    assert_int_equal(run_options_model(&values, &model), STATUS_OK);
+    assert_true(model.backbone.drop_path == 0.3f);
+    options_release(&options);
+    parse_good(&options, &values, "--data /tmp --arch swin_large");
+    assert_true(values.drop_path == 0.2f);
+    options_release(&options);
+    parse_good(&options, &values, "--data /tmp --arch vit_small"); /* and a ViT has not */
+    assert_true(values.drop_path == 0.1f && values.patch_size == 16);
+    options_release(&options);
+}
+
 static void the_learning_rate_follows_the_total_batch(void **state)
 {
     struct run_options values;
@@ -210,6 +248,7 @@ int main(void)
         cmocka_unit_test(a_ratio_without_a_range_stays_fixed_as_in_the_original),
         cmocka_unit_test(contradictions_name_the_options),
         cmocka_unit_test(data_must_come_from_somewhere),
+        cmocka_unit_test(a_swin_has_its_own_patches_cells_and_depth),
         cmocka_unit_test(the_learning_rate_follows_the_total_batch),
         cmocka_unit_test(a_typo_is_answered_with_the_nearest_name),
     };

@@ -138,12 +138,12 @@ static void drop_rates_rise_linearly_from_zero(void **state)
     struct backbone_options o = {.depth = 12, .drop_path = 0.1f};
 
     (void)state;
-    assert_true(vit_drop_rate(&o, 0) == 0.0f);
-    assert_true(vit_drop_rate(&o, 11) == 0.1f);
+    assert_true(backbone_drop_rate(&o, 0) == 0.0f);
+    assert_true(backbone_drop_rate(&o, 11) == 0.1f);
     for (int32_t i = 0; i < 12; i++)
-        assert_near((double)vit_drop_rate(&o, i), 0.1 * i / 11.0, 1e-8);
+        assert_near((double)backbone_drop_rate(&o, i), 0.1 * i / 11.0, 1e-8);
     o.depth = 1;
-    assert_true(vit_drop_rate(&o, 0) == 0.0f);
+    assert_true(backbone_drop_rate(&o, 0) == 0.0f);
 }
 
 int main(void)

@@ -38,13 +38,17 @@ static enum status model_options(const struct checkpoint *checkpoint, struct ibo
         FAIL(STATUS_CORRUPT, "%s/state.json: no option 'arch'", checkpoint->path);
     TRY(backbone_options_for(b, arch));
     TRY(option_number(checkpoint, "embed_dim", &dim));
-    TRY(option_number(checkpoint, "depth", &depth));
-    TRY(option_number(checkpoint, "num_heads", &heads));
-    TRY(option_number(checkpoint, "patch_size", &b->patch_size_px));
     TRY(option_number(checkpoint, "global_crop_size", &b->image_size_px));
     b->embed_dim = dim > 0 ? dim : b->embed_dim;
-    b->depth = depth > 0 ? depth : b->depth;
-    b->n_heads = heads > 0 ? heads : b->n_heads;
+    if (b->n_stages > 0) {
+        TRY(option_number(checkpoint, "window_size", &b->window_size));
+    } else {
+        TRY(option_number(checkpoint, "depth", &depth));
+        TRY(option_number(checkpoint, "num_heads", &heads));
+        TRY(option_number(checkpoint, "patch_size", &b->patch_size_px));
+        b->depth = depth > 0 ? depth : b->depth;
+        b->n_heads = heads > 0 ? heads : b->n_heads;
+    }
     out->head = (struct head_options){
         .hidden_dim = 1,
         .bottleneck_dim = 1,

@@ -1,6 +1,8 @@
 /* One block, forward and backward, in the op table's fused units. */
 #include "trainer/model/block.h"
 
+#include <string.h>
+
 static struct tensor matrix(float *data, int64_t n, int64_t m)
 {
     return tensor_2d(data, DTYPE_F32, n, m);
@@ -78,6 +80,75 @@ static enum status scatter(const struct block_pass *p, const struct block_rows *
     return p->ops->rows_scatter(p->device, &args);
 }
 
+static enum status attend(const struct block_pass *p, const struct block_weights *w,
+                          struct block_state *s)
+{
+    struct tensor qkv = matrix(s->qkv, p->n_tokens, 3 * p->width);
+    struct tensor out = matrix(s->attention, p->n_tokens, p->width);
+    struct tensor lse = p->backward ? matrix(s->lse, p->n_heads, p->n_tokens) : absent();
+
+    if (w->window.side == 0) {
+        struct attention_args args = {
+            .qkv = qkv, .out = out, .lse = lse, .n_groups = p->n_groups, .n_heads = p->n_heads};
+        memcpy(args.groups, p->groups, sizeof(args.groups));
+        return p->ops->attention_forward(p->device, &args);
+    }
+    struct window_attention_args args = {
+        .qkv = qkv,
+        .pad = w->qkv.bias, /* what a padding token of zeros becomes */
+        .table = w->window.table,
+        .out = out,
+        .lse = lse,
+        .n_groups = p->n_groups,
+        .n_heads = p->n_heads,
+        .window = w->window.side,
+        .shift = w->window.shift,
+    };
+    memcpy(args.groups, p->regions, sizeof(args.groups));
+    return p->ops->window_attention_forward(p->device, &args);
+}
+
+/* d_qkv from the gradient of the attention's output. */
+static enum status attend_back(const struct block_pass *p, const struct block_weights *w,
+                               const struct block_state *s, float *d_attention, float *d_qkv)
+{
+    struct tensor qkv = matrix(s->qkv, p->n_tokens, 3 * p->width);
+    struct tensor out = matrix(s->attention, p->n_tokens, p->width);
+    struct tensor lse = matrix(s->lse, p->n_heads, p->n_tokens);
+    struct tensor d_out = matrix(d_attention, p->n_tokens, p->width);
+
+    if (w->window.side == 0) {
+        struct attention_backward_args args = {
+            .d_out = d_out,
+            .qkv = qkv,
+            .out = out,
+            .lse = lse,
+            .d_qkv = matrix(d_qkv, p->n_tokens, 3 * p->width),
+            .n_groups = p->n_groups,
+            .n_heads = p->n_heads,
+        };
+        memcpy(args.groups, p->groups, sizeof(args.groups));
+        return p->ops->attention_backward(p->device, &args);
+    }
+    struct window_attention_backward_args args = {
+        .d_out = d_out,
+        .qkv = qkv,
+        .pad = w->qkv.bias,
+        .table = w->window.table,
+        .out = out,
+        .lse = lse,
+        .d_qkv = matrix(d_qkv, p->n_tokens, 3 * p->width),
+        .d_pad = w->qkv.d_bias,
+        .d_table = w->window.d_table,
+        .n_groups = p->n_groups,
+        .n_heads = p->n_heads,
+        .window = w->window.side,
+        .shift = w->window.shift,
+    };
+    memcpy(args.groups, p->regions, sizeof(args.groups));
+    return p->ops->window_attention_backward(p->device, &args);
+}
+
 enum status block_forward(const struct block_pass *p, const struct block_weights *w,
                           struct block_state *s, const struct block_depth *depth,
                           const struct block_rows *rows, const struct block_next *next)
@@ -85,18 +156,9 @@ enum status block_forward(const struct block_pass *p, const struct block_weights
     int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
     float *x = s->x, *attention = s->attention;
-    struct attention_args attend = {
-        .qkv = matrix(s->qkv, p->n_tokens, 3 * p->width),
-        .out = matrix(s->attention, p->n_tokens, p->width),
-        .lse = p->backward ? matrix(s->lse, p->n_heads, p->n_tokens) : absent(),
-        .n_groups = p->n_groups,
-        .n_heads = p->n_heads,
-    };
 
-    for (int32_t i = 0; i < p->n_groups; i++)
-        attend.groups[i] = p->groups[i];
     TRY(linear(p, &w->qkv, s->y1, p->n_tokens, s->qkv, NULL, ACTIVATION_NONE));
-    TRY(p->ops->attention_forward(p->device, &attend));
+    TRY(attend(p, w, s));
     if (chosen) {
         TRY(gather(p, rows, s->x, s->x_rows));
         TRY(gather(p, rows, s->attention, s->attention_rows));
@@ -130,26 +192,29 @@ static enum status linear_back(const struct block_pass *p, const struct affine *
     return p->ops->linear_backward(p->device, &args);
 }
 
-/* Undoes residual(): d_stream is updated in place, the branch's gradient goes to d_branch. */
+/* Undoes residual() (d_y NULL: without a norm): d_stream is updated in place, the branch's gradient
+ * goes to d_branch. */
 static enum status residual_back(const struct block_pass *p, float *d_y, float *d_stream,
                                  float *sum, float *mean, float *rstd, const struct affine *norm,
                                  float *scale, int64_t n_samples, int32_t *sample, float *d_branch,
                                  int64_t n)
 {
     struct residual_layernorm_backward_args args = {
-        .d_y = matrix(d_y, n, p->width),
         .d_sum = matrix(d_stream, n, p->width),
-        .sum = matrix(sum, n, p->width),
-        .mean = vector(mean, n),
-        .rstd = vector(rstd, n),
-        .gamma = norm->weight,
         .scale = scale != NULL ? vector(scale, n_samples) : absent(),
         .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
         .d_sum_out = matrix(d_stream, n, p->width),
         .d_branch = matrix(d_branch, n, p->width),
-        .d_gamma = norm->d_weight,
-        .d_beta = norm->d_bias,
     };
+    if (d_y != NULL) {
+        args.d_y = matrix(d_y, n, p->width);
+        args.sum = matrix(sum, n, p->width);
+        args.mean = vector(mean, n);
+        args.rstd = vector(rstd, n);
+        args.gamma = norm->weight;
+        args.d_gamma = norm->d_weight;
+        args.d_beta = norm->d_bias;
+    }
     return p->ops->residual_layernorm_backward(p->device, &args);
 }
 
@@ -161,20 +226,11 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
     int32_t *sample = chosen ? rows->sample : p->sample;
-    struct attention_backward_args attend = {
-        .d_out = matrix(g->d_branch, p->n_tokens, p->width),
-        .qkv = matrix(s->qkv, p->n_tokens, 3 * p->width),
-        .out = matrix(s->attention, p->n_tokens, p->width),
-        .lse = matrix(s->lse, p->n_heads, p->n_tokens),
-        .d_qkv = matrix(g->d_qkv, p->n_tokens, 3 * p->width),
-        .n_groups = p->n_groups,
-        .n_heads = p->n_heads,
-    };
+    float *d_attention = g->d_branch;
 
-    for (int32_t i = 0; i < p->n_groups; i++)
-        attend.groups[i] = p->groups[i];
-    TRY(residual_back(p, g->d_y, g->d_stream, next->x, next->mean, next->rstd, &next->norm,
-                      depth->mlp_scale, depth->n_samples, sample, g->d_branch, n));
+    TRY(residual_back(p, next->y != NULL ? g->d_y : NULL, g->d_stream, next->x, next->mean,
+                      next->rstd, &next->norm, depth->mlp_scale, depth->n_samples, sample,
+                      g->d_branch, n));
     TRY(linear_back(p, &w->fc2, g->d_branch, s->hidden, n, s->pre, g->d_hidden));
     TRY(linear_back(p, &w->fc1, g->d_hidden, s->y2, n, NULL, g->d_y));
     TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2,
@@ -188,11 +244,10 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
         g->d_stream = full;
         TRY(scatter(p, rows, g->d_y, g->d_branch));
     } else {
-        float *d_y = g->d_y;
+        d_attention = g->d_y;
         g->d_y = g->d_branch;
-        g->d_branch = d_y;
-        attend.d_out.data = d_y;
+        g->d_branch = d_attention;
     }
-    TRY(p->ops->attention_backward(p->device, &attend));
+    TRY(attend_back(p, w, s, d_attention, g->d_qkv));
     return linear_back(p, &w->qkv, g->d_qkv, s->y1, p->n_tokens, NULL, g->d_y);
 }

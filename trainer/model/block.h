@@ -17,8 +17,15 @@ struct affine {
     struct tensor weight, bias, d_weight, d_bias;
 };
 
+/* Attention within windows of a map, with relative position bias. */
+struct block_window {
+    int32_t side, shift; /* side 0: attention over whole sequences instead */
+    struct tensor table, d_table;
+};
+
 struct block_weights {
     struct affine norm1, qkv, proj, norm2, fc1, fc2;
+    struct block_window window;
 };
 
 /* What a block keeps for its backward; a network without one uses one set for all blocks. */
@@ -37,7 +44,8 @@ struct block_state {
 struct block_pass {
     struct device *device;
     const struct op_table *ops;
-    struct attention_group groups[ATTENTION_MAX_GROUPS];
+    struct attention_group groups[ATTENTION_MAX_GROUPS]; /* sequences, or */
+    struct region_group regions[REGION_MAX_GROUPS];      /* maps, for blocks with a window */
     int32_t n_groups, n_heads;
     int64_t n_tokens, width, hidden; /* T, D, 4D */
     float eps;
@@ -79,7 +87,8 @@ struct block_gradients {
     float *d_rows;   /* [T, D] */
 };
 
-/* y_next's norm is undone here, that of y1 by the block before (or by the caller for the first). */
+/* y_next's norm, if it has one, is undone here, that of y1 by the block before (or by the caller
+ * for the first). */
 enum status block_backward(const struct block_pass *pass, const struct block_weights *weights,
                            const struct block_state *state, const struct block_depth *depth,
                            const struct block_rows *rows, const struct block_next *next,

@@ -17,14 +17,7 @@ static enum status check_options(const struct ibot_options *o)
     const struct backbone_options *b = &o->backbone;
     const struct head_options *h = &o->head;
 
-    if (b->embed_dim < 1 || b->n_heads < 1 || b->embed_dim % b->n_heads != 0)
-        FAIL(STATUS_INVALID, "embed_dim %d is not a multiple of num_heads %d", b->embed_dim,
-             b->n_heads);
-    if (b->depth < 1 || b->patch_size_px < 1 || b->image_size_px < b->patch_size_px)
-        FAIL(STATUS_INVALID,
-             "depth %d, patch_size %d, image size %d: each must be positive and a "
-             "patch no larger than the image",
-             b->depth, b->patch_size_px, b->image_size_px);
+    TRY(backbone_options_check(b));
     if (o->batch_size < 1 || o->n_global < 1 || o->n_local < 0 || o->n_global + o->n_local > 64)
         FAIL(STATUS_INVALID,
              "batch %d, global crops %d, local crops %d: wanted at least 1, 1, 0 "
@@ -34,6 +27,11 @@ static enum status check_options(const struct ibot_options *o)
         (o->n_local > 0 && o->local_size_px < b->patch_size_px))
         FAIL(STATUS_INVALID, "crops of %d and %d px are smaller than a patch of %d px",
              o->global_size_px, o->local_size_px, b->patch_size_px);
+    if (b->n_stages > 0 && !o->inference_only && o->global_size_px % backbone_cell_px(b) != 0)
+        FAIL(STATUS_INVALID,
+             "global crops of %d px: mask cells of %d px, which are the tokens of %s, must divide "
+             "them",
+             o->global_size_px, backbone_cell_px(b), b->arch);
     if (h->shared_student != h->shared_teacher && h->out_dim != h->patch_out_dim)
         FAIL(STATUS_INVALID,
              "out_dim %d and patch_out_dim %d differ while one of shared_head and "
@@ -78,8 +76,8 @@ static enum status plan_parameters(struct ibot *ibot)
 static enum status plan_networks(struct ibot *ibot)
 {
     const struct ibot_options *o = &ibot->options;
-    int64_t b = o->batch_size, cells = ibot_n_patches(ibot);
-    struct vit_layout layout = {
+    int64_t b = o->batch_size, p = o->backbone.patch_size_px;
+    struct backbone_layout layout = {
         .n_global_images = b * o->n_global,
         .n_local_images = o->inference_only ? 0 : b * o->n_local,
         .global_size_px = o->global_size_px,
@@ -87,27 +85,27 @@ static enum status plan_networks(struct ibot *ibot)
         .backward = !o->inference_only,
         .stochastic = !o->inference_only,
     };
-    int64_t local = o->n_local > 0 ? o->local_size_px / o->backbone.patch_size_px : 0;
-    int64_t row = 3L * o->backbone.patch_size_px * o->backbone.patch_size_px;
+    int64_t global = o->global_size_px / p, local = o->local_size_px / p, row = 3 * p * p;
     bool all_rows = o->head.norm == HEAD_NORM_BN;
+    struct network *student = &ibot->student, *teacher = &ibot->teacher;
 
-    TRY(vit_plan(&ibot->student.vit, ibot->device, ibot->ops, &o->backbone, &layout,
-                 &ibot->workspace));
-    TRY(plan(ibot, &ibot->patches[0], layout.n_global_images * cells * row, sizeof(float)));
+    TRY(backbone_plan(&student->backbone, &student->vit, &student->swin, ibot->device, ibot->ops,
+                      &o->backbone, &layout, &ibot->workspace));
+    TRY(plan(ibot, &ibot->patches[0], layout.n_global_images * global * global * row,
+             sizeof(float)));
     TRY(plan(ibot, &ibot->patches[1], layout.n_local_images * local * local * row, sizeof(float)));
     layout.n_local_images = 0;
     layout.backward = layout.stochastic = false;
-    TRY(vit_plan(&ibot->teacher.vit, ibot->device, ibot->ops, &o->backbone, &layout,
-                 &ibot->workspace));
+    TRY(backbone_plan(&teacher->backbone, &teacher->vit, &teacher->swin, ibot->device, ibot->ops,
+                      &o->backbone, &layout, &ibot->workspace));
     if (o->inference_only)
         return STATUS_OK;
-    int64_t needed = ibot->n_cls + b * o->n_global * cells;
-    TRY(head_plan(&ibot->student.head, ibot->device, ibot->ops, ibot->collective, &o->head,
-                  o->backbone.embed_dim, all_rows ? ibot->student.vit.pass.n_tokens : needed, true,
+    int64_t needed = ibot->n_cls + b * o->n_global * ibot_n_patches(ibot);
+    TRY(head_plan(&student->head, ibot->device, ibot->ops, ibot->collective, &o->head,
+                  student->backbone.width, all_rows ? student->backbone.n_tokens : needed, true,
                   &ibot->workspace));
-    return head_plan(&ibot->teacher.head, ibot->device, ibot->ops, ibot->collective, &o->head,
-                     o->backbone.embed_dim, ibot->teacher.vit.pass.n_tokens, false,
-                     &ibot->workspace);
+    return head_plan(&teacher->head, ibot->device, ibot->ops, ibot->collective, &o->head,
+                     teacher->backbone.width, teacher->backbone.n_tokens, false, &ibot->workspace);
 }
 
 /* Rows, logits, centres, sums of a step. */
@@ -130,7 +128,7 @@ static enum status plan_step(struct ibot *ibot)
     TRY(plan(ibot, &t->cls_weight, ibot->n_cls, sizeof(float)));
     TRY(plan(ibot, &ibot->student_z, needed * bottleneck, sizeof(float)));
     TRY(plan(ibot, &ibot->d_z,
-             (needed > ibot->student.vit.pass.n_tokens ? needed : ibot->student.vit.pass.n_tokens) *
+             (needed > ibot->student.backbone.n_tokens ? needed : ibot->student.backbone.n_tokens) *
                  bottleneck,
              sizeof(float)));
     TRY(plan(ibot, &ibot->teacher_z, (g * b + masked) * bottleneck, sizeof(float)));
@@ -166,8 +164,9 @@ static enum status open_host(struct ibot *ibot)
     TRY(alloc_host(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
     TRY(alloc_host(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
     TRY(alloc_host(ibot, &t->cls_weight,
-                   ibot->n_cls > ibot->student.vit.n_samples ? ibot->n_cls
-                                                             : ibot->student.vit.n_samples,
+                   ibot->n_cls > ibot->student.backbone.n_samples
+                       ? ibot->n_cls
+                       : ibot->student.backbone.n_samples,
                    sizeof(float)));
     TRY(alloc_host(ibot, &ibot->host_clusters, 2 * b * o->accumulation_steps, sizeof(int32_t)));
     TRY(alloc_host(ibot, &ibot->host_segments, (int64_t)ibot->student.table.n_params,
@@ -228,13 +227,10 @@ static enum status bind_networks(struct ibot *ibot)
 {
     bool train = !ibot->options.inference_only;
 
-    TRY(vit_bind(&ibot->student.vit, &ibot->student.table, ibot->student.parameters,
-                 ibot->gradients));
-    TRY(vit_bind(&ibot->teacher.vit, &ibot->teacher.table, ibot->teacher.parameters, NULL));
-    for (int i = 0; i < 2; i++) {
-        ibot->student.vit.groups[i].patches = ibot->patches[i];
-        ibot->teacher.vit.groups[i].patches = ibot->patches[i];
-    }
+    TRY(backbone_bind(&ibot->student.backbone, &ibot->student.table, ibot->student.parameters,
+                      ibot->gradients, ibot->patches));
+    TRY(backbone_bind(&ibot->teacher.backbone, &ibot->teacher.table, ibot->teacher.parameters, NULL,
+                      ibot->patches));
     if (!train)
         return STATUS_OK;
     TRY(head_bind(&ibot->student.head, &ibot->student.table, ibot->student.parameters,
@@ -291,8 +287,8 @@ void ibot_close(struct ibot **pointer)
                     ibot->host_norms};
     for (size_t i = 0; i < sizeof(host) / sizeof(host[0]); i++)
         device->free_host(device, host[i]);
-    vit_release(&ibot->student.vit);
-    vit_release(&ibot->teacher.vit);
+    backbone_release(&ibot->student.backbone);
+    backbone_release(&ibot->teacher.backbone);
     param_table_release(&ibot->student.table);
     param_table_release(&ibot->teacher.table);
     workspace_release(&ibot->workspace);

@@ -19,6 +19,8 @@
 
 enum head_norm { HEAD_NORM_NONE, HEAD_NORM_LN, HEAD_NORM_BN };
 
+enum { BACKBONE_MAX_STAGES = 4, BACKBONE_MAX_WINDOW = 64 };
+
 struct backbone_options {
     char arch[32]; /* "vit_small", …: for messages and checkpoints */
     int32_t embed_dim, depth, n_heads, mlp_ratio;
@@ -26,6 +28,11 @@ struct backbone_options {
     int32_t image_size_px; /* size the position grid is stored for: 224 officially */
     float drop_path;       /* stochastic depth of the student's last block */
     float layer_norm_eps;  /* 1e-6 */
+    /* Swin: embed_dim and n_heads are the first stage's, depth is the sum over the stages, and
+     * image_size_px is the size that windows are chosen for. */
+    int32_t n_stages; /* 0: a ViT */
+    int32_t stage_depth[BACKBONE_MAX_STAGES], stage_heads[BACKBONE_MAX_STAGES];
+    int32_t window_size;
 };
 
 struct head_options {
@@ -88,9 +95,22 @@ struct ibot_state_entry {
 
 struct ibot; /* opaque: planned memory and tables */
 
-/* Fills embed_dim, depth, heads for a name such as "vit_small" or "deit_tiny"; "vit_test" (width
- * 96, depth 3, 3 heads) is for small experiments. Errors: STATUS_INVALID lists the names. */
+/* Fills embed_dim, depth, heads for a name such as "vit_small" or "deit_tiny", and what a Swin has
+ * besides for one such as "swin_tiny" (its stochastic depth too: each Swin has its own); "vit_test"
+ * (width 96, depth 3, 3 heads) and "swin_test" (two stages of two blocks, widths 64 and 128, cells
+ * of 8 px) are for small experiments. Errors: STATUS_INVALID lists the names. */
 enum status backbone_options_for(struct backbone_options *out, const char *arch) IBOT_WARN_UNUSED;
+enum status backbone_options_check(const struct backbone_options *options) IBOT_WARN_UNUSED;
+
+/* Side of the square that one token of the features stands for, which is that of a mask cell: the
+ * patch size of a ViT; 32 px for a Swin of four stages. */
+int32_t backbone_cell_px(const struct backbone_options *options);
+/* Side of the map of feature tokens of a crop. */
+int32_t backbone_grid(const struct backbone_options *options, int32_t size_px);
+/* Width of the features. */
+int32_t backbone_width(const struct backbone_options *options);
+/* Rates of stochastic depth: float32 linspace(0, drop_path, depth). */
+float backbone_drop_rate(const struct backbone_options *options, int32_t block);
 
 enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
                       struct collective *collective,
@@ -141,12 +161,15 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
 
 /* Features for evaluation: [CLS] (token 0 after the final norm) of n_last_blocks last blocks
  * (official get_intermediate_layers: each through the final norm), concatenated, of the teacher or
- * student backbone. out: host [n_images, features]. pixels as in ibot_input, at most batch_size. */
+ * student backbone. Of a Swin: the mean token of each block; those of the last stage go through the
+ * final norm, those of earlier stages are as they are, each of its stage's width. out: host
+ * [n_images, features]. pixels as in ibot_input, at most batch_size. */
 struct ibot_feature_options {
     bool student;
     int32_t n_last_blocks; /* 1 */
-    int32_t avgpool;       /* 0: [CLS] of each; 1: mean of patch tokens, un-normalised, last block;
-                              2: 0's followed by the last block's mean of normed patch tokens */
+    int32_t avgpool;       /* 0: [CLS] of each; 1: mean of patch tokens, un-normalised, last block
+                              (of a Swin: normed); 2: 0's followed by the last block's mean of
+                              normed patch tokens */
 };
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options);
 enum status ibot_features(struct ibot *ibot, struct tensor pixels,

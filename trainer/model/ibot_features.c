@@ -1,11 +1,24 @@
-/* Features for evaluation: [CLS] tokens of the last blocks, mean patch tokens. */
+/* Features for evaluation: [CLS] tokens (of a Swin: mean tokens) of the last blocks, mean patch
+ * tokens. */
 #include "proto/base/memory.h"
 #include "trainer/model/ibot_internal.h"
 
+/* Width of the stream after a block. */
+static int64_t width_after(const struct backbone *backbone, int32_t block)
+{
+    return backbone->vit != NULL ? backbone->width
+                                 : swin_stage_of(backbone->swin, block)->pass.width;
+}
+
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options)
 {
-    int32_t d = ibot->options.backbone.embed_dim;
-    return d * ((options->avgpool != 1 ? options->n_last_blocks : 0) + (options->avgpool > 0));
+    const struct backbone *backbone = &ibot->teacher.backbone;
+    int32_t depth = ibot->options.backbone.depth, dim = options->avgpool > 0;
+
+    dim *= (int32_t)backbone->width;
+    for (int32_t i = depth - options->n_last_blocks; options->avgpool != 1 && i < depth; i++)
+        dim += (int32_t)width_after(backbone, i > 0 ? i : 0);
+    return dim;
 }
 
 /* Writes token 0 (or the mean of the others) of every image to its place in the feature rows. */
@@ -63,11 +76,84 @@ static enum status run_blocks(struct vit *vit, const struct ibot_feature_options
     return STATUS_OK;
 }
 
+/* ------------------------------------------------------------------------------ Swin */
+
+/* Writes the mean token of every image to its place in the feature rows. */
+static enum status copy_mean(const struct swin *swin, const struct swin_stage *stage,
+                             const float *tokens, int64_t n_images, int64_t row_width,
+                             int64_t column, float *host_tokens, float *out)
+{
+    int64_t n = stage->pass.regions[0].side * stage->pass.regions[0].side, d = stage->pass.width;
+
+    TRY(swin->device->copy_out(swin->device, host_tokens, tokens,
+                               (size_t)(n_images * n * d) * sizeof(float)));
+    TRY(swin->device->synchronize(swin->device));
+    for (int64_t i = 0; i < n_images; i++)
+        for (int64_t j = 0; j < d; j++) {
+            double sum = 0.0;
+            for (int64_t t = 0; t < n; t++)
+                sum += (double)host_tokens[(i * n + t) * d + j];
+            out[i * row_width + column + j] = (float)(sum / (double)n);
+        }
+    return STATUS_OK;
+}
+
+/* As run_blocks, for maps without a [CLS]: earlier stages as they are, the last one normed. */
+static enum status run_swin(struct swin *swin, const struct ibot_feature_options *options,
+                            int64_t n_images, int64_t width, float *host_tokens, float *out)
+{
+    int32_t depth = swin->options.depth;
+    int64_t column = 0;
+
+    TRY(swin_embed(swin, NULL));
+    for (int32_t i = 0; i < depth; i++) {
+        const struct swin_stage *stage = swin_stage_of(swin, i);
+        float *tokens = swin_stream(swin, i);
+        TRY(swin_block(swin, i));
+        if (i < depth - options->n_last_blocks || options->avgpool == 1)
+            continue;
+        if (stage == &swin->stages[swin->options.n_stages - 1]) {
+            TRY(swin_normed_stream(swin, tokens, swin->final_y));
+            tokens = swin->final_y;
+        }
+        TRY(copy_mean(swin, stage, tokens, n_images, width, column, host_tokens, out));
+        column += stage->pass.width;
+    }
+    if (options->avgpool == 0)
+        return STATUS_OK;
+    return copy_mean(swin, swin_stage_of(swin, depth - 1), swin->final_y, n_images, width, column,
+                     host_tokens, out);
+}
+
+/* ------------------------------------------------------------------------------ both */
+
+static enum status run_vit(struct vit *vit, const struct ibot_feature_options *options,
+                           int64_t n_images, int64_t width, float *host_tokens, float *out)
+{
+    TRY(vit_embed(vit, NULL));
+    return run_blocks(vit, options, n_images, width, host_tokens, out);
+}
+
+/* Floats of the widest stream that features are taken from. */
+static int64_t widest_stream(const struct backbone *backbone, int64_t n_images)
+{
+    int64_t most = n_images * backbone->groups[0].length * backbone->width;
+
+    for (int32_t i = 0; backbone->swin != NULL && i < backbone->swin->options.n_stages; i++) {
+        const struct block_pass *p = &backbone->swin->stages[i].pass;
+        int64_t n = n_images * p->regions[0].side * p->regions[0].side * p->width;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 enum status ibot_features(struct ibot *ibot, struct tensor pixels,
                           const struct ibot_feature_options *options, float *out)
 {
-    struct vit *vit = options->student ? &ibot->student.vit : &ibot->teacher.vit;
-    int64_t n_images = pixels.shape[0], capacity = vit->groups[0].n_images;
+    struct backbone *backbone =
+        options->student ? &ibot->student.backbone : &ibot->teacher.backbone;
+    int64_t n_images = pixels.shape[0], capacity = backbone->groups[0].n_images;
+    int32_t depth = ibot->options.backbone.depth;
     int64_t side = ibot->options.global_size_px;
     float *host_tokens = NULL;
 
@@ -77,18 +163,18 @@ enum status ibot_features(struct ibot *ibot, struct tensor pixels,
     if (pixels.rank != 4 || pixels.shape[2] != side)
         FAIL(STATUS_INVALID, "features of images of %lld px, wanted %lld px",
              (long long)pixels.shape[2], (long long)side);
-    if (options->n_last_blocks < 1 || options->n_last_blocks > vit->options.depth ||
-        options->avgpool < 0 || options->avgpool > 2)
+    if (options->n_last_blocks < 1 || options->n_last_blocks > depth || options->avgpool < 0 ||
+        options->avgpool > 2)
         FAIL(STATUS_INVALID, "n_last_blocks %d, avgpool %d: wanted 1 to %d blocks and 0, 1 or 2",
-             options->n_last_blocks, options->avgpool, vit->options.depth);
-    TRY(memory_alloc(&host_tokens, (size_t)(n_images * vit->groups[0].length * vit->pass.width),
-                     sizeof(float), "features"));
+             options->n_last_blocks, options->avgpool, depth);
+    TRY(memory_alloc(&host_tokens, (size_t)widest_stream(backbone, n_images), sizeof(float),
+                     "features"));
+    int64_t width = ibot_feature_dim(ibot, options);
     enum status status = ibot_patchify(ibot, pixels, ibot->patches[0]);
     if (status == STATUS_OK)
-        status = vit_embed(vit, NULL);
-    if (status == STATUS_OK)
-        status =
-            run_blocks(vit, options, n_images, ibot_feature_dim(ibot, options), host_tokens, out);
+        status = backbone->vit != NULL
+                     ? run_vit(backbone->vit, options, n_images, width, host_tokens, out)
+                     : run_swin(backbone->swin, options, n_images, width, host_tokens, out);
     memory_free(host_tokens);
     return status;
 }

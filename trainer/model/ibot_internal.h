@@ -2,10 +2,10 @@
 #ifndef IBOT_TRAINER_MODEL_IBOT_INTERNAL_H
 #define IBOT_TRAINER_MODEL_IBOT_INTERNAL_H
 
+#include "trainer/model/backbone.h"
 #include "trainer/model/head.h"
 #include "trainer/model/ibot.h"
 #include "trainer/model/params.h"
-#include "trainer/model/vit.h"
 
 enum { PATCH_CHUNK = 1024 }; /* masked rows whose logits are in memory at a time */
 
@@ -13,7 +13,9 @@ enum { PATCH_CHUNK = 1024 }; /* masked rows whose logits are in memory at a time
 struct network {
     struct param_table table;
     float *parameters;
-    struct vit vit;
+    struct backbone backbone;
+    struct vit vit; /* the backbone's family: one of the two is in use */
+    struct swin swin;
     struct head head;
 };
 
@@ -63,10 +65,10 @@ struct ibot {
     size_t host_bytes;
 };
 
-/* Number of patches per global crop. */
+/* Number of patches per global crop: feature tokens, and mask cells. */
 static inline int64_t ibot_n_patches(const struct ibot *ibot)
 {
-    int64_t grid = ibot->options.global_size_px / ibot->options.backbone.patch_size_px;
+    int64_t grid = backbone_grid(&ibot->options.backbone, ibot->options.global_size_px);
     return grid * grid;
 }
 

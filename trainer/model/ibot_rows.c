@@ -8,13 +8,14 @@
 /* [CLS] rows of every crop, in the order of the views. */
 static void fill_cls_rows(struct ibot *ibot)
 {
-    const struct vit *vit = &ibot->student.vit;
+    const struct backbone *backbone = &ibot->student.backbone;
     struct step_tables *t = &ibot->host;
     int64_t at = 0;
 
-    for (int32_t g = 0; g < vit->n_groups; g++)
-        for (int64_t image = 0; image < vit->groups[g].n_images; image++, at++) {
-            t->needed[at] = (int32_t)(vit->groups[g].first_row + image * vit->groups[g].length);
+    for (int32_t g = 0; g < backbone->n_groups; g++)
+        for (int64_t image = 0; image < backbone->groups[g].n_images; image++, at++) {
+            t->needed[at] =
+                (int32_t)(backbone->groups[g].first_row + image * backbone->groups[g].length);
             t->needed_sample[at] = (int32_t)at;
             if (g == 0)
                 t->teacher_rows[at] = t->needed[at];
@@ -53,7 +54,7 @@ enum status ibot_prepare_rows(struct ibot *ibot, const uint8_t *masks)
     struct device *device = ibot->device;
     int64_t images = (int64_t)ibot->options.n_global * ibot->options.batch_size;
     size_t mask_bytes = (size_t)(images * ibot_n_patches(ibot)), index = sizeof(int32_t);
-    struct vit *vit = &ibot->student.vit;
+    struct backbone *backbone = &ibot->student.backbone;
 
     fill_cls_rows(ibot);
     fill_masked_rows(ibot, masks);
@@ -68,9 +69,9 @@ enum status ibot_prepare_rows(struct ibot *ibot, const uint8_t *masks)
                         (size_t)(images + ibot->n_masked) * index));
     TRY(device->copy_in(device, ibot->tables.patch_weight, ibot->host.patch_weight,
                         (size_t)ibot->n_masked * sizeof(float)));
-    vit->rows =
+    backbone->rows =
         ibot->options.head.norm == HEAD_NORM_BN
-            ? vit->all_rows
+            ? backbone->all_rows
             : (struct block_rows){ibot->tables.needed, ibot->tables.needed_sample, ibot->n_needed};
     return STATUS_OK;
 }
@@ -79,13 +80,13 @@ enum status ibot_prepare_rows(struct ibot *ibot, const uint8_t *masks)
 static void draw_scales(const struct ibot *ibot, const struct ibot_input *input, int32_t block,
                         int32_t branch, int32_t drawn, float *scales)
 {
-    const struct vit *vit = &ibot->student.vit;
+    const struct backbone *backbone = &ibot->student.backbone;
     const struct ibot_options *o = &ibot->options;
-    float keep = 1.0f - vit_drop_rate(&o->backbone, block);
-    int64_t globals = (int64_t)o->n_global * o->batch_size, locals = vit->n_samples - globals;
+    float keep = 1.0f - backbone_drop_rate(&o->backbone, block);
+    int64_t globals = (int64_t)o->n_global * o->batch_size, locals = backbone->n_samples - globals;
     int64_t stride = input->sample_stride > 0 ? input->sample_stride : 1;
 
-    for (int64_t crop = 0; crop < vit->n_samples; crop++) {
+    for (int64_t crop = 0; crop < backbone->n_samples; crop++) {
         bool kept;
         if (input->keep_globals != NULL) {
             kept = crop < globals ? input->keep_globals[drawn * globals + crop] != 0
@@ -108,20 +109,20 @@ static void draw_scales(const struct ibot *ibot, const struct ibot_input *input,
 
 enum status ibot_prepare_depth(struct ibot *ibot, const struct ibot_input *input)
 {
-    struct vit *vit = &ibot->student.vit;
+    struct backbone *backbone = &ibot->student.backbone;
     struct device *device = ibot->device;
-    size_t bytes = (size_t)vit->n_samples * sizeof(float);
+    size_t bytes = (size_t)backbone->n_samples * sizeof(float);
     float *scales = ibot->host.cls_weight; /* staging: constant tables were copied in at open */
     int32_t drawn = 0;
 
-    for (int32_t i = 0; i < vit->options.depth; i++) {
-        if (vit->depths[i].attention_scale == NULL)
+    for (int32_t i = 0; i < ibot->options.backbone.depth; i++) {
+        if (backbone->depths[i].attention_scale == NULL)
             continue;
         draw_scales(ibot, input, i, 0, drawn++, scales);
-        TRY(device->copy_in(device, vit->depths[i].attention_scale, scales, bytes));
+        TRY(device->copy_in(device, backbone->depths[i].attention_scale, scales, bytes));
         TRY(device->synchronize(device));
         draw_scales(ibot, input, i, 1, drawn++, scales);
-        TRY(device->copy_in(device, vit->depths[i].mlp_scale, scales, bytes));
+        TRY(device->copy_in(device, backbone->depths[i].mlp_scale, scales, bytes));
         TRY(device->synchronize(device));
     }
     return STATUS_OK;

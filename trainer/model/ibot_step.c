@@ -59,9 +59,9 @@ static enum status gather(struct ibot *ibot, float *from, int64_t n_from, int32_
 static enum status add_mean(struct ibot *ibot, int which)
 {
     int64_t bottleneck = ibot->options.head.bottleneck_dim;
-    int64_t length = ibot->teacher.vit.groups[0].length;
+    int64_t length = ibot->teacher.backbone.groups[0].length;
     struct rows_mean_args mean = {
-        .x = matrix(ibot->teacher.head.z, ibot->teacher.vit.pass.n_tokens, bottleneck),
+        .x = matrix(ibot->teacher.head.z, ibot->teacher.backbone.n_tokens, bottleneck),
         .mean = tensor_1d(ibot->micro_mean, DTYPE_F32, bottleneck),
         .period = which == 0 ? -length : length,
     };
@@ -77,12 +77,12 @@ static enum status teacher_forward(struct ibot *ibot)
 {
     struct network *teacher = &ibot->teacher;
     int64_t images = (int64_t)ibot->options.n_global * ibot->options.batch_size;
-    int64_t n = teacher->vit.pass.n_tokens;
+    int64_t n = teacher->backbone.n_tokens;
 
-    TRY(vit_forward(&teacher->vit, NULL));
+    TRY(backbone_forward(&teacher->backbone, NULL));
     TRY(head_prepare(&teacher->head));
     teacher->head.spans[0] = (struct head_span){0, n};
-    TRY(head_forward(&teacher->head, teacher->vit.features, n));
+    TRY(head_forward(&teacher->head, teacher->backbone.features, n));
     TRY(gather(ibot, teacher->head.z, n, ibot->tables.teacher_rows, images + ibot->n_masked,
                ibot->teacher_z));
     TRY(add_mean(ibot, 0));
@@ -99,25 +99,25 @@ static uint8_t *student_mask(struct ibot *ibot, bool masked)
 static void set_spans(struct ibot *ibot)
 {
     struct head *head = &ibot->student.head;
-    const struct vit *vit = &ibot->student.vit;
-    int64_t globals = vit->groups[0].n_images * vit->groups[0].length;
+    const struct backbone *backbone = &ibot->student.backbone;
+    int64_t globals = backbone->groups[0].n_images * backbone->groups[0].length;
 
     head->spans[0] = (struct head_span){0, globals};
-    head->spans[1] = (struct head_span){globals, vit->pass.n_tokens - globals};
-    head->n_spans = vit->n_groups;
+    head->spans[1] = (struct head_span){globals, backbone->n_tokens - globals};
+    head->n_spans = backbone->n_groups;
 }
 
 static enum status student_forward(struct ibot *ibot, bool masked)
 {
     struct network *student = &ibot->student;
-    struct vit *vit = &student->vit;
+    struct backbone *backbone = &student->backbone;
 
-    TRY(vit_forward(vit, student_mask(ibot, masked)));
+    TRY(backbone_forward(backbone, student_mask(ibot, masked)));
     TRY(head_prepare(&student->head));
     set_spans(ibot);
-    TRY(head_forward(&student->head, vit->features, vit->rows.n_rows));
-    if (vit->rows.index == NULL)
-        TRY(gather(ibot, student->head.z, vit->pass.n_tokens, ibot->tables.needed, ibot->n_needed,
+    TRY(head_forward(&student->head, backbone->features, backbone->rows.n_rows));
+    if (backbone->rows.index == NULL)
+        TRY(gather(ibot, student->head.z, backbone->n_tokens, ibot->tables.needed, ibot->n_needed,
                    ibot->student_z));
     else
         TRY(ibot->device->copy(ibot->device, ibot->student_z, student->head.z,
@@ -203,12 +203,12 @@ static enum status patch_chunk(struct ibot *ibot, int64_t first, int64_t n)
 static enum status student_backward(struct ibot *ibot, bool masked)
 {
     struct network *student = &ibot->student;
-    struct vit *vit = &student->vit;
-    int64_t bottleneck = ibot->options.head.bottleneck_dim, n = vit->rows.n_rows;
+    struct backbone *backbone = &student->backbone;
+    int64_t bottleneck = ibot->options.head.bottleneck_dim, n = backbone->rows.n_rows;
     float *d_z = ibot->d_z;
 
     TRY(head_finish(&student->head));
-    if (vit->rows.index == NULL) { /* back to all rows: student_z has served, raw is free */
+    if (backbone->rows.index == NULL) { /* back to all rows: student_z has served, raw is free */
         struct rows_scatter_args scatter = {
             matrix(ibot->d_z, ibot->n_needed, bottleneck),
             tensor_1d(ibot->tables.needed, DTYPE_I32, ibot->n_needed),
@@ -218,8 +218,8 @@ static enum status student_backward(struct ibot *ibot, bool masked)
         TRY(ibot->ops->rows_scatter(ibot->device, &scatter));
         d_z = student->head.raw;
     }
-    TRY(head_backward(&student->head, vit->features, d_z, vit->gradients.d_y, n));
-    return vit_backward(vit, student_mask(ibot, masked));
+    TRY(head_backward(&student->head, backbone->features, d_z, backbone_d_features(backbone), n));
+    return backbone_backward(backbone, student_mask(ibot, masked));
 }
 
 /* n images of `side` px: the sizes that memory was planned for. */
@@ -395,28 +395,28 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
     bool patch = kind == IBOT_TEACHER_PATCH || kind == IBOT_STUDENT_PATCH;
     bool local = kind == IBOT_STUDENT_LOCAL_CLS;
     struct network *network = teacher ? &ibot->teacher : &ibot->student;
-    struct vit *vit = &network->vit;
-    const struct vit_group *group = &vit->groups[local ? 1 : 0];
-    int64_t rows = vit->groups[0].n_images * vit->groups[0].length;
+    struct backbone *backbone = &network->backbone;
+    const struct backbone_group *group = &backbone->groups[local ? 1 : 0];
+    int64_t rows = backbone->groups[0].n_images * backbone->groups[0].length;
     int64_t first = 0, k = network->head.last[patch && !network->head.shared].n_out;
-    float *features = vit->features;
+    float *features = backbone->features;
 
-    if (local && vit->n_groups < 2)
+    if (local && backbone->n_groups < 2)
         FAIL(STATUS_INVALID, "there are no local crops");
     int64_t wanted = group->n_images * (patch ? group->length - 1 : 1) * k;
     if ((int64_t)n != wanted)
         FAIL(STATUS_INVALID, "room for %zu logits, wanted %lld", n, (long long)wanted);
-    vit->rows = vit->all_rows;
-    TRY(vit_forward(vit, teacher ? NULL : student_mask(ibot, ibot->n_masked > 0)));
+    backbone->rows = backbone->all_rows;
+    TRY(backbone_forward(backbone, teacher ? NULL : student_mask(ibot, ibot->n_masked > 0)));
     TRY(head_prepare(&network->head));
     network->head.keep_running = true;
     if (network->head.options.norm == HEAD_NORM_BN) {
-        rows = vit->pass.n_tokens;
+        rows = backbone->n_tokens;
         first = group->first_row;
         if (!teacher)
             set_spans(ibot);
     } else if (local) {
-        features += group->first_row * vit->pass.width;
+        features += group->first_row * backbone->width;
         rows = group->n_images * group->length;
     }
     enum status status = head_forward(&network->head, features, rows);

@@ -1,4 +1,4 @@
-/* Names, shapes and initialisers of ViT and head, as the official state dict has them. */
+/* Names, shapes and initialisers of backbones and head, as the official state dict has them. */
 #include "trainer/model/params.h"
 
 #include <math.h>
@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proto/base/memory.h"
+#include "trainer/model/swin.h"
 
 enum { ALIGNMENT = 16 }; /* elements */
 
@@ -66,8 +67,69 @@ static enum status add_norm(struct param_table *table, const char *prefix, int64
     return add_1d(table, name, PARAM_ZEROS, 0.0f, n);
 }
 
-static enum status add_backbone(struct param_table *table, const struct backbone_options *o,
-                                bool student)
+/* Norms and layers of one block of width d; a Swin's has the table of `bias` rows besides. */
+static enum status add_block(struct param_table *table, const char *prefix, int64_t d,
+                             int64_t hidden, int64_t bias, int64_t n_heads)
+{
+    char name[96];
+
+    snprintf(name, sizeof(name), "%s.norm1", prefix);
+    TRY(add_norm(table, name, d));
+    snprintf(name, sizeof(name), "%s.attn.relative_position_bias_table", prefix);
+    if (bias > 0)
+        TRY(add(table, name, PARAM_NORMAL_002, 0, 2, (const int64_t[]){bias, n_heads}));
+    snprintf(name, sizeof(name), "%s.attn.qkv", prefix);
+    TRY(add_linear(table, name, 3 * d, d));
+    snprintf(name, sizeof(name), "%s.attn.proj", prefix);
+    TRY(add_linear(table, name, d, d));
+    snprintf(name, sizeof(name), "%s.norm2", prefix);
+    TRY(add_norm(table, name, d));
+    snprintf(name, sizeof(name), "%s.mlp.fc1", prefix);
+    TRY(add_linear(table, name, hidden, d));
+    snprintf(name, sizeof(name), "%s.mlp.fc2", prefix);
+    return add_linear(table, name, d, hidden);
+}
+
+/* The matrix [2d, 4d] without bias, and its norm, in the order that the original registers them. */
+static enum status add_merge(struct param_table *table, int32_t stage, int64_t d)
+{
+    char name[96];
+
+    snprintf(name, sizeof(name), "backbone.layers.%d.downsample.reduction.weight", stage);
+    TRY(add(table, name, PARAM_NORMAL_002, 0, 2, (const int64_t[]){2 * d, 4 * d}));
+    snprintf(name, sizeof(name), "backbone.layers.%d.downsample.norm", stage);
+    return add_norm(table, name, 4 * d);
+}
+
+static enum status add_swin(struct param_table *table, const struct backbone_options *o,
+                            bool student)
+{
+    int64_t d = o->embed_dim, p = o->patch_size_px;
+    float bound = 1.0f / sqrtf((float)(3 * p * p));
+    char name[64];
+
+    if (student)
+        TRY(add(table, "backbone.masked_embed", PARAM_ZEROS, 0, 2, (const int64_t[]){1, d}));
+    TRY(add(table, "backbone.patch_embed.proj.weight", PARAM_UNIFORM, bound, 4,
+            (const int64_t[]){d, 3, p, p}));
+    TRY(add_1d(table, "backbone.patch_embed.proj.bias", PARAM_UNIFORM, bound, d));
+    TRY(add_norm(table, "backbone.patch_embed.norm", d));
+    for (int32_t stage = 0; stage < o->n_stages; stage++, d *= 2) {
+        for (int32_t block = 0; block < o->stage_depth[stage]; block++) {
+            int32_t side, shift;
+            swin_window(o, stage, block, &side, &shift);
+            snprintf(name, sizeof(name), "backbone.layers.%d.blocks.%d", stage, block);
+            TRY(add_block(table, name, d, o->mlp_ratio * d, (2L * side - 1) * (2L * side - 1),
+                          o->stage_heads[stage]));
+        }
+        if (stage + 1 < o->n_stages)
+            TRY(add_merge(table, stage, d));
+    }
+    return add_norm(table, "backbone.norm", d / 2);
+}
+
+static enum status add_vit(struct param_table *table, const struct backbone_options *o,
+                           bool student)
 {
     int64_t d = o->embed_dim, p = o->patch_size_px, grid = o->image_size_px / p;
     float bound = 1.0f / sqrtf((float)(3 * p * p));
@@ -82,18 +144,8 @@ static enum status add_backbone(struct param_table *table, const struct backbone
             (const int64_t[]){d, 3, p, p}));
     TRY(add_1d(table, "backbone.patch_embed.proj.bias", PARAM_UNIFORM, bound, d));
     for (int32_t i = 0; i < o->depth; i++) {
-        snprintf(name, sizeof(name), "backbone.blocks.%d.norm1", i);
-        TRY(add_norm(table, name, d));
-        snprintf(name, sizeof(name), "backbone.blocks.%d.attn.qkv", i);
-        TRY(add_linear(table, name, 3 * d, d));
-        snprintf(name, sizeof(name), "backbone.blocks.%d.attn.proj", i);
-        TRY(add_linear(table, name, d, d));
-        snprintf(name, sizeof(name), "backbone.blocks.%d.norm2", i);
-        TRY(add_norm(table, name, d));
-        snprintf(name, sizeof(name), "backbone.blocks.%d.mlp.fc1", i);
-        TRY(add_linear(table, name, o->mlp_ratio * d, d));
-        snprintf(name, sizeof(name), "backbone.blocks.%d.mlp.fc2", i);
-        TRY(add_linear(table, name, d, o->mlp_ratio * d));
+        snprintf(name, sizeof(name), "backbone.blocks.%d", i);
+        TRY(add_block(table, name, d, o->mlp_ratio * d, 0, 0));
     }
     return add_norm(table, "backbone.norm", d);
 }
@@ -120,7 +172,7 @@ static enum status add_head(struct param_table *table, const struct ibot_options
     bool shared = student ? o->shared_student : o->shared_teacher;
     bool fixed = student && o->fixed_gains;
 
-    TRY(add_linear(table, "head.mlp.0", o->hidden_dim, options->backbone.embed_dim));
+    TRY(add_linear(table, "head.mlp.0", o->hidden_dim, backbone_width(&options->backbone)));
     if (norm)
         TRY(add_norm(table, "head.mlp.1", o->hidden_dim));
     TRY(add_linear(table, norm ? "head.mlp.3" : "head.mlp.2", o->hidden_dim, o->hidden_dim));
@@ -135,7 +187,7 @@ enum status param_table_init(struct param_table *table, const struct ibot_option
                              bool student)
 {
     memset(table, 0, sizeof(*table));
-    TRY(add_backbone(table, &options->backbone, student));
+    TRY((options->backbone.n_stages > 0 ? add_swin : add_vit)(table, &options->backbone, student));
     return add_head(table, options, student);
 }
 

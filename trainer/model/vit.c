@@ -1,22 +1,11 @@
 /* The ViT: patch embedding, token buffer, blocks, final norm; and all of it backwards. */
 #include "trainer/model/vit.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "proto/base/memory.h"
-
-float vit_drop_rate(const struct backbone_options *options, int32_t block)
-{
-    if (options->depth <= 1)
-        return 0.0f;
-    /* torch.linspace in float32: from the start in the first half, from the end in the second */
-    float step = options->drop_path / (float)(options->depth - 1);
-    return block < options->depth / 2
-               ? step * (float)block
-               : options->drop_path - step * (float)(options->depth - 1 - block);
-}
+#include "trainer/model/binder.h"
 
 /* ------------------------------------------------------------------------------ planning */
 
@@ -86,7 +75,7 @@ static void add_group(struct vit *vit, int64_t n_images, int32_t size_px)
 }
 
 enum status vit_plan(struct vit *vit, struct device *device, const struct op_table *ops,
-                     const struct backbone_options *options, const struct vit_layout *layout,
+                     const struct backbone_options *options, const struct backbone_layout *layout,
                      struct workspace *w)
 {
     int64_t d = options->embed_dim;
@@ -122,7 +111,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         bool own = layout->backward || i == 0;
         if (own)
             TRY(plan_block(vit, w, &vit->states[i], i == options->depth - 1));
-        if (layout->stochastic && vit_drop_rate(options, i) > 0.0f) {
+        if (layout->stochastic && backbone_drop_rate(options, i) > 0.0f) {
             vit->depths[i].n_samples = vit->n_samples;
             TRY(plan_floats(w, &vit->depths[i].attention_scale, vit->n_samples));
             TRY(plan_floats(w, &vit->depths[i].mlp_scale, vit->n_samples));
@@ -141,62 +130,23 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
 
 /* ------------------------------------------------------------------------------ binding */
 
-struct binder {
-    const struct param_table *table;
-    float *parameters, *gradients;
-};
-
-static struct affine bind(const struct binder *b, const char *format, int32_t block)
-{
-    char prefix[80], name[96];
-    struct affine affine = {0};
-
-    snprintf(prefix, sizeof(prefix), format, block);
-    snprintf(name, sizeof(name), "%s.weight", prefix);
-    affine.weight = param_tensor(b->table, b->parameters, name);
-    if (b->gradients != NULL)
-        affine.d_weight = param_tensor(b->table, b->gradients, name);
-    snprintf(name, sizeof(name), "%s.bias", prefix);
-    affine.bias = param_tensor(b->table, b->parameters, name);
-    if (b->gradients != NULL)
-        affine.d_bias = param_tensor(b->table, b->gradients, name);
-    return affine;
-}
-
-/* A convolution's weight [D, 3, p, p] as the matrix [D, 3pp] it multiplies with. */
-static void flatten_rows(struct tensor *tensor)
-{
-    if (tensor->data == NULL)
-        return;
-    int64_t n = tensor_n_elements(tensor), rows = tensor->shape[0];
-    *tensor = tensor_2d(tensor->data, tensor->dtype, rows, n / rows);
-}
-
 static void bind_embedding(struct vit *vit, const struct binder *b)
 {
-    struct tensor cls = param_tensor(b->table, b->parameters, "backbone.cls_token");
-    struct tensor pos = param_tensor(b->table, b->parameters, "backbone.pos_embed");
+    struct tensor cls = binder_parameter(b, "backbone.cls_token");
+    struct tensor pos = binder_parameter(b, "backbone.pos_embed");
     int64_t d = vit->pass.width;
 
-    vit->patch_embed = bind(b, "backbone.patch_embed.proj", 0);
-    flatten_rows(&vit->patch_embed.weight);
-    flatten_rows(&vit->patch_embed.d_weight);
+    vit->patch_embed = binder_affine(b, "backbone.patch_embed.proj");
+    binder_flatten(&vit->patch_embed);
     vit->cls = tensor_1d(cls.data, DTYPE_F32, d);
     vit->pos = tensor_2d(pos.data, DTYPE_F32, pos.shape[1], d);
     if (b->gradients != NULL) {
-        cls = param_tensor(b->table, b->gradients, "backbone.cls_token");
-        pos = param_tensor(b->table, b->gradients, "backbone.pos_embed");
+        cls = binder_gradient(b, "backbone.cls_token");
+        pos = binder_gradient(b, "backbone.pos_embed");
         vit->d_cls = tensor_1d(cls.data, DTYPE_F32, d);
         vit->d_pos = tensor_2d(pos.data, DTYPE_F32, pos.shape[1], d);
     }
-    if (param_find(b->table, "backbone.masked_embed") < 0)
-        return;
-    struct tensor mask = param_tensor(b->table, b->parameters, "backbone.masked_embed");
-    vit->mask_token = tensor_1d(mask.data, DTYPE_F32, d);
-    if (b->gradients != NULL) {
-        mask = param_tensor(b->table, b->gradients, "backbone.masked_embed");
-        vit->d_mask_token = tensor_1d(mask.data, DTYPE_F32, d);
-    }
+    binder_mask_token(b, &vit->mask_token, &vit->d_mask_token);
 }
 
 enum status vit_bind(struct vit *vit, const struct param_table *table, float *parameters,
@@ -208,18 +158,14 @@ enum status vit_bind(struct vit *vit, const struct param_table *table, float *pa
 
     bind_embedding(vit, &b);
     for (int32_t i = 0; i < vit->options.depth; i++) {
-        struct block_weights *w = &vit->weights[i];
-        w->norm1 = bind(&b, "backbone.blocks.%d.norm1", i);
-        w->qkv = bind(&b, "backbone.blocks.%d.attn.qkv", i);
-        w->proj = bind(&b, "backbone.blocks.%d.attn.proj", i);
-        w->norm2 = bind(&b, "backbone.blocks.%d.norm2", i);
-        w->fc1 = bind(&b, "backbone.blocks.%d.mlp.fc1", i);
-        w->fc2 = bind(&b, "backbone.blocks.%d.mlp.fc2", i);
+        char name[64];
+        snprintf(name, sizeof(name), "backbone.blocks.%d", i);
+        binder_block(&b, name, &vit->weights[i]);
         if (i > 0 && !pass->backward)
             vit->states[i] = vit->states[0];
         vit->states[i].branch = vit->states[0].branch;
     }
-    vit->norm = bind(&b, "backbone.norm", 0);
+    vit->norm = binder_affine(&b, "backbone.norm");
     vit->all_rows = (struct block_rows){.n_rows = pass->n_tokens};
     vit->rows = vit->all_rows;
 

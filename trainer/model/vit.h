@@ -7,6 +7,7 @@
 #define IBOT_TRAINER_MODEL_VIT_H
 
 #include "trainer/model/block.h"
+#include "trainer/model/layout.h"
 
 /* Crops of one size. */
 struct vit_group {
@@ -35,17 +36,10 @@ struct vit {
     int64_t n_samples; /* crops */
 };
 
-struct vit_layout {
-    int64_t n_global_images, n_local_images;
-    int32_t global_size_px, local_size_px;
-    bool backward;   /* student */
-    bool stochastic; /* stochastic depth: plans the scales */
-};
-
 /* Builds tables and plans all memory. `parameters` and `gradients` are the flat arrays (their
  * addresses are read by vit_bind, after the workspace is committed); gradients NULL: none. */
 enum status vit_plan(struct vit *vit, struct device *device, const struct op_table *ops,
-                     const struct backbone_options *options, const struct vit_layout *layout,
+                     const struct backbone_options *options, const struct backbone_layout *layout,
                      struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
@@ -63,9 +57,6 @@ enum status vit_backward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 
 /* y [T, D] = final norm of a stream x [T, D] (features of earlier blocks). */
 enum status vit_normed_stream(struct vit *vit, float *x, float *y) IBOT_WARN_UNUSED;
-
-/* Rates of the blocks: float32 linspace(0, drop_path, depth). */
-float vit_drop_rate(const struct backbone_options *options, int32_t block);
 
 void vit_release(struct vit *vit);
 

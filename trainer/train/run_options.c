@@ -5,8 +5,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* A Swin brings its own patches and stochastic depth. */
+static void settle_arch(struct run_options *o, const struct options *parsed)
+{
+    struct backbone_options b;
+
+    if (backbone_options_for(&b, o->arch) != STATUS_OK || b.n_stages == 0)
+        return; /* an unknown name is told of by the check */
+    if (!options_is_set(parsed, "patch_size"))
+        o->patch_size = b.patch_size_px;
+    if (!options_is_set(parsed, "drop_path"))
+        o->drop_path = b.drop_path;
+}
+
 void run_options_settle(struct run_options *o, const struct options *parsed)
 {
+    settle_arch(o, parsed);
     if (!options_is_set(parsed, "pred_ratio") || options_is_set(parsed, "pred_ratio_var"))
         return;
     o->pred_ratio_var[0] = 0.0f;
@@ -15,7 +29,31 @@ void run_options_settle(struct run_options *o, const struct options *parsed)
 
 /* ------------------------------------------------------------------------------ contradictions */
 
-static enum status check_masks(const struct run_options *o)
+static enum status check_swin(const struct run_options *o, const struct backbone_options *b)
+{
+    if (o->patch_size != b->patch_size_px)
+        FAIL(STATUS_INVALID,
+             "--patch_size %d: a patch of %s has %d px, and a mask cell %d px; leave --patch_size "
+             "out",
+             o->patch_size, o->arch, b->patch_size_px, backbone_cell_px(b));
+    if (o->depth > 0 || o->num_heads > 0)
+        FAIL(STATUS_INVALID,
+             "--depth %d, --num_heads %d: %s has its own for each stage; leave them out", o->depth,
+             o->num_heads, o->arch);
+    return backbone_options_check(b);
+}
+
+static enum status check_backbone(const struct run_options *o, const struct backbone_options *b)
+{
+    if (b->n_stages > 0)
+        return check_swin(o, b);
+    if (b->embed_dim % b->n_heads != 0)
+        FAIL(STATUS_INVALID, "--embed_dim %d is no multiple of --num_heads %d", b->embed_dim,
+             b->n_heads);
+    return STATUS_OK;
+}
+
+static enum status check_masks(const struct run_options *o, int32_t cell_px)
 {
     if (o->n_pred_ratio < 1)
         FAIL(STATUS_INVALID, "--pred_ratio wants at least one value; 0 alone means no masks");
@@ -32,11 +70,15 @@ static enum status check_masks(const struct run_options *o)
                  "lower it",
                  (double)half, (double)o->pred_ratio[i]);
     }
-    if (o->global_crop_size % o->patch_size != 0 &&
-        (o->n_pred_ratio > 1 || o->pred_ratio[0] > 0.0f))
+    if (o->global_crop_size % cell_px != 0 && (o->n_pred_ratio > 1 || o->pred_ratio[0] > 0.0f)) {
+        if (cell_px != o->patch_size)
+            FAIL(STATUS_INVALID,
+                 "--global_crop_size %d is no multiple of %d, the side of a mask cell of %s",
+                 o->global_crop_size, cell_px, o->arch);
         FAIL(STATUS_INVALID,
              "--global_crop_size %d is no multiple of --patch_size %d: masks need whole patches",
              o->global_crop_size, o->patch_size);
+    }
     return STATUS_OK;
 }
 
@@ -106,11 +148,9 @@ enum status run_options_check(const struct run_options *o)
     struct data_spec spec;
 
     TRY(run_options_model(o, &model));
-    if (model.backbone.embed_dim % model.backbone.n_heads != 0)
-        FAIL(STATUS_INVALID, "--embed_dim %d is no multiple of --num_heads %d",
-             model.backbone.embed_dim, model.backbone.n_heads);
     TRY(check_crops(o));
-    TRY(check_masks(o));
+    TRY(check_backbone(o, &model.backbone));
+    TRY(check_masks(o, backbone_cell_px(&model.backbone)));
     TRY(check_epochs(o));
     TRY(check_data(o));
     return run_options_data(o, &spec);
@@ -126,7 +166,9 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
     b->embed_dim = o->embed_dim > 0 ? o->embed_dim : b->embed_dim;
     b->depth = o->depth > 0 ? o->depth : b->depth;
     b->n_heads = o->num_heads > 0 ? o->num_heads : b->n_heads;
-    b->patch_size_px = o->patch_size;
+    if (b->n_stages == 0)
+        b->patch_size_px = o->patch_size;
+    b->window_size = o->window_size;
     b->image_size_px = o->global_crop_size;
     b->drop_path = o->drop_path;
     bool any_shared = o->shared_head || o->shared_head_teacher;
@@ -157,6 +199,9 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
 
 enum status run_options_data(const struct run_options *o, struct data_spec *out)
 {
+    struct backbone_options b;
+
+    TRY(backbone_options_for(&b, o->arch));
     *out = data_spec_default();
     out->seed = (uint64_t)o->seed;
     out->order_seed = (uint64_t)o->order_seed;
@@ -176,7 +221,7 @@ enum status run_options_data(const struct run_options *o, struct data_spec *out)
     out->contrast = o->color_jitter[1];
     out->saturation = o->color_jitter[2];
     out->hue = o->color_jitter[3];
-    out->mask_cell_px = o->patch_size;
+    out->mask_cell_px = b.n_stages > 0 ? backbone_cell_px(&b) : o->patch_size;
     out->mask_shape = o->pred_shape == 0 ? MASK_BLOCK : MASK_RANDOM;
     out->n_pred_ratios = o->n_pred_ratio;
     if (o->n_pred_ratio == 1 && o->pred_ratio[0] == 0.0f)

@@ -22,12 +22,17 @@ static const char *const backends[] = {"cpu", "cuda", NULL};
 
 static const struct option_spec specs[] = {
     ROW(STRING, arch, .text = "vit_small", .argument = "NAME", .group = "Model",
-        .help = "vit_tiny, vit_small, vit_base, vit_large, deit_tiny, deit_small, or vit_test "
-                "(width 96, depth 3) for small experiments"),
+        .help = "vit_tiny, vit_small, vit_base, vit_large, deit_tiny, deit_small; swin_tiny, "
+                "swin_small, swin_base, swin_large; or, for small experiments, vit_test (width "
+                "96, depth 3) and swin_test (two stages of two blocks, widths 64 and 128)"),
     ROW(INT32, patch_size, .text = "16", .minimum = 1, .maximum = 512, .unit = "px",
-        .help = "side of a patch, and of a mask cell"),
-    ROW(INT32, window_size, .text = "7", .minimum = 1, .maximum = 64,
-        .flags = OPTION_OUTSIDE_DIGEST, .help = "window of Swin; accepted, a ViT has none"),
+        .help = "side of a ViT's patch, and of its mask cell; a Swin's patch has 4 px, its mask "
+                "cell 32 px (in the original, whose cell is 8 patches, the default 16 leaves a "
+                "Swin without masks)"),
+    ROW(INT32, window_size, .text = "7", .minimum = 1, .maximum = BACKBONE_MAX_WINDOW,
+        .unit = "tokens",
+        .help = "side of a Swin's windows: 7 or 14 as published; a map that is no larger is one "
+                "window. A ViT has none"),
     ROW(INT32, embed_dim, .text = "0", .minimum = 0, .maximum = 16384,
         .help = "width; 0: the architecture's"),
     ROW(INT32, depth, .text = "0", .minimum = 0, .maximum = 256,
@@ -59,7 +64,8 @@ static const struct option_spec specs[] = {
                 "taken at the same places, unmasked"),
     ROW(FLOAT, drop_path, .text = "0.1", .minimum = 0, .maximum = 0.99,
         .help =
-            "stochastic depth of the student's last block; it rises to this from 0 at the first"),
+            "stochastic depth of the student's last block; it rises to this from 0 at the first. A "
+            "Swin's default is its own: 0.1 for swin_tiny, 0.2 for the larger ones"),
 
     ROW(INT32, global_crops_number, .text = "2", .minimum = 1, .maximum = 16,
         .group = "Crops and masks", .help = "global crops of each image"),
@@ -243,7 +249,8 @@ const struct options_program run_program = {
     .name = "ibot-train",
     .summary = "Pre-train a vision transformer with iBOT.",
     .epilogue =
-        "Recipes: vit_small_16, vit_base_16, vit_large_16 (as published), cifar10_small.\n\n"
+        "Recipes: vit_small_16, vit_base_16, vit_large_16, swin_tiny_w7, swin_tiny_w14 (as "
+        "published), cifar10_small, cifar10_swin.\n\n"
         "  ibot-train --recipe vit_small_16 --data /data/imagenet/train --loaders 8 -o runs/small\n"
         "  ibot-train --recipe vit_small_16 --listen tcp://127.0.0.1:5550 -o runs/small\n"
         "  mpirun -np 4 ibot-train --recipe vit_small_16 --data /data/imagenet/train\n\n"

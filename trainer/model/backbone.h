@@ -1,0 +1,52 @@
+/* A backbone as student, teacher and loss see it, whichever family it is of: crops in, rows of
+ * features out, [CLS] (or what stands for it) and then the patches of each image.
+ *
+ *   row: | crop 0, image 0: [CLS] patch patch … | crop 0, image 1 … | … | local crop 0, image 0 … |
+ */
+#ifndef IBOT_TRAINER_MODEL_BACKBONE_H
+#define IBOT_TRAINER_MODEL_BACKBONE_H
+
+#include "trainer/model/swin.h"
+#include "trainer/model/vit.h"
+
+/* Crops of one size, in the rows of all features. */
+struct backbone_group {
+    int64_t n_images, length, first_row; /* length: patches + 1 */
+};
+
+struct backbone {
+    struct vit *vit; /* borrowed; one of the two, the other is NULL */
+    struct swin *swin;
+    struct backbone_group groups[2];
+    int32_t n_groups;
+    int64_t n_tokens, width;          /* all rows; features of each */
+    int64_t n_samples;                /* crops */
+    struct block_rows all_rows, rows; /* rows: those that the next forward makes */
+    float *features;                  /* [rows, width] of the last forward */
+    struct block_depth *depths;       /* [blocks] */
+};
+
+/* Plans the family that the options name in `vit` or `swin`, which must outlive the backbone. */
+enum status backbone_plan(struct backbone *backbone, struct vit *vit, struct swin *swin,
+                          struct device *device, const struct op_table *ops,
+                          const struct backbone_options *options,
+                          const struct backbone_layout *layout,
+                          struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* After workspace_commit. patches: [2] patch rows of both groups, borrowed. */
+enum status backbone_bind(struct backbone *backbone, const struct param_table *table,
+                          float *parameters, float *gradients,
+                          float *const patches[2]) IBOT_WARN_UNUSED;
+
+/* Patches -> features. mask [n_global_images*cells] u8 in device memory, or NULL. */
+enum status backbone_forward(struct backbone *backbone, uint8_t *mask) IBOT_WARN_UNUSED;
+
+/* Where the gradient of the features [rows, width] goes before backbone_backward. */
+float *backbone_d_features(struct backbone *backbone);
+
+/* Parameter gradients are added up. */
+enum status backbone_backward(struct backbone *backbone, uint8_t *mask) IBOT_WARN_UNUSED;
+
+void backbone_release(struct backbone *backbone);
+
+#endif

@@ -1,0 +1,15 @@
+/* What a backbone is planned for: how many crops of which sizes go through it in one pass. */
+#ifndef IBOT_TRAINER_MODEL_LAYOUT_H
+#define IBOT_TRAINER_MODEL_LAYOUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct backbone_layout {
+    int64_t n_global_images, n_local_images;
+    int32_t global_size_px, local_size_px;
+    bool backward;   /* student */
+    bool stochastic; /* stochastic depth: plans the scales */
+};
+
+#endif
