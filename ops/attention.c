@@ -10,6 +10,7 @@
 #include "ops/check.h"
 #include "ops/cpu_scratch.h"
 #include "ops/softmax_row.h"
+#include "ops/vector_math.h"
 
 /* One (sequence, head): where its parts start in the packed buffers. */
 struct attention_task {

@@ -13,6 +13,7 @@
 #include "ops/check.h"
 #include "ops/cpu_scratch.h"
 #include "ops/softmax_row.h"
+#include "ops/vector_math.h"
 
 enum { MAX_RUNS = 32 };
 
