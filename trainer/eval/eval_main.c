@@ -50,7 +50,7 @@ static const struct option_spec knn_specs[] = {
      .text = "1",
      .minimum = 1,
      .maximum = 256,
-     .help = "concatenate the [CLS] tokens of this many last blocks"},
+     .help = "concatenate the [CLS] tokens (of a Swin: the mean tokens) of this many last blocks"},
     {.name = "avgpool_patchtokens",
      .type = OPTION_INT32,
      AT(avgpool_patchtokens),
