@@ -191,6 +191,33 @@ static void a_loader_with_other_images_is_refused_with_the_reason(void **state)
     process_release(&trainer);
 }
 
+/* Trains with one loader and one more option. */
+static uint64_t digest_with(struct scene *scene, const char *run, const char *option,
+                            const char *value)
+{
+    struct command command = scene_train(scene, run, "1");
+    struct process process;
+
+    command_add(&command, option, value, NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    return scene_final_digest(scene, run);
+}
+
+static void an_archive_or_colours_on_the_trainer_change_no_bit_of_the_weights(void **state)
+{
+    struct scene *scene = *state;
+    const char *archive = scene_path(scene, "data.tar");
+    struct command command = command_of("tar", "-c", "-f", archive, "-C", scene->data, ".", NULL);
+    struct process process;
+
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    uint64_t wanted = digest_with(scene, "folders", "--photometric", "loader");
+    assert_true(digest_with(scene, "archive", "--data", archive) == wanted);
+    assert_true(digest_with(scene, "trainer", "--photometric", "trainer") == wanted);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -203,6 +230,9 @@ int main(void)
                                         scene_close),
         cmocka_unit_test_setup_teardown(loaders_may_be_started_before_and_after_the_trainer,
                                         scene_open, scene_close),
+        cmocka_unit_test_setup_teardown(
+            an_archive_or_colours_on_the_trainer_change_no_bit_of_the_weights, scene_open,
+            scene_close),
         cmocka_unit_test_setup_teardown(a_loader_with_other_images_is_refused_with_the_reason,
                                         scene_open, scene_close),
     };
