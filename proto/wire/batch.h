@@ -33,6 +33,7 @@ struct batch {
     uint8_t *locals;   /* [n_local, B, s, s, 3], NULL without local crops */
     uint8_t *masks;    /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
     struct batch_sample *samples; /* [B] */
+    const uint64_t *hashes;       /* [B] XXH3 of the image records */
     uint64_t digest; /* XXH3 over samples and the hashes of their records, in order: the same
                         for the same stream, whatever the slices and loaders */
     void *slot;      /* of the consumer */
