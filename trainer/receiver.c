@@ -90,6 +90,16 @@ enum status receiver_open(struct receiver *out, struct device *device,
              "--photometric trainer: backend '%s' has no such op; use "
              "--photometric loader",
              o->ops != NULL ? o->ops->name : "none");
+    if (data_spec_photometric_bytes(&o->spec) > 0 && o->record != NULL)
+        FAIL(STATUS_UNSUPPORTED,
+             "--record with --photometric trainer: crops are changed where they "
+             "are recorded from; use --photometric loader");
+    out->recorded = (struct recorder_options){.folder = o->record,
+                                              .pixels = o->record_pixels,
+                                              .spec = o->spec,
+                                              .rank = o->rank,
+                                              .world = o->world,
+                                              .batch_size = o->batch_size};
     if (o->n_loaders > 0) {
         TRY(loader_processes_prepare(&out->loaders));
         consumer.endpoints[consumer.n_endpoints++] = out->loaders.endpoint;
@@ -148,6 +158,17 @@ enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out
             return status;
         TRY(look_around(receiver, since, &complained));
     }
+}
+
+enum status receiver_start(struct receiver *receiver, int64_t step, int32_t n_epochs)
+{
+    struct recorder_options *recorded = &receiver->recorded;
+
+    TRY(consumer_start(receiver->consumer, step, n_epochs));
+    if (recorded->folder == NULL)
+        return STATUS_OK;
+    recorded->first_step = step;
+    return recorder_open(&receiver->recorder, receiver->consumer, recorded);
 }
 
 /* n_views * n_images square crops, in the slot or copied to the device. */
@@ -219,7 +240,10 @@ static enum status give_back(struct receiver *receiver)
         return STATUS_OK;
     if (receiver->globals != NULL)
         TRY(receiver->device->synchronize(receiver->device));
-    consumer_return(receiver->consumer, receiver->batch);
+    if (receiver->recorder != NULL)
+        recorder_take(receiver->recorder, receiver->batch);
+    else
+        consumer_return(receiver->consumer, receiver->batch);
     receiver->batch = NULL;
     return STATUS_OK;
 }
@@ -249,12 +273,23 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
     return take_photometric(receiver, input);
 }
 
+void receiver_sync(struct receiver *receiver)
+{
+    /* The recorder has told its failures itself; a device that fails will say so at its next use.
+     */
+    if (receiver->recorder != NULL && give_back(receiver) == STATUS_OK)
+        (void)!recorder_sync(receiver->recorder);
+}
+
 void receiver_close(struct receiver *receiver)
 {
     if (receiver == NULL)
         return;
-    if (receiver->batch != NULL)
+    if (receiver->batch != NULL && give_back(receiver) != STATUS_OK)
         consumer_return(receiver->consumer, receiver->batch);
+    receiver->batch = NULL;
+    if (receiver->recorder != NULL)
+        (void)!recorder_close(&receiver->recorder);
     consumer_close(&receiver->consumer);
     loader_processes_stop(&receiver->loaders);
     if (receiver->globals != NULL)

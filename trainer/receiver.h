@@ -9,6 +9,7 @@
 #include "ops/device.h"
 #include "ops/op_table.h"
 #include "proto/wire/consumer.h"
+#include "proto/wire/recorder.h"
 #include "trainer/loader_process.h"
 #include "trainer/model/ibot.h"
 
@@ -23,12 +24,16 @@ struct receiver_options {
     const char *data, *index; /* of local loaders */
     int32_t n_loaders, loader_threads;
     uint64_t index_digest; /* of the run that is resumed; 0: any */
+    const char *record;    /* folder of a recording; NULL: none; borrowed until it is closed */
+    bool record_pixels;
 };
 
 struct receiver {
     struct device *device; /* borrowed, as the next */
     const struct op_table *ops;
     struct consumer *consumer;
+    struct recorder *recorder;        /* NULL: nothing is recorded */
+    struct recorder_options recorded; /* what it will be told at the start */
     struct loader_processes loaders;
     struct data_spec spec;
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
@@ -49,11 +54,20 @@ enum status receiver_open(struct receiver *out, struct device *device,
  * STATUS_CLOSED (all local loaders ended), STATUS_INTERRUPTED. */
 enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out) IBOT_WARN_UNUSED;
 
+/* Begins the stream at batch `step` of the run, and its recording. After receiver_dataset. Errors:
+ * those of consumer_start and recorder_open. */
+enum status receiver_start(struct receiver *receiver, int64_t step,
+                           int32_t n_epochs) IBOT_WARN_UNUSED;
+
 /* The next batch in order, borrowed until the next call; pixels (in device memory) and masks of
  * `input` are set. Killed local loaders are started again here. Errors: as above, and STATUS_CLOSED
  * at the end of the stream. */
 enum status receiver_next(struct receiver *receiver, struct batch **batch,
                           struct ibot_input *input) IBOT_WARN_UNUSED;
+
+/* The current batch is done with; waits until all batches so far are in the recording. Before a
+ * checkpoint: what comes before it is not consumed again. */
+void receiver_sync(struct receiver *receiver);
 
 void receiver_close(struct receiver *receiver);
 

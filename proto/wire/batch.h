@@ -34,6 +34,7 @@ struct batch {
     uint8_t *masks;       /* [n_global, B, g*g] one byte each (0 or 1), NULL without masks */
     uint8_t *photometric; /* [n_global + n_local, B, 32] parameters, NULL when applied */
     struct batch_sample *samples; /* [B] */
+    const uint64_t *hashes;       /* [B] XXH3 of the image records */
     uint64_t digest; /* XXH3 over samples and the hashes of their records, in order: the same
                         for the same stream, whatever the slices and loaders */
     void *slot;      /* of the consumer */

@@ -206,6 +206,16 @@ enum status consumer_dataset(struct consumer *consumer, struct dataset_info *out
     return status;
 }
 
+void consumer_known_dataset(struct consumer *consumer, struct dataset_info *out,
+                            uint64_t *self_test)
+{
+    pthread_mutex_lock(&consumer->lock);
+    CHECK(consumer->dataset_known, "after consumer_dataset");
+    *out = consumer->dataset;
+    *self_test = consumer->self_test; /* set before it was known, and not again */
+    pthread_mutex_unlock(&consumer->lock);
+}
+
 enum status consumer_start(struct consumer *consumer, int64_t step, int32_t n_epochs)
 {
     const struct consumer_options *options = &consumer->options;

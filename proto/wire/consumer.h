@@ -65,6 +65,10 @@ const char *consumer_endpoint(const struct consumer *consumer, int i);
 enum status consumer_dataset(struct consumer *consumer, struct dataset_info *out,
                              int64_t deadline_ns) IBOT_WARN_UNUSED;
 
+/* After consumer_dataset: the same, and the hash of the loaders' pixel self test. */
+void consumer_known_dataset(struct consumer *consumer, struct dataset_info *out,
+                            uint64_t *self_test);
+
 /* Starts leasing at step `step` of the run, which is batch (step mod steps_per_epoch) of epoch
  * step / steps_per_epoch; stops after n_epochs. steps per epoch: ceil(n/world)/B, floor with
  * drop_last. Once, after consumer_dataset. */

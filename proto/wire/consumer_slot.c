@@ -54,6 +54,7 @@ enum status consumer_make_slots(struct consumer *consumer)
                          "batch samples"));
         TRY(memory_alloc(&slot->hashes, n_samples, sizeof(uint64_t), "record hashes"));
         TRY(memory_alloc(&slot->failures, (size_t)consumer->slices_per_batch, 1, "failures"));
+        slot->batch.hashes = slot->hashes;
         slot->batch.slot = slot;
     }
     for (int32_t i = 0; i < consumer->n_slots; i++)

@@ -23,7 +23,7 @@ static ProtobufCBinaryData text_out(const char *text)
     return (ProtobufCBinaryData){.len = strlen(text), .data = (uint8_t *)(uintptr_t)text};
 }
 
-static size_t pack(const Ibot__StreamMessage *envelope, uint8_t *out)
+size_t message_pack_envelope(const Ibot__StreamMessage *envelope, uint8_t *out)
 {
     size_t n_bytes = ibot__stream_message__get_packed_size(envelope);
 
@@ -47,7 +47,7 @@ static size_t pack_hello(const struct message_hello *hello, uint8_t *out)
     body.n_threads = (uint32_t)hello->n_threads;
     body.name = text_out(hello->name);
     envelope.hello = &body;
-    return pack(&envelope, out);
+    return message_pack_envelope(&envelope, out);
 }
 
 static size_t pack_spec(uint64_t session, const struct message_spec *spec, uint8_t *out)
@@ -62,7 +62,7 @@ static size_t pack_spec(uint64_t session, const struct message_spec *spec, uint8
     body.data_spec = &parts.message;
     body.attempt = spec->attempt;
     envelope.spec = &body;
-    return pack(&envelope, out);
+    return message_pack_envelope(&envelope, out);
 }
 
 static size_t pack_lease(uint64_t session, const struct message_lease *lease, uint8_t *out)
@@ -86,7 +86,7 @@ static size_t pack_lease(uint64_t session, const struct message_lease *lease, ui
     body.n_items = (size_t)lease->n_items;
     body.items = pointers;
     envelope.lease = &body;
-    return pack(&envelope, out);
+    return message_pack_envelope(&envelope, out);
 }
 
 static size_t pack_slice(uint64_t session, const struct message_slice *slice, uint8_t *out)
@@ -124,7 +124,7 @@ static size_t pack_slice(uint64_t session, const struct message_slice *slice, ui
     body.n_bad_images = (size_t)slice->n_bad_images;
     body.bad_images = pointers;
     envelope.slice = &body;
-    return pack(&envelope, out);
+    return message_pack_envelope(&envelope, out);
 }
 
 /* Those with little in them. */
@@ -167,7 +167,7 @@ static size_t pack_short(const struct message *message, uint8_t *out)
     default:
         CHECK(false, "message kind %d", (int)message->kind);
     }
-    return pack(&envelope, out);
+    return message_pack_envelope(&envelope, out);
 }
 
 size_t message_pack(const struct message *message, uint8_t out[MESSAGE_MAX_BYTES])
@@ -181,6 +181,8 @@ size_t message_pack(const struct message *message, uint8_t out[MESSAGE_MAX_BYTES
         return pack_lease(message->session, &message->lease, out);
     case MESSAGE_SLICE:
         return pack_slice(message->session, &message->slice, out);
+    case MESSAGE_RECORDING:
+        return recording_pack(message->session, &message->recording, out);
     default:
         return pack_short(message, out);
     }
@@ -317,11 +319,11 @@ static enum status unpack_body(struct message *out, const Ibot__StreamMessage *i
     int n_bodies = (in->hello != NULL) + (in->spec != NULL) + (in->reject != NULL) +
                    (in->lease != NULL) + (in->slice != NULL) + (in->failure != NULL) +
                    (in->alive != NULL) + (in->hello_wanted != NULL) + (in->finished != NULL) +
-                   (in->goodbye != NULL);
+                   (in->goodbye != NULL) + (in->recording != NULL);
 
-    if (n_bodies != 1 || in->payload.len != 0)
-        FAIL(STATUS_CORRUPT, "message: %d bodies and %zu bytes of payload in one frame", n_bodies,
-             in->payload.len);
+    if (n_bodies != 1 || in->payload.len != 0 || in->n_part_hash != 0)
+        FAIL(STATUS_CORRUPT, "message: %d bodies, %zu bytes of payload and %zu hashes in one frame",
+             n_bodies, in->payload.len, in->n_part_hash);
     out->session = 0;
     if (in->hello != NULL) {
         out->kind = MESSAGE_HELLO;
@@ -338,6 +340,10 @@ static enum status unpack_body(struct message *out, const Ibot__StreamMessage *i
     if (in->slice != NULL) {
         out->kind = MESSAGE_SLICE;
         return unpack_slice(out, in->slice);
+    }
+    if (in->recording != NULL) {
+        out->kind = MESSAGE_RECORDING;
+        return recording_unpack(out, in->recording);
     }
     if (in->reject != NULL) {
         out->kind = MESSAGE_REJECT;

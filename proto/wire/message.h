@@ -16,6 +16,7 @@
 
 enum {
     WIRE_VERSION = 1,
+    RECORDING_VERSION = 1,
     MESSAGE_MAX_BYTES = 64 << 10,     /* of a first frame */
     MESSAGE_BUDGET_BYTES = 512 << 10, /* that protobuf may allocate for one message */
     MESSAGE_MAX_LEASES = 256,         /* in one Lease; also the largest credit */
@@ -35,6 +36,7 @@ enum message_kind {
     MESSAGE_HELLO_WANTED,
     MESSAGE_FINISHED,
     MESSAGE_GOODBYE,
+    MESSAGE_RECORDING, /* only in files */
 };
 
 struct message_hello {
@@ -90,6 +92,22 @@ struct message_goodbye {
     char reason[MESSAGE_REASON_BYTES]; /* "": in good order */
 };
 
+/* stream.proto has the meaning; recording.h what becomes of it. */
+struct message_recording {
+    uint32_t version; /* when it is not RECORDING_VERSION, only this field is set */
+    bool pixels;
+    int32_t rank, world;
+    int32_t batch_size, slice_size;
+    int64_t steps_per_epoch, first_step;
+    uint64_t index_digest, n_samples;
+    int32_t n_classes;
+    uint64_t self_test;
+    uint64_t spec_digest; /* equal to data_spec_digest(&data_spec): checked */
+    struct data_spec data_spec;
+    int64_t started_s;
+    char name[MESSAGE_NAME_BYTES];
+};
+
 /* About 45 KiB: keep it in a struct of yours rather than on the stack. */
 struct message {
     enum message_kind kind;
@@ -102,6 +120,7 @@ struct message {
         struct message_slice slice;
         struct message_failure failure;
         struct message_goodbye goodbye;
+        struct message_recording recording;
     };
 };
 

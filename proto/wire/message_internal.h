@@ -1,9 +1,10 @@
-/* Between message.c and message_spec.c: the data spec as protobuf. */
+/* Between message.c, message_spec.c (the data spec as protobuf) and message_recording.c. */
 #ifndef IBOT_PROTO_WIRE_MESSAGE_INTERNAL_H
 #define IBOT_PROTO_WIRE_MESSAGE_INTERNAL_H
 
 #include "proto/stream.pb-c.h"
 #include "proto/wire/data_spec.h"
+#include "proto/wire/message.h"
 
 /* What a packed DataSpec points to while it is packed. */
 struct spec_parts {
@@ -19,5 +20,12 @@ void spec_to_protobuf(struct spec_parts *out, const struct data_spec *spec);
 /* Errors: STATUS_CORRUPT (counts that do not fit), STATUS_INVALID (data_spec_check). */
 enum status spec_from_protobuf(struct data_spec *out,
                                const Ibot__DataSpec *message) IBOT_WARN_UNUSED;
+
+size_t message_pack_envelope(const Ibot__StreamMessage *envelope, uint8_t *out);
+
+size_t recording_pack(uint64_t session, const struct message_recording *recording, uint8_t *out);
+
+/* Errors: STATUS_CORRUPT, STATUS_INVALID (a data spec that this build does not accept). */
+enum status recording_unpack(struct message *out, const Ibot__Recording *body) IBOT_WARN_UNUSED;
 
 #endif

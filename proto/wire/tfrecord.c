@@ -226,8 +226,8 @@ static enum status torn(struct tfrecord_reader *reader, size_t wanted)
          reader->path, (unsigned long long)reader->offset, reader->n, wanted);
 }
 
-enum status tfrecord_reader_next(struct tfrecord_reader *reader, const uint8_t **data,
-                                 size_t *n_bytes)
+/* The frame of the next record: checks its header, says how long it is with all around it. */
+static enum status read_header(struct tfrecord_reader *reader, size_t *whole)
 {
     unsigned long long offset = reader->offset;
 
@@ -246,19 +246,63 @@ enum status tfrecord_reader_next(struct tfrecord_reader *reader, const uint8_t *
         FAIL(STATUS_CORRUPT,
              "'%s': the record at byte %llu has %llu bytes; at most %zu are allowed", reader->path,
              offset, (unsigned long long)length, reader->max_record_bytes);
-    size_t whole = (size_t)length + TFRECORD_OVERHEAD_BYTES;
+    *whole = (size_t)length + TFRECORD_OVERHEAD_BYTES;
+    return STATUS_OK;
+}
+
+/* The record is used up. */
+static void step_over(struct tfrecord_reader *reader, size_t whole)
+{
+    reader->first += whole;
+    reader->n -= whole;
+    reader->offset += whole;
+}
+
+enum status tfrecord_reader_next(struct tfrecord_reader *reader, const uint8_t **data,
+                                 size_t *n_bytes)
+{
+    size_t whole = 0;
+
+    TRY(read_header(reader, &whole));
+    size_t length = whole - TFRECORD_OVERHEAD_BYTES;
     TRY(fill(reader, whole));
     if (reader->n < whole)
         return torn(reader, whole);
     const uint8_t *record = reader->bytes + reader->first + HEADER_BYTES;
-    if (get_u32(record + length) != crc32c_mask(crc32c(0, record, (size_t)length)))
+    if (get_u32(record + length) != crc32c_mask(crc32c(0, record, length)))
         FAIL(STATUS_CORRUPT, "'%s': the data of the record at byte %llu does not match its sum",
-             reader->path, offset);
-    reader->first += whole;
-    reader->n -= whole;
-    reader->offset += whole;
+             reader->path, (unsigned long long)reader->offset);
+    step_over(reader, whole);
     *data = record;
-    *n_bytes = (size_t)length;
+    *n_bytes = length;
+    return STATUS_OK;
+}
+
+enum status tfrecord_reader_skim(struct tfrecord_reader *reader, size_t max_bytes,
+                                 const uint8_t **data, size_t *n_bytes, size_t *length)
+{
+    struct stat info;
+    size_t whole = 0;
+
+    TRY(read_header(reader, &whole));
+    *length = whole - TFRECORD_OVERHEAD_BYTES;
+    *n_bytes = *length < max_bytes ? *length : max_bytes;
+    TRY(fill(reader, *n_bytes + HEADER_BYTES));
+    if (fstat(reader->file, &info) != 0)
+        FAIL(STATUS_IO, "'%s': %s", reader->path, strerror(errno));
+    if ((uint64_t)info.st_size < reader->offset + whole || reader->n < *n_bytes + HEADER_BYTES)
+        return torn(reader, whole);
+    *data = reader->bytes + reader->first + HEADER_BYTES;
+    if (reader->n >= whole) {
+        step_over(reader, whole);
+        return STATUS_OK;
+    }
+    if (lseek(reader->file, (off_t)(reader->offset + whole), SEEK_SET) < 0)
+        FAIL(STATUS_IO, "'%s': going to byte %llu: %s", reader->path,
+             (unsigned long long)(reader->offset + whole), strerror(errno));
+    reader->offset += whole;
+    reader->n = 0; /* the bytes stay where they are until the next read */
+    reader->first = 0;
     return STATUS_OK;
 }
 

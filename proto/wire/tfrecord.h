@@ -58,6 +58,13 @@ enum status tfrecord_reader_open(struct tfrecord_reader **out, const char *path,
 enum status tfrecord_reader_next(struct tfrecord_reader *reader, const uint8_t **data,
                                  size_t *n_bytes) IBOT_WARN_UNUSED;
 
+/* The first bytes of the next record, at most max_bytes of them, and its whole length; then the
+ * record is passed over, without a look at the rest of it or at its sum. For regular files. Errors:
+ * as above. */
+enum status tfrecord_reader_skim(struct tfrecord_reader *reader, size_t max_bytes,
+                                 const uint8_t **data, size_t *n_bytes,
+                                 size_t *length) IBOT_WARN_UNUSED;
+
 /* Where the next record begins: after the last whole one. */
 uint64_t tfrecord_reader_offset(const struct tfrecord_reader *reader);
 

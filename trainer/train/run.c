@@ -43,6 +43,8 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .n_loaders = n_loaders,
         .loader_threads = threads_each,
         .index_digest = index_digest,
+        .record = o->record,
+        .record_pixels = o->record_kind == RECORD_PIXELS,
     };
     /* Batch norm makes ranks talk within a step: there none may leave while it waits for data. */
     bool free_to_leave = receiver.world == 1 || o->norm_in_head < 2;
@@ -213,7 +215,7 @@ enum status run_train(struct run *run)
     if (run->options->stop_at_step > 0 && run->options->stop_at_step < n_steps)
         last = run->options->stop_at_step;
     if (run->step < last)
-        TRY(consumer_start(run->receiver.consumer, first_batch, s->epochs));
+        TRY(receiver_start(&run->receiver, first_batch, s->epochs));
     while (run->step < last) {
         double loss = 0.0;
         int64_t waited = run->receiver.waited_ns;

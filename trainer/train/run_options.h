@@ -15,6 +15,7 @@
 enum { RUN_MAX_LIST = DATA_SPEC_MAX_RATIOS };
 
 enum clip_mode { CLIP_PER_TENSOR, CLIP_GLOBAL };
+enum record_kind { RECORD_PIXELS, RECORD_IDS };
 enum resume_mode { RESUME_AUTO, RESUME_NONE };
 
 struct run_options {
@@ -60,7 +61,8 @@ struct run_options {
     int32_t saveckp_freq, checkpoint_every_steps, keep_checkpoints;
     double checkpoint_every_minutes;
     int64_t stop_at_step;
-    const char *log_digests;
+    const char *log_digests, *record;
+    int record_kind;
     int backend;
     int32_t threads;
     bool use_fp16, check;

@@ -11,6 +11,7 @@ static const char *const clip_modes[] = {"per_tensor", "global", NULL};
 static const char *const policies[] = {"substitute", "fail", NULL};
 static const char *const photometric_places[] = {"loader", "trainer", NULL};
 static const char *const resume_modes[] = {"auto", "none", NULL};
+static const char *const record_kinds[] = {"full", "ids", NULL};
 static const char *const backends[] = {"cpu", "cuda", NULL};
 
 /* An option is called like its field. */
@@ -229,6 +230,13 @@ static const struct option_spec specs[] = {
     ROW(STRING, log_digests, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
         .help = "add a line with number and hash of every batch (of rank r to FILE.r when there "
                 "are several)"),
+    ROW(STRING, record, .flags = OPTION_OUTSIDE_DIGEST, .argument = "DIR",
+        .help =
+            "record every batch that is consumed, for ibot-stream to replay, verify and inspect"),
+    ROW(CHOICE, record_kind, .choices = record_kinds, .text = "full",
+        .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "what a recording has of each sample: all of it, or its index and hashes, which "
+                "are enough to make it again from the data set and check it"),
     ROW(CHOICE, backend, .choices = backends, .text = "cpu", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "hardware that computes"),
     ROW(INT32, threads, .text = "0", .minimum = 0, .maximum = 1024, .flags = OPTION_OUTSIDE_DIGEST,

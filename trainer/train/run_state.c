@@ -182,6 +182,8 @@ enum status run_save(struct run *run)
     };
     char folder[CHECKPOINT_MAX_PATH];
     int64_t keep = run->options->saveckp_freq * run->schedule.steps_per_epoch;
+
+    receiver_sync(&run->receiver);
     enum status status = run_gather(run, &state);
 
     run_path(run, folder, sizeof(folder), "checkpoints");
