@@ -1,0 +1,121 @@
+/* What is recorded is what the trainer consumed, and recording changes nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/e2e/scene.h"
+
+/* Trains with a recording; the digests of all batches as the trainer saw them. */
+static char *record(struct scene *scene, const char *run, const char *kind, const char *folder)
+{
+    const char *path = scene_path(scene, "%s.digests", run);
+    struct command command = scene_train(scene, run, "1");
+    struct process process;
+
+    command_add(&command, "--log_digests", path, "--record", folder, "--record_kind", kind, NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    return scene_read(path);
+}
+
+static void inspect(struct process *process, const char *folder, int exit_status)
+{
+    struct command command = command_of("ibot-stream", "inspect", folder, NULL);
+    process_run(process, &command, exit_status, SCENE_SECONDS);
+}
+
+/* Every line "12 0123456789abcdef" of the trainer has its line in the recording. */
+static void assert_holds(const char *inspected, char *digests)
+{
+    int n = 0;
+
+    for (char *line = strtok(digests, "\n"); line != NULL; line = strtok(NULL, "\n"), n++) {
+        char wanted_step[64], wanted_digest[64];
+        char *digest = strchr(line, ' ');
+        assert_non_null(digest);
+        snprintf(wanted_step, sizeof(wanted_step), "\nstep %.*s ", (int)(digest - line), line);
+        snprintf(wanted_digest, sizeof(wanted_digest), "digest%s", digest);
+        const char *found = strstr(inspected, wanted_step);
+        assert_non_null(found);
+        const char *end = strchr(found + 1, '\n');
+        const char *said = strstr(found, wanted_digest);
+        assert_true(said != NULL && (end == NULL || said < end));
+    }
+    assert_int_equal(n, SCENE_STEPS);
+}
+
+static void a_recording_holds_what_was_consumed_and_changes_nothing(void **state)
+{
+    static const char *const kinds[] = {"full", "ids"};
+    struct scene *scene = *state;
+    struct command command = scene_train(scene, "plain", "1");
+    struct process process;
+
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    for (int i = 0; i < 2; i++) {
+        const char *folder = scene_path(scene, "recording_%s", kinds[i]);
+        char *digests = record(scene, kinds[i], kinds[i], folder);
+        assert_true(scene_final_digest(scene, kinds[i]) == scene_final_digest(scene, "plain"));
+        inspect(&process, folder, 0);
+        assert_non_null(strstr(process.text, kinds[i]));
+        assert_holds(process.text, digests);
+        process_release(&process);
+        free(digests);
+    }
+}
+
+static void damage_in_a_recording_is_found_and_named(void **state)
+{
+    struct scene *scene = *state;
+    const char *folder = scene_path(scene, "recording");
+    const char *path = scene_path(scene, "recording/rank00000-step000000000000.tfrecord");
+    char *digests = record(scene, "run", "full", folder);
+    struct process process;
+    FILE *file = fopen(path, "r+b");
+
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 5000, SEEK_SET), 0);
+    int byte = fgetc(file);
+    assert_int_equal(fseek(file, 5000, SEEK_SET), 0);
+    assert_int_equal(fputc(byte ^ 1, file), byte ^ 1);
+    fclose(file);
+    inspect(&process, folder, 1);
+    assert_non_null(strstr(process.text, path));
+    assert_non_null(strstr(process.text, "does not match its sum"));
+    process_release(&process);
+    inspect(&process, scene_path(scene, "nowhere"), 1);
+    assert_non_null(strstr(process.text, "nowhere"));
+    process_release(&process);
+    free(digests);
+}
+
+static void colours_on_the_trainer_cannot_be_recorded(void **state)
+{
+    struct scene *scene = *state;
+    struct command command = scene_train(scene, "run", "1");
+    struct process process;
+
+    command_add(&command, "--record", scene_path(scene, "recording"), "--photometric", "trainer",
+                NULL);
+    process_run(&process, &command, 1, SCENE_SECONDS);
+    assert_non_null(strstr(process.text, "--photometric loader"));
+    process_release(&process);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scene_open, scene_close)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(a_recording_holds_what_was_consumed_and_changes_nothing),
+        TEST(damage_in_a_recording_is_found_and_named),
+        TEST(colours_on_the_trainer_cannot_be_recorded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
