@@ -18,7 +18,8 @@ static inline enum status scratch_reserve(struct scratch *scratch, size_t n_byte
     if (n_bytes <= scratch->n_bytes)
         return STATUS_OK;
     memory_free(scratch->memory);
-    *scratch = (struct scratch){0};
+    scratch->memory = NULL;
+    scratch->n_bytes = 0;
     TRY(memory_alloc(&scratch->memory, n_bytes, 1, what));
     scratch->n_bytes = n_bytes;
     return STATUS_OK;
@@ -27,7 +28,8 @@ static inline enum status scratch_reserve(struct scratch *scratch, size_t n_byte
 static inline void scratch_release(struct scratch *scratch)
 {
     memory_free(scratch->memory);
-    *scratch = (struct scratch){0};
+    scratch->memory = NULL;
+    scratch->n_bytes = 0;
 }
 
 #endif
