@@ -8,7 +8,7 @@ The allowed directions (a folder may always include itself):
 
   proto/base <- proto/config <- proto/wire <- loader
   proto/base <- ops/pixels <- ops <- kernels
-  ops/pixels <- loader
+  ops/pixels <- loader <- stream
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
@@ -27,6 +27,7 @@ ALLOWED = {
     "proto": PROTO,
     "ops/pixels": ["proto/base", "ops/pixels"],
     "loader": PROTO + ["loader", "ops/pixels"],
+    "stream": PROTO + ["ops/pixels", "loader", "stream"],
     "ops": ["proto/base", "ops", "ops/pixels"],
     "kernels": ["proto/base", "ops", "kernels"],
     "trainer/weights": ["proto/base", "ops", "trainer/weights"],

@@ -1,7 +1,7 @@
 /* A sub-command of ibot-stream: a table of options and what it does. One file each; stream_main.c
  * has the list. */
-#ifndef IBOT_PROTO_STREAM_COMMAND_H
-#define IBOT_PROTO_STREAM_COMMAND_H
+#ifndef IBOT_STREAM_COMMAND_H
+#define IBOT_STREAM_COMMAND_H
 
 #include <stdatomic.h>
 

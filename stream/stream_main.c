@@ -4,7 +4,7 @@
 #include <stdio.h>
 
 #include "proto/base/log.h"
-#include "proto/stream/command.h"
+#include "stream/command.h"
 
 static const struct stream_command *const commands[] = {&stream_inspect};
 

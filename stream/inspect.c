@@ -4,8 +4,8 @@
 #include <time.h>
 
 #include "proto/base/log.h"
-#include "proto/stream/command.h"
 #include "proto/wire/recording.h"
+#include "stream/command.h"
 
 struct inspect_options {
     bool samples;
