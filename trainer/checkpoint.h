@@ -21,6 +21,8 @@ enum { CHECKPOINT_FORMAT = 1, CHECKPOINT_MAX_PATH = 4096 };
 /* Sums of the teacher's entropy over the epoch: [CLS] and its count, patches and their count. */
 enum { CHECKPOINT_ENTROPIES = 4 };
 
+enum { CHECKPOINT_OPTION_BYTES = 256 }; /* of an option's text, with its end */
+
 /* Where a run stands, besides the tensors of the model. */
 struct checkpoint_state {
     int64_t step; /* steps done */
@@ -38,7 +40,7 @@ struct checkpoint_state {
 /* One option as text, for comparing runs and for rebuilding the model. */
 struct checkpoint_option {
     const char *name;
-    char text[256];
+    char text[CHECKPOINT_OPTION_BYTES];
     bool digest; /* changes results: must be equal on resume */
 };
 

@@ -7,6 +7,7 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "proto/base/memory.h"
 
 static const int64_t look_ns = 200000000;       /* between looks at signals and children */
 static const int64_t complain_ns = 10000000000; /* between log lines while nothing comes */
@@ -43,7 +44,8 @@ static enum status own_endpoint(const char *listen, int rank, char *out, size_t 
     return STATUS_OK;
 }
 
-/* Where an accelerator's pixels go. */
+/* Where an accelerator's pixels go; on the CPU, where crops go whose colours are changed although
+ * what came is still to be recorded. */
 static enum status alloc_pixels(struct receiver *receiver, struct device *device,
                                 const struct receiver_options *o)
 {
@@ -52,7 +54,7 @@ static enum status alloc_pixels(struct receiver *receiver, struct device *device
     size_t n_views = (size_t)(o->spec.n_global + o->spec.n_local);
     size_t params = n_views * b * data_spec_photometric_bytes(&o->spec);
 
-    if (device->kind == DEVICE_CPU)
+    if (device->kind == DEVICE_CPU && (params == 0 || o->record == NULL))
         return STATUS_OK;
     TRY(device->alloc(device, (void **)&receiver->globals, globals, "global crops"));
     if (params > 0)
@@ -90,10 +92,6 @@ enum status receiver_open(struct receiver *out, struct device *device,
              "--photometric trainer: backend '%s' has no such op; use "
              "--photometric loader",
              o->ops != NULL ? o->ops->name : "none");
-    if (data_spec_photometric_bytes(&o->spec) > 0 && o->record != NULL)
-        FAIL(STATUS_UNSUPPORTED,
-             "--record with --photometric trainer: crops are changed where they "
-             "are recorded from; use --photometric loader");
     out->recorded = (struct recorder_options){.folder = o->record,
                                               .pixels = o->record_pixels,
                                               .spec = o->spec,
@@ -271,6 +269,34 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
                    spec->local_size_px));
     input->masks = batch->masks;
     return take_photometric(receiver, input);
+}
+
+/* n_views of one size, from where the network sees them. */
+static enum status show_crops(struct receiver *receiver, uint8_t **crops, const uint8_t *on_device,
+                              uint8_t *to, size_t n_bytes)
+{
+    if (n_bytes == 0)
+        return STATUS_OK;
+    *crops = to;
+    return receiver->device->copy_out(receiver->device, to, on_device, n_bytes);
+}
+
+enum status receiver_show(struct receiver *receiver, struct batch *out, uint8_t **memory)
+{
+    const struct data_spec *spec = &receiver->spec;
+    size_t n = (size_t)receiver->batch->n_samples;
+    size_t globals = n * (size_t)spec->n_global * data_spec_view_bytes(spec, 0), locals = 0;
+
+    *out = *receiver->batch;
+    *memory = NULL;
+    if (out->photometric == NULL || receiver->globals == NULL)
+        return STATUS_OK;
+    if (spec->n_local > 0)
+        locals = n * (size_t)spec->n_local * data_spec_view_bytes(spec, spec->n_global);
+    TRY(memory_alloc(memory, globals + locals, 1, "crops"));
+    TRY(show_crops(receiver, &out->globals, receiver->globals, *memory, globals));
+    TRY(show_crops(receiver, &out->locals, receiver->locals, *memory + globals, locals));
+    return receiver->device->synchronize(receiver->device);
 }
 
 void receiver_sync(struct receiver *receiver)

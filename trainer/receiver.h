@@ -40,7 +40,8 @@ struct receiver {
     int64_t waited_ns;      /* in receiver_next, in all */
     struct batch *batch;    /* the current one */
     uint8_t *globals, *locals,
-        *photometric; /* in device memory; NULL on the CPU, which takes them from the slot */
+        *photometric; /* in device memory; NULL on the CPU, which takes them from the slot, unless
+                         it changes their colours and the slot is recorded */
     char endpoint[256];
     int listens; /* number of the endpoint for loaders started elsewhere; 0 without one */
 };
@@ -64,6 +65,12 @@ enum status receiver_start(struct receiver *receiver, int64_t step,
  * at the end of the stream. */
 enum status receiver_next(struct receiver *receiver, struct batch **batch,
                           struct ibot_input *input) IBOT_WARN_UNUSED;
+
+/* The current batch with its crops as the network sees them, in host memory: the slot's, or, where
+ * colours are changed outside the slot, copies in *memory, which the caller frees (memory_free) on
+ * success and failure alike. Errors: STATUS_NO_MEMORY, STATUS_DEVICE. */
+enum status receiver_show(struct receiver *receiver, struct batch *out,
+                          uint8_t **memory) IBOT_WARN_UNUSED;
 
 /* The current batch is done with; waits until all batches so far are in the recording. Before a
  * checkpoint: what comes before it is not consumed again. */

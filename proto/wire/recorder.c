@@ -85,6 +85,9 @@ static int image_pieces(const struct recorder *recorder, const struct batch *bat
         out[n_pieces++] = (struct iovec){bits, bytes};
         bits += bytes;
     }
+    bytes = data_spec_photometric_bytes(spec);
+    for (size_t v = 0; v < (size_t)(spec->n_global + spec->n_local) && bytes > 0; v++)
+        out[n_pieces++] = (struct iovec){batch->photometric + (v * n + image) * bytes, bytes};
     return n_pieces;
 }
 

@@ -12,7 +12,7 @@
 enum {
     MAX_OPEN_FILES = 64,
     /* head, hashes of the parts, and what frames them */
-    SKIM_BYTES = MESSAGE_MAX_BYTES + SLICE_MAX_SAMPLES * 2 * DATA_SPEC_MAX_VIEWS * 8 + 64,
+    SKIM_BYTES = MESSAGE_MAX_BYTES + SLICE_MAX_SAMPLES * 3 * DATA_SPEC_MAX_VIEWS * 8 + 64,
 };
 static const size_t max_record_bytes = (size_t)SLICE_MAX_SAMPLES * DATA_SPEC_MAX_RECORD_BYTES;
 
@@ -78,16 +78,42 @@ uint64_t record_part_hash(const struct record *record, size_t i)
 
 int32_t recording_parts(const struct data_spec *spec)
 {
-    return spec->n_global + spec->n_local + (data_spec_mask_grid(spec) > 0 ? spec->n_global : 0);
+    int32_t n_views = spec->n_global + spec->n_local;
+
+    return n_views + (data_spec_mask_grid(spec) > 0 ? spec->n_global : 0) +
+           (data_spec_photometric_bytes(spec) > 0 ? n_views : 0);
+}
+
+struct recorded_part recording_part_of(const struct data_spec *spec, int32_t i)
+{
+    int32_t n_views = spec->n_global + spec->n_local;
+    int32_t n_masks = data_spec_mask_grid(spec) > 0 ? spec->n_global : 0;
+
+    if (i < n_views)
+        return (struct recorded_part){RECORDED_VIEW, i};
+    if (i < n_views + n_masks)
+        return (struct recorded_part){RECORDED_MASK, i - n_views};
+    return (struct recorded_part){RECORDED_COLOURS, i - n_views - n_masks};
 }
 
 void recording_part(const struct data_spec *spec, int32_t i, size_t *offset, size_t *n_bytes)
 {
-    int32_t n_views = spec->n_global + spec->n_local;
+    struct recorded_part part = recording_part_of(spec, i);
 
-    *offset =
-        i < n_views ? data_spec_view_offset(spec, i) : data_spec_mask_offset(spec, i - n_views);
-    *n_bytes = i < n_views ? data_spec_view_bytes(spec, i) : data_spec_mask_bytes(spec);
+    switch (part.kind) {
+    case RECORDED_VIEW:
+        *offset = data_spec_view_offset(spec, part.view);
+        *n_bytes = data_spec_view_bytes(spec, part.view);
+        break;
+    case RECORDED_MASK:
+        *offset = data_spec_mask_offset(spec, part.view);
+        *n_bytes = data_spec_mask_bytes(spec);
+        break;
+    case RECORDED_COLOURS:
+        *offset = data_spec_photometric_offset(spec, part.view);
+        *n_bytes = data_spec_photometric_bytes(spec);
+        break;
+    }
 }
 
 /* ---- the index ---- */

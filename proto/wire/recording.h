@@ -65,7 +65,7 @@ struct recording {
     size_t n_files, file_capacity;
     struct recorded_slice *slices; /* by epoch, then rank, then position */
     size_t n_slices, slice_capacity;
-    int32_t parts; /* views and masks of an image */
+    int32_t parts; /* of an image */
     size_t record_bytes;
     struct message message; /* of the slice read last */
     struct record record;
@@ -98,8 +98,16 @@ uint64_t record_part_hash(const struct record *record, size_t i);
 
 void recording_close(struct recording **recording);
 
-/* Views and masks of an image: what part hashes there are. */
+/* What an image record is made of, and what a recording without pixels has a hash of. */
+struct recorded_part {
+    enum recorded_part_kind { RECORDED_VIEW, RECORDED_MASK, RECORDED_COLOURS } kind;
+    int32_t view;
+};
+
+/* How many parts an image has: its views, their masks, the parameters of their colours when the
+ * trainer applies them. */
 int32_t recording_parts(const struct data_spec *spec);
+struct recorded_part recording_part_of(const struct data_spec *spec, int32_t i);
 
 /* The bytes of part i of an image record. */
 void recording_part(const struct data_spec *spec, int32_t i, size_t *offset, size_t *n_bytes);

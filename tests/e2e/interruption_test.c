@@ -147,6 +147,50 @@ static void a_full_disk_leaves_older_checkpoints_intact_and_training_goes_on(voi
     assert_true(scene_final_digest(scene, "full") == wanted);
 }
 
+/* Steps that are left out consume their batches and leave the weights alone; a run that is
+ * interrupted may be told of more of them, but not of steps that it has made. */
+static void steps_can_be_left_out_also_after_an_interruption(void **state)
+{
+    struct scene *scene = *state;
+    struct command command = scene_train(scene, "skipping", "1");
+    const char *digests = scene_path(scene, "skipping.digests");
+    struct process trainer;
+
+    command_add(&command, "--skip_steps", "4-6,12", "--log_digests", digests, NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    assert_non_null(strstr(trainer.text, "steps 4 to 6 are left out"));
+    assert_non_null(strstr(trainer.text, "steps 12 to 12 are left out"));
+    process_release(&trainer);
+    uint64_t wanted = scene_final_digest(scene, "skipping");
+    assert_true(wanted != undisturbed(scene, NULL));
+    char *lines = scene_read(digests);
+    assert_int_equal(scene_count_lines(lines), SCENE_STEPS);
+    free(lines);
+    char *yaml = scene_read(scene_path(scene, "skipping/run.yaml"));
+    assert_non_null(strstr(yaml, "skip_steps: "));
+    assert_non_null(strstr(yaml, "4-6,12"));
+    free(yaml);
+
+    command = scene_train(scene, "parts", "1");
+    command_add(&command, "--stop_at_step", "4", NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    process_release(&trainer);
+    command = scene_train(scene, "parts", "1");
+    command_add(&command, "--skip_steps", "2", NULL);
+    process_run(&trainer, &command, 3, SCENE_SECONDS);
+    assert_non_null(strstr(trainer.text, "--skip_steps 2 "));
+    process_release(&trainer);
+    command = scene_train(scene, "parts", "1");
+    command_add(&command, "--skip_steps", "4-6", "--stop_at_step", "6", NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    process_release(&trainer);
+    command = scene_train(scene, "parts", "1");
+    command_add(&command, "--skip_steps", "4-6,12", NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    process_release(&trainer);
+    assert_true(scene_final_digest(scene, "parts") == wanted);
+}
+
 /* Changes one byte of a file. */
 static void damage(const char *path, long offset)
 {
@@ -253,6 +297,7 @@ int main(void)
         TEST(signals_finish_the_step_save_and_end_with_75),
         TEST(a_trainer_that_waits_for_loaders_can_be_stopped),
         TEST(a_second_trainer_in_the_same_run_folder_is_refused),
+        TEST(steps_can_be_left_out_also_after_an_interruption),
         TEST(a_full_disk_leaves_older_checkpoints_intact_and_training_goes_on),
         TEST(a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used),
         TEST(a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch),

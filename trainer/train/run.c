@@ -1,6 +1,7 @@
 /* Opening a run, and the loop over its steps. */
 #include "trainer/train/run.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,6 +149,7 @@ enum status run_open(struct run *run, const struct run_options *options,
     *run = (struct run){.options = options, .parsed = parsed, .stop = stop, .saved_step = -1};
     metrics_init(&run->metrics);
     TRY(run_options_data(options, &run->spec));
+    TRY(skip_steps_parse(&run->skip, options->skip_steps));
     TRY(run_folder_open(run));
     TRY(run_store_options(run));
     TRY_OUT(find_checkpoint(run, &checkpoint, &found, &own));
@@ -199,7 +201,8 @@ static enum status save(struct run *run, bool last_chance)
 /* What follows a step that was made. */
 static enum status after_step(struct run *run, double loss, int64_t waited_ns)
 {
-    progress_step(&run->progress, run->step - 1, loss, waited_ns, clock_monotonic_ns());
+    if (!isnan(loss)) /* else it was left out */
+        progress_step(&run->progress, run->step - 1, loss, waited_ns, clock_monotonic_ns());
     if (run->step % run->schedule.steps_per_epoch != 0)
         return STATUS_OK;
     return run_end_epoch(run);

@@ -16,6 +16,7 @@
 #include "trainer/progress.h"
 #include "trainer/receiver.h"
 #include "trainer/train/run_options.h"
+#include "trainer/train/skip_steps.h"
 
 enum { RUN_MAX_RANKS = 4096 };
 
@@ -33,12 +34,14 @@ struct run {
     int64_t step;            /* steps done */
     int64_t micro_per_epoch; /* batches of the stream in an epoch */
     int64_t n_to_skip;       /* of them, before the next step: the rest of an epoch */
+    struct skip_steps skip;  /* steps to leave out */
     struct metrics metrics;  /* of the epoch under way, this rank's */
     double entropies[CHECKPOINT_ENTROPIES];
     int32_t *labels, *clusters; /* the same; planned at start */
     int64_t n_clusters, cluster_capacity;
     int64_t n_bad_images; /* in all */
     bool warned_collapse; /* in this epoch */
+    bool said_left_out;   /* of the range of steps under way */
 
     struct progress progress;
     struct event_file *events; /* rank 0 */
@@ -59,10 +62,10 @@ enum status run_open(struct run *run, const struct run_options *options,
 enum status run_train(struct run *run) IBOT_WARN_UNUSED;
 void run_close(struct run *run);
 
-/* One optimizer step from as many batches as it takes; *loss is this rank's, *stop whether any rank
- * was asked to stop. A rank that fails takes all with it before any weight has moved.
- * Errors: STATUS_INTERRUPTED (a rank was asked to stop while it waited for data: nobody made the
- * step), STATUS_NOT_FINITE, those of the receiver. */
+/* One optimizer step from as many batches as it takes; *loss is this rank's (NAN: the step is one
+ * to leave out), *stop whether any rank was asked to stop. A rank that fails takes all with it
+ * before any weight has moved. Errors: STATUS_INTERRUPTED (a rank was asked to stop while it waited
+ * for data: nobody made the step), STATUS_NOT_FINITE, those of the receiver. */
 enum status run_step(struct run *run, double *loss, bool *stop) IBOT_WARN_UNUSED;
 
 /* ---- run_state.c: every rank calls these together ---- */

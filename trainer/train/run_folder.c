@@ -181,16 +181,21 @@ out:
     return status;
 }
 
-static void draw_sheet(struct run *run, const struct batch *batch)
+static void draw_sheet(struct run *run)
 {
     char path[CHECKPOINT_MAX_PATH];
+    uint8_t *memory = NULL;
+    struct batch shown;
     enum status status;
 
     if (run->sheet_drawn || !is_first_rank(run))
         return;
     run->sheet_drawn = true;
     run_path(run, path, sizeof(path), "contact_sheet.png");
-    status = picture_contact_sheet(path, batch, &run->spec, 0);
+    status = receiver_show(&run->receiver, &shown, &memory);
+    if (status == STATUS_OK)
+        status = picture_contact_sheet(path, &shown, &run->spec, 0);
+    memory_free(memory);
     if (status == STATUS_OK)
         status = add_picture(run, path, "crops");
     if (status != STATUS_OK)
@@ -203,7 +208,7 @@ void run_note_batch(struct run *run, const struct batch *batch)
         fprintf(run->digests, "%lld %016llx\n", (long long)batch->step,
                 (unsigned long long)batch->digest);
     report_bad_images(run);
-    draw_sheet(run, batch);
+    draw_sheet(run);
 }
 
 void run_dump_batch(const struct run *run, const struct batch *batch)

@@ -5,6 +5,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "trainer/checkpoint.h"
+#include "trainer/train/skip_steps.h"
+
 /* A Swin brings its own patches and stochastic depth. */
 static void settle_arch(struct run_options *o, const struct options *parsed)
 {
@@ -142,6 +145,17 @@ static enum status check_data(const struct run_options *o)
     return STATUS_OK;
 }
 
+static enum status check_skip_steps(const struct run_options *o)
+{
+    struct skip_steps skip;
+
+    TRY(skip_steps_parse(&skip, o->skip_steps));
+    if (o->skip_steps != NULL && strlen(o->skip_steps) >= CHECKPOINT_OPTION_BYTES)
+        FAIL(STATUS_INVALID, "--skip_steps has %zu characters; at most %d go into a checkpoint",
+             strlen(o->skip_steps), CHECKPOINT_OPTION_BYTES - 1);
+    return STATUS_OK;
+}
+
 enum status run_options_check(const struct run_options *o)
 {
     struct ibot_options model;
@@ -153,6 +167,7 @@ enum status run_options_check(const struct run_options *o)
     TRY(check_masks(o, backbone_cell_px(&model.backbone)));
     TRY(check_epochs(o));
     TRY(check_data(o));
+    TRY(check_skip_steps(o));
     return run_options_data(o, &spec);
 }
 

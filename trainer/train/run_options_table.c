@@ -227,6 +227,10 @@ static const struct option_spec specs[] = {
     ROW(INT64, stop_at_step, .text = "0", .minimum = 0, .maximum = 9e18,
         .flags = OPTION_OUTSIDE_DIGEST,
         .help = "save and end after this many steps of the run; 0: at its end"),
+    ROW(STRING, skip_steps, .argument = "FIRST-LAST,...",
+        .help = "after a loss spike: steps whose batches are passed over, without a change to any "
+                "weight; they are counted from 0, both ends included. May change from one start "
+                "to the next for steps that are yet to come"),
     ROW(STRING, log_digests, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
         .help = "add a line with number and hash of every batch (of rank r to FILE.r when there "
                 "are several)"),

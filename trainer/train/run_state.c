@@ -27,15 +27,32 @@ enum status run_store_options(struct run *run)
     return STATUS_OK;
 }
 
+/* Whether an option that changes results is as it was. Steps to leave out may change as long as
+ * they are not made yet. */
+static bool is_as_it_was(const struct run *run, const struct checkpoint_option *now,
+                         const char *then, int64_t step)
+{
+    struct skip_steps skip;
+
+    if (strcmp(then, now->text) == 0)
+        return true;
+    return strcmp(now->name, "skip_steps") == 0 && skip_steps_parse(&skip, then) == STATUS_OK &&
+           skip_steps_agree(&skip, &run->skip, step);
+}
+
 enum status run_compare_options(const struct run *run, const struct checkpoint *checkpoint)
 {
+    struct checkpoint_state state;
     char differ[1024] = "";
     size_t used = 0;
 
+    TRY(checkpoint_state(checkpoint, &state));
+    memory_free(state.labels);
+    memory_free(state.clusters);
     for (size_t i = 0; i < run->n_stored; i++) {
         const struct checkpoint_option *now = &run->stored[i];
         const char *then = checkpoint_option(checkpoint, now->name);
-        if (!now->digest || then == NULL || strcmp(then, now->text) == 0)
+        if (!now->digest || then == NULL || is_as_it_was(run, now, then, state.step))
             continue;
         int n = snprintf(differ + used, sizeof(differ) - used, "%s--%s %s (the run has %s)",
                          used > 0 ? ", " : "", now->name, now->text, then);

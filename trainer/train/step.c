@@ -131,6 +131,31 @@ static enum status accumulate(struct run *run, const struct step_control *contro
     return status;
 }
 
+/* The batches of a step that is left out: received, noted, used for nothing. */
+static enum status pass_over(struct run *run)
+{
+    struct ibot_input input;
+    struct batch *batch;
+
+    TRY(skip_rest(run));
+    for (int32_t micro = 0; micro < run->options->accumulation_steps; micro++) {
+        TRY(receiver_next(&run->receiver, &batch, &input));
+        run_note_batch(run, batch);
+    }
+    return STATUS_OK;
+}
+
+static enum status leave_out(struct run *run, const struct step_range *range, bool *stop)
+{
+    TRY(agree(run, pass_over(run), stop));
+    if (run->backend.collective.rank == 0 && !run->said_left_out)
+        log_info("steps %lld to %lld are left out, as --skip_steps says: their batches are passed "
+                 "over",
+                 (long long)run->step, (long long)range->last);
+    run->said_left_out = run->step < range->last;
+    return STATUS_OK;
+}
+
 static void note(struct run *run, const struct ibot_result *result)
 {
     int32_t agreeing = 0;
@@ -152,7 +177,7 @@ static void note(struct run *run, const struct ibot_result *result)
     run->entropies[3] += result->n_masked;
 }
 
-enum status run_step(struct run *run, double *loss, bool *stop)
+static enum status make_step(struct run *run, double *loss, bool *stop)
 {
     struct step_control control;
     struct ibot_result result;
@@ -168,6 +193,18 @@ enum status run_step(struct run *run, double *loss, bool *stop)
     TRY(ibot_result(run->ibot, &result));
     if (!isfinite(result.gradient_norm_sum))
         return not_finite(run, batch, "the gradient is not finite");
+    return STATUS_OK;
+}
+
+enum status run_step(struct run *run, double *loss, bool *stop)
+{
+    const struct step_range *left_out = skip_steps_find(&run->skip, run->step);
+
+    *loss = NAN;
+    if (left_out != NULL)
+        TRY(leave_out(run, left_out, stop));
+    else
+        TRY(make_step(run, loss, stop));
     run->step++;
     if (run->step % run->schedule.steps_per_epoch == 0)
         run->n_to_skip =
