@@ -1,6 +1,6 @@
-/* What this folder offers to trainer/backend.c, the one file that includes it: an accelerator as a
- * device, a column of the op table and a collective. kernels/none.c answers for builds that have no
- * accelerator column: each call then fails with STATUS_UNSUPPORTED and says so. */
+/* What this folder offers to trainer/backend.c: an accelerator as a device, a column of the op
+ * table and a collective. kernels/none.c answers for builds that have no accelerator column: each
+ * call then fails with STATUS_UNSUPPORTED and says so. */
 #ifndef IBOT_KERNELS_KERNELS_H
 #define IBOT_KERNELS_KERNELS_H
 
@@ -13,7 +13,8 @@
 extern "C" {
 #endif
 
-/* Opens accelerator `ordinal`. Errors: STATUS_UNSUPPORTED (none in this build), STATUS_DEVICE. */
+/* Opens accelerator `ordinal`. Errors: STATUS_UNSUPPORTED (none in this build, or one too old),
+ * STATUS_NOT_FOUND (no such accelerator here), STATUS_DEVICE. */
 enum status kernels_device_open(struct device *out, int ordinal) IBOT_WARN_UNUSED;
 
 /* The ops for it; a constant table. Errors: STATUS_UNSUPPORTED. */

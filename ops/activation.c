@@ -16,6 +16,9 @@ static void forward(float *y, const float *x, int64_t n, enum activation activat
     if (activation == ACTIVATION_GELU)
         for (int64_t i = 0; i < n; i++)
             y[i] = vector_gelu(x[i]);
+    else if (activation == ACTIVATION_GELU_TANH)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = vector_gelu_tanh(x[i]);
     else if (activation == ACTIVATION_RELU)
         for (int64_t i = 0; i < n; i++)
             y[i] = x[i] < 0.0f ? 0.0f : x[i]; /* a NaN passes */
@@ -30,6 +33,9 @@ static void backward(float *d_x, const float *d_y, const float *x, int64_t n,
     if (activation == ACTIVATION_GELU)
         for (int64_t i = 0; i < n; i++)
             d_x[i] = d_y[i] * vector_gelu_derivative(x[i]);
+    else if (activation == ACTIVATION_GELU_TANH)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] = d_y[i] * vector_gelu_tanh_derivative(x[i]);
     else if (activation == ACTIVATION_RELU)
         for (int64_t i = 0; i < n; i++)
             d_x[i] = x[i] > 0.0f ? d_y[i] : 0.0f;

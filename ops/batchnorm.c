@@ -78,6 +78,9 @@ static void apply_row(const struct batchnorm_apply_args *args, int64_t i, int64_
     if (args->activation == ACTIVATION_GELU)
         for (int64_t j = 0; j < d; j++)
             y[j] = vector_gelu(y[j]);
+    else if (args->activation == ACTIVATION_GELU_TANH)
+        for (int64_t j = 0; j < d; j++)
+            y[j] = vector_gelu_tanh(y[j]);
     else if (args->activation == ACTIVATION_RELU)
         for (int64_t j = 0; j < d; j++)
             y[j] = y[j] < 0.0f ? 0.0f : y[j]; /* a NaN passes */

@@ -40,9 +40,23 @@ static enum status cpu_zero(struct device *device, void *pointer, size_t bytes)
     return STATUS_OK;
 }
 
-static enum status cpu_synchronize(struct device *device)
+/* Everything is done when it returns: nothing to begin, join or wait for. */
+static enum status cpu_nothing(struct device *device)
 {
     (void)device;
+    return STATUS_OK;
+}
+
+static void cpu_use_branch(struct device *device, int branch)
+{
+    (void)device;
+    (void)branch;
+}
+
+static enum status cpu_mark(struct device *device, int which)
+{
+    (void)device;
+    CHECK(which >= 0 && which < DEVICE_MARKS, "mark %d", which);
     return STATUS_OK;
 }
 
@@ -90,7 +104,15 @@ enum status device_open_cpu(struct device *out, int n_threads)
         .copy_out = cpu_copy_in,
         .copy = cpu_copy_in,
         .zero = cpu_zero,
-        .synchronize = cpu_synchronize,
+        .synchronize = cpu_nothing,
+        .upload_begin = cpu_nothing,
+        .upload = cpu_copy_in,
+        .upload_end = cpu_nothing,
+        .fork = cpu_nothing,
+        .use_branch = cpu_use_branch,
+        .join = cpu_nothing,
+        .mark = cpu_mark,
+        .wait_mark = cpu_mark,
         .close = cpu_close,
     };
     return STATUS_OK;

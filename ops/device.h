@@ -1,6 +1,15 @@
 /* Where tensors live and ops run: one small interface over host memory and an accelerator.
  * The CPU device is ops/device.c; the CUDA one is kernels/device.c. All copies and ops of a device
- * are ordered after each other (one stream); device_synchronize waits for them. */
+ * are ordered after each other, whatever the host does meanwhile; `synchronize` waits for them.
+ *
+ * Beside that order, for an accelerator (on the CPU everything is done when it returns):
+ *   uploads    copy_in beside the ops: between upload_begin and upload_end
+ *   branches   fork: work that follows on branch 1 runs beside branch 0 until join
+ *   marks      a place in the order that the host can wait for
+ *   graphs     a step recorded once and launched again, without the host in between
+ *
+ *   copy_in and copy_out return before the copy when the host memory is pinned (alloc_host): it may
+ *   be written or read again after synchronize or a mark. Of other memory they return after it. */
 #ifndef IBOT_OPS_DEVICE_H
 #define IBOT_OPS_DEVICE_H
 
@@ -13,6 +22,10 @@ extern "C" {
 #endif
 
 enum device_kind { DEVICE_CPU, DEVICE_CUDA };
+
+enum { DEVICE_MARKS = 8 };
+
+struct device_graph; /* opaque */
 
 struct device {
     enum device_kind kind;
@@ -29,6 +42,32 @@ struct device {
     enum status (*copy)(struct device *, void *to, const void *from, size_t bytes);
     enum status (*zero)(struct device *, void *pointer, size_t bytes);
     enum status (*synchronize)(struct device *);
+
+    /* Uploads wait for the ops queued before upload_begin (whoever read the memory before) and run
+     * beside those queued after it; ops queued after upload_end wait for them. */
+    enum status (*upload_begin)(struct device *);
+    enum status (*upload)(struct device *, void *to, const void *from_host, size_t bytes);
+    enum status (*upload_end)(struct device *);
+
+    /* fork: branch 1 goes on from where branch 0 is. use_branch: ops and copies that follow go to
+     * branch 0 or 1. join: branch 0 waits for branch 1, and is in use. */
+    enum status (*fork)(struct device *);
+    void (*use_branch)(struct device *, int branch);
+    enum status (*join)(struct device *);
+
+    /* mark: remembers how far branch 0 is under a number below DEVICE_MARKS. wait_mark: the host
+     * waits for it; returns at once for a mark that was never set. */
+    enum status (*mark)(struct device *, int which);
+    enum status (*wait_mark)(struct device *, int which);
+
+    /* Between capture_begin and capture_end ops and copies are recorded, not run; what allocates or
+     * waits fails. NULL on a device that has no graphs. A failure in between: capture_end gives the
+     * device back, with the failure or one of its own. */
+    enum status (*capture_begin)(struct device *);
+    enum status (*capture_end)(struct device *, struct device_graph **out);
+    enum status (*graph_launch)(struct device *, struct device_graph *);
+    void (*graph_release)(struct device *, struct device_graph **);
+
     void (*close)(struct device *);
 };
 

@@ -72,6 +72,17 @@ static void bias_and_gelu(float *restrict y, float *restrict pre, const float *r
     }
 }
 
+static void bias_and_gelu_tanh(float *restrict y, float *restrict pre, const float *restrict bias,
+                               int64_t n)
+{
+    for (int64_t j = 0; j < n; j++) {
+        float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
+        if (pre != NULL)
+            pre[j] = value;
+        y[j] = vector_gelu_tanh(value);
+    }
+}
+
 static void bias_and_relu(float *restrict y, float *restrict pre, const float *restrict bias,
                           int64_t n)
 {
@@ -90,6 +101,8 @@ static void epilogue(const struct linear_args *args, float *y, float *pre, const
     for (int64_t i = 0; i < rows; i++, y += stride, pre = pre != NULL ? pre + stride : NULL)
         if (args->activation == ACTIVATION_GELU)
             bias_and_gelu(y, pre, bias, columns);
+        else if (args->activation == ACTIVATION_GELU_TANH)
+            bias_and_gelu_tanh(y, pre, bias, columns);
         else if (args->activation == ACTIVATION_RELU)
             bias_and_relu(y, pre, bias, columns);
         else if (bias != NULL)
@@ -163,6 +176,9 @@ static void multiply_derivative(float *restrict d_x, const float *restrict pre, 
     if (activation == ACTIVATION_GELU)
         for (int64_t i = 0; i < n; i++)
             d_x[i] *= vector_gelu_derivative(pre[i]);
+    else if (activation == ACTIVATION_GELU_TANH)
+        for (int64_t i = 0; i < n; i++)
+            d_x[i] *= vector_gelu_tanh_derivative(pre[i]);
     else if (activation == ACTIVATION_RELU)
         for (int64_t i = 0; i < n; i++)
             d_x[i] = pre[i] > 0.0f ? d_x[i] : 0.0f;

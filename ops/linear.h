@@ -10,7 +10,9 @@
 extern "C" {
 #endif
 
-enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU }; /* gelu: exact, by erf */
+/* GELU: exact, by erf. GELU_TANH: the form by tanh that matrix libraries fuse into a product;
+ * within 4.8e-4 of the exact one (Hendrycks and Gimpel 2016). */
+enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_GELU_TANH };
 
 /* y = activation(x weight^T + bias).
  *   x       [N, In]   f32|bf16

@@ -59,6 +59,9 @@ for package in vips jansson libzmq libprotobuf-c; do
     read -ra more <<< "$(pkg-config --cflags "$package" | sed 's/-I/-isystem /g')"
     flags+=("${more[@]}")
 done
+for folder in tests/cuda_emulator/include "${CUDA_PATH:-/usr/local/cuda}/include"; do
+    [ ! -d "$folder" ] || flags+=(-isystem "$folder")
+done
 if sources '*.h' | grep -v '^tests/data/' |
     xargs -P "$jobs" -I HEADER cc -std=gnu11 "${flags[@]}" -x c HEADER &&
     sources 'ops/*.h' 'kernels/*.h' 'proto/base/*.h' |

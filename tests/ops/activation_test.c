@@ -8,7 +8,8 @@
 #include "tests/support/op_fixture.h"
 #include "tests/support/op_reference.h"
 
-static const enum activation activations[] = {ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU};
+static const enum activation activations[] = {ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU,
+                                              ACTIVATION_GELU_TANH};
 
 struct activation_problem {
     enum activation activation;

@@ -27,6 +27,9 @@ static const struct linear_case cases[] = {
     {37, 17, 37, ACTIVATION_GELU, true, 1e-6, 1e-6},
     {17, 17, 17, ACTIVATION_RELU, true, 1e6, 1e6},
     {3, 3, 3, ACTIVATION_GELU, true, 0.0, 1.0},
+    {37, 64, 96, ACTIVATION_GELU_TANH, true, 1.0, 0.2},
+    {5, 16, 24, ACTIVATION_GELU_TANH, true, 10.0, 10.0},
+    {17, 13, 9, ACTIVATION_GELU_TANH, false, 1.0, 0.3},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 

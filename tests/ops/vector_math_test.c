@@ -66,12 +66,29 @@ static void gelu_and_its_derivative_are_within_their_error(void **state)
     assert_true(derivative < 2e-7);
 }
 
+static void gelu_by_tanh_and_its_derivative_are_within_their_error(void **state)
+{
+    double value = 0.0, derivative = 0.0, c = sqrt(2.0 / M_PI);
+
+    (void)state;
+    for (int i = -1300000; i <= 1300000; i += 5) {
+        double x = (double)((float)i * 1e-5f), t = tanh(c * (x + 0.044715 * x * x * x));
+        double slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 0.134145 * x * x);
+        value = fmax(value, fabs((double)vector_gelu_tanh((float)x) - 0.5 * x * (1.0 + t)) /
+                                fmax(1.0, fabs(x)));
+        derivative = fmax(derivative, fabs((double)vector_gelu_tanh_derivative((float)x) - slope));
+    }
+    assert_true(value < 2e-7);
+    assert_true(derivative < 4e-7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exp_is_within_its_error),
         cmocka_unit_test(the_normal_distribution_is_within_its_error),
         cmocka_unit_test(gelu_and_its_derivative_are_within_their_error),
+        cmocka_unit_test(gelu_by_tanh_and_its_derivative_are_within_their_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

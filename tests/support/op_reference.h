@@ -8,9 +8,16 @@
 
 static inline double reference_activation(enum activation activation, double x)
 {
-    return activation == ACTIVATION_GELU   ? 0.5 * x * erfc(-x / sqrt(2.0))
-           : activation == ACTIVATION_RELU ? fmax(x, 0.0)
-                                           : x;
+    switch (activation) {
+    case ACTIVATION_GELU:
+        return 0.5 * x * erfc(-x / sqrt(2.0));
+    case ACTIVATION_GELU_TANH:
+        return x / (1.0 + exp(-2.0 * sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+    case ACTIVATION_RELU:
+        return fmax(x, 0.0);
+    default:
+        return x;
+    }
 }
 
 static inline double reference_dot(const double *a, const double *b, int64_t n)

@@ -1,0 +1,73 @@
+/* The CUDA device behind struct device: streams, library handles, working memory. For the files of
+ * this folder.
+ *
+ * Streams: `branch` 0 is the device's stream; branch 1 runs beside it between fork and join. Ops go
+ * to the branch that is in use; each branch has working memory and a cuBLASLt workspace of its own.
+ * Uploads have a third stream. One thread drives a device. */
+#ifndef IBOT_KERNELS_CUDA_DEVICE_H
+#define IBOT_KERNELS_CUDA_DEVICE_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+
+#include "ops/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CUDA_BRANCHES = 2 };
+
+/* What a library wrapper keeps with the device: made at first use, released at close. */
+struct cuda_attachment {
+    void *state;
+    void (*release)(void *state);
+};
+
+struct cuda_branch {
+    cudaStream_t stream;
+    cudaEvent_t event; /* its last fork or join */
+    void *matmul_workspace;
+    void *scratch;
+    size_t scratch_bytes;
+};
+
+struct cuda_device {
+    int ordinal;
+    int sm_count;
+    int compute_capability; /* 80, 90, … */
+    size_t shared_bytes;    /* most shared memory of a block, opted in */
+    char name[256];
+    struct cuda_branch branches[CUDA_BRANCHES];
+    int branch; /* in use */
+    cudaStream_t upload_stream;
+    cudaEvent_t upload_event;
+    cudaEvent_t marks[DEVICE_MARKS];
+    size_t matmul_workspace_bytes;
+    cublasLtHandle_t matmul;
+    struct cuda_attachment matmul_plans;    /* kernels/matmul.c */
+    struct cuda_attachment attention_plans; /* kernels/attention_cudnn.c */
+    bool capturing;
+};
+
+static inline struct cuda_device *cuda_device_of(const struct device *device)
+{
+    return (struct cuda_device *)device->state;
+}
+
+static inline cudaStream_t cuda_stream(const struct device *device)
+{
+    const struct cuda_device *cuda = cuda_device_of(device);
+    return cuda->branches[cuda->branch].stream;
+}
+
+/* Working memory of the branch in use, at least `bytes`, aligned to 256: valid until the next call.
+ * Grown on first use and kept; growing waits for the device, and is an error in a captured step. */
+enum status cuda_scratch(struct device *device, void *out, size_t bytes) IBOT_WARN_UNUSED;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
