@@ -27,8 +27,8 @@ __device__ __forceinline__ float gelu_tanh(float x)
 __device__ __forceinline__ float gelu_tanh_derivative(float x)
 {
     float u = x * (1.5957691f + 0.071354816f * (x * x));
-    float s = 1.0f / (1.0f + expf(-u));
-    return s + x * s * (1.0f - s) * (1.5957691f + 0.21406445f * (x * x));
+    float e = expf(fminf(-u, 88.0f)), s = 1.0f / (1.0f + e); /* 1 - s is e s: no digit is lost */
+    return s + x * (e * s) * s * (1.5957691f + 0.21406445f * (x * x));
 }
 
 /* `kind` is the same for all threads of a launch. A NaN passes. */

@@ -96,8 +96,8 @@ static inline float vector_gelu_tanh(float x)
 static inline float vector_gelu_tanh_derivative(float x)
 {
     float u = x * (1.5957691f + 0.071354816f * (x * x));
-    float s = 1.0f / (1.0f + vector_exp(-u));
-    return s + x * s * (1.0f - s) * (1.5957691f + 0.21406445f * (x * x));
+    float e = vector_exp(-u), s = 1.0f / (1.0f + e); /* 1 - s is e s: no digit is lost */
+    return s + x * (e * s) * s * (1.5957691f + 0.21406445f * (x * x));
 }
 
 #ifdef __cplusplus
