@@ -12,7 +12,7 @@
 #include "kernels/cuda_device.h"
 
 #ifdef IBOT_CUDA_EMULATOR
-#include "emulator.h" /* SHARED, DYNAMIC_SHARED, emulator::launch */
+#include <emulator.h> /* SHARED, DYNAMIC_SHARED, emulator::launch */
 #else
 /* SHARED(float, tile, 32 * 33): an array of the block, of a constant size.
  * DYNAMIC_SHARED(float, rows): the block's dynamic shared memory, aligned to 16 bytes. One in a
