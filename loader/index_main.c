@@ -1,7 +1,6 @@
 /* ibot-index: reads a data set's folders once and writes its index; --verify decodes every image.
  */
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
+#include "proto/config/stop.h"
 
 enum { MAX_NAMED = 10 /* empty classes */, MAX_THREADS = 1024, PROGRESS_MS = 200 };
 
@@ -70,29 +70,23 @@ static const struct options_program program = {
     .max_positional = 1,
 };
 
-static volatile sig_atomic_t stopped;
-
-static void stop(int signal)
-{
-    (void)signal;
-    stopped = 1;
-}
-
+/* context: the flag of stop_on_signals. */
 static int show_progress(void *context, uint64_t n_found)
 {
+    const atomic_int *stop = context;
     char line[80];
 
-    (void)context;
     snprintf(line, sizeof(line), "%llu images found", (unsigned long long)n_found);
     log_status_line(line);
-    return stopped;
+    return atomic_load(stop);
 }
 
 /* What the threads of --verify share. */
 struct verification {
     const struct index *index;
+    const atomic_int *stop;
     atomic_uint_fast64_t next, n_done, n_bad;
-    atomic_int n_running;
+    atomic_int n_running, n_failed;
 };
 
 /* One thread: takes images by turns, prints the bad ones to stdout. */
@@ -105,7 +99,8 @@ static enum status verify_images(struct verification *v)
     uint64_t n = v->index->header->n_samples, i;
     enum status status = image_decoder_open(&decoder);
 
-    while (status == STATUS_OK && !stopped && (i = atomic_fetch_add(&v->next, 1)) < n) {
+    while (status == STATUS_OK && atomic_load(v->stop) == 0 &&
+           (i = atomic_fetch_add(&v->next, 1)) < n) {
         TRY_OUT(index_image(v->index, (uint32_t)i, path, &place));
         status = image_read(decoder, &place, &image);
         if (status == STATUS_NO_MEMORY)
@@ -129,7 +124,7 @@ static void *verify_main(void *argument)
 
     if (verify_images(v) != STATUS_OK) { /* no memory */
         log_error("%s", status_message());
-        stopped = 1;
+        atomic_fetch_add(&v->n_failed, 1);
     }
     atomic_fetch_sub(&v->n_running, 1);
     return NULL;
@@ -151,9 +146,10 @@ static void show_verification(const struct verification *v, int64_t start_ns)
 }
 
 /* Decodes everything. */
-static enum status verify(const struct index *index, int32_t n_threads, uint64_t *n_bad)
+static enum status verify(const struct index *index, int32_t n_threads, uint64_t *n_bad,
+                          const atomic_int *stop)
 {
-    struct verification v = {.index = index};
+    struct verification v = {.index = index, .stop = stop};
     pthread_t threads[MAX_THREADS];
     int32_t n_started = 0;
     int64_t start_ns = clock_monotonic_ns();
@@ -179,7 +175,9 @@ static enum status verify(const struct index *index, int32_t n_threads, uint64_t
     *n_bad = atomic_load(&v.n_bad);
     if (n_started == 0)
         FAIL(STATUS_NO_MEMORY, "no thread could be started");
-    if (stopped)
+    if (atomic_load(&v.n_failed) == n_started)
+        FAIL(STATUS_NO_MEMORY, "no thread could verify to the end: the reasons are above");
+    if (atomic_load(stop) != 0)
         FAIL(STATUS_INTERRUPTED, "stopped after %llu of %llu images",
              (unsigned long long)atomic_load(&v.n_done),
              (unsigned long long)index->header->n_samples);
@@ -222,11 +220,12 @@ static enum status write_index(const struct index *index, const char *root, cons
     return index_write_below(index, path);
 }
 
-static enum status run(const struct index_options *options, const char *root, uint64_t *n_bad)
+static enum status run(const struct index_options *options, const char *root, uint64_t *n_bad,
+                       const atomic_int *stop)
 {
     char path[INDEX_MAX_PATH_BYTES] = "";
     struct index index = {0};
-    enum status status = index_build(&index, root, show_progress, NULL);
+    enum status status = index_build(&index, root, show_progress, (void *)(uintptr_t)stop);
 
     log_status_line(NULL);
     if (status == STATUS_OK)
@@ -234,7 +233,7 @@ static enum status run(const struct index_options *options, const char *root, ui
     if (status == STATUS_OK && options->verify) {
         status = image_library_start("ibot-index");
         if (status == STATUS_OK)
-            status = verify(&index, options->threads, n_bad);
+            status = verify(&index, options->threads, n_bad, stop);
     }
     if (status == STATUS_OK)
         status = write_index(&index, root, options->output, path, sizeof(path));
@@ -253,11 +252,10 @@ int main(int argc, char **argv)
     uint64_t n_bad = 0;
 
     log_start("ibot-index", LOG_INFO);
-    signal(SIGINT, stop);
-    signal(SIGTERM, stop);
+    const atomic_int *stop = stop_on_signals();
     enum status status = options_parse(&options, &program, &values, argc, argv);
     if (status == STATUS_OK && !options.finished)
-        status = run(&values, options.positional[0], &n_bad);
+        status = run(&values, options.positional[0], &n_bad, stop);
     if (status != STATUS_OK)
         log_error("%s", status_message());
     if (n_bad > 0)

@@ -1,27 +1,28 @@
 /* ibot-loader: makes the samples that trainers ask for. It keeps no state: kill it, start it, run
  * as many as you like. What is produced is decided by the consumer; a loader takes a data set,
  * endpoints and threads, nothing else. */
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "loader/image.h"
 #include "loader/pool.h"
 #include "loader/self_test.h"
+#include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/notify.h"
 #include "proto/config/options.h"
+#include "proto/config/stop.h"
 #include "proto/wire/producer.h"
 
 struct loader_options {
     const char *data, *index;
     const char *connect[PRODUCER_MAX_ENDPOINTS];
-    int32_t n_connect, threads, credit;
-    bool exit_when_done, die_with_parent;
+    int32_t n_connect, threads, credit, parent;
+    bool exit_when_done;
 };
 
 #define AT(field) .offset = offsetof(struct loader_options, field)
@@ -74,12 +75,14 @@ static const struct option_spec specs[] = {
      .maximum = 1024,
      .group = "Process",
      .help = "worker threads; 0: one per core"},
-    {.name = "die_with_parent",
-     .type = OPTION_BOOL,
-     AT(die_with_parent),
-     .text = "off",
+    {.name = "parent",
+     .type = OPTION_INT32,
+     AT(parent),
+     .text = "0",
+     .minimum = 0,
+     .maximum = INT32_MAX,
      .flags = OPTION_UNDOCUMENTED,
-     .help = "end when the process that started it ends"},
+     .help = "process that started it: the loader ends with it, or when it says so (SIGHUP)"},
 };
 
 static const struct options_program program = {
@@ -90,29 +93,37 @@ static const struct options_program program = {
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
 
-static atomic_int stopped;
-
-static void stop(int signal_number)
-{
-    atomic_store(&stopped, 1);
-    signal(signal_number, SIG_DFL); /* the second time ends it at once */
-}
-
-/* Ends the reading of folders. */
-static int is_stopped(void *context, uint64_t n_found)
-{
-    (void)context;
-    (void)n_found;
-    return atomic_load(&stopped);
-}
-
 struct loader {
+    const atomic_int *stop;
+    struct notify notify; /* the main thread's */
     struct index index;
     struct order *order;
     struct pool *pool;
     struct producer *producer;
     char endpoints[PRODUCER_MAX_ENDPOINTS][256], name[96];
 };
+
+/* Ends the reading of folders. */
+static int is_stopped(void *context, uint64_t n_found)
+{
+    const struct loader *loader = context;
+
+    (void)n_found;
+    return atomic_load(loader->stop);
+}
+
+/* Some times a second, while it serves. */
+static void look(void *context)
+{
+    struct loader *loader = context;
+    struct producer_stats stats;
+    int64_t now_ns = clock_monotonic_ns();
+
+    producer_stats(loader->producer, &stats);
+    notify_alive(&loader->notify, now_ns);
+    notify_status(&loader->notify, now_ns, "%d consumers, %d slices in hand, %llu images made",
+                  stats.n_consumers, stats.n_leases, (unsigned long long)stats.n_images);
+}
 
 static void start_slice(void *context, struct slice_job *job)
 {
@@ -166,15 +177,23 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
         .credit = options->credit,
         .n_threads = options->threads,
         .name = loader->name,
+        .look = look,
     };
 
     gethostname(host, sizeof(host) - 1);
     snprintf(loader->name, sizeof(loader->name), "%s:%d", host, (int)getpid());
     TRY(self_test_pixels(&producer.self_test));
     TRY(expand(loader, options, &producer));
-    int in_hand = producer.credit > 0 ? producer.credit : 2 * options->threads;
-    TRY(pool_open(&loader->pool, &loader->index, loader->order, options->threads,
-                  in_hand * producer.n_endpoints + 16, finish_slice, loader));
+    struct pool_options pool = {
+        .index = &loader->index,
+        .order = loader->order,
+        .n_threads = options->threads,
+        .n_consumers = producer.n_endpoints,
+        .capacity = options->credit > 0 ? options->credit : 2 * options->threads,
+        .done = finish_slice,
+        .context = loader,
+    };
+    TRY(pool_open(&loader->pool, &pool));
     return producer_open(&loader->producer, &producer, start_slice, loader);
 }
 
@@ -182,10 +201,12 @@ static enum status run(struct loader *loader, struct loader_options *options)
 {
     if (options->threads == 0)
         options->threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
-    if (options->die_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && getppid() == 1)
-        FAIL(STATUS_INTERRUPTED, "the process that started this loader is gone");
+    if (options->parent > 0)
+        TRY(stop_with_parent(options->parent));
+    else if (notify_open(&loader->notify) != STATUS_OK)
+        log_warning("%s", status_message());
     TRY(image_library_start("ibot-loader"));
-    TRY(index_load(&loader->index, options->data, options->index, is_stopped, NULL));
+    TRY(index_load(&loader->index, options->data, options->index, is_stopped, loader));
     if (loader->index.n_ignored > 0)
         log_warning("%llu images beside the class folders of '%s' are ignored",
                     (unsigned long long)loader->index.n_ignored, options->data);
@@ -194,18 +215,19 @@ static enum status run(struct loader *loader, struct loader_options *options)
     log_info("%llu images in %u classes, %d threads",
              (unsigned long long)loader->index.header->n_samples, loader->index.header->n_classes,
              options->threads);
-    return producer_run(loader->producer, &stopped, options->exit_when_done);
+    notify_ready(&loader->notify);
+    enum status status = producer_run(loader->producer, loader->stop, options->exit_when_done);
+    notify_stopping(&loader->notify);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
     struct loader_options values;
     struct options options = {0};
-    struct loader loader = {0};
+    struct loader loader = {.stop = stop_on_signals()};
 
     log_start("ibot-loader", LOG_INFO);
-    signal(SIGINT, stop);
-    signal(SIGTERM, stop);
     enum status status = options_parse(&options, &program, &values, argc, argv);
     if (status == STATUS_OK && !options.finished)
         status = run(&loader, &values);
@@ -219,6 +241,7 @@ int main(int argc, char **argv)
     producer_close(&loader.producer);
     order_close(&loader.order);
     index_close(&loader.index);
+    notify_close(&loader.notify);
     options_release(&options);
     return status_exit_code(status);
 }

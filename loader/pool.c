@@ -1,13 +1,15 @@
-/* Threads around a queue of slices. */
+/* Threads that take slices by turns. */
 #include "loader/pool.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "loader/turns.h"
 #include "loader/view.h"
+#include "proto/base/clock.h"
 #include "proto/base/memory.h"
-#include "proto/base/queue.h"
 
 struct worker {
     struct pool *pool;
@@ -17,11 +19,10 @@ struct worker {
 };
 
 struct pool {
-    struct queue *jobs;
+    struct turns *turns;
     struct worker *workers;
-    int n_threads; /* immutable after open, as the next two */
-    void (*done)(void *context, struct slice_job *job);
-    void *context;
+    struct pool_options options; /* immutable after open */
+    atomic_bool stopping;
 };
 
 static void note_bad_image(void *context, uint32_t sample, const char *path, const char *reason)
@@ -43,45 +44,51 @@ static void make_slice(struct worker *worker, struct slice_job *job)
     size_t record = data_spec_record_bytes(job->spec);
 
     job->status = memory_alloc_unset(&job->payload, (size_t)job->n_samples, record, "slice");
-    for (int32_t i = 0; i < job->n_samples && job->status == STATUS_OK; i++)
+    for (int32_t i = 0; i < job->n_samples && job->status == STATUS_OK; i++) {
+        if (atomic_load_explicit(&worker->pool->stopping, memory_order_relaxed)) {
+            job->status = status_set(STATUS_CLOSED, "the loader is stopping");
+            break;
+        }
         job->status = view_make(
             &worker->maker, job->spec, job->epoch, job->first_position + (uint64_t)i * job->stride,
             job->payload + (size_t)i * record, &job->samples[i], note_bad_image, job);
+    }
     if (job->status != STATUS_OK)
         snprintf(job->reason, sizeof(job->reason), "%s", status_message());
-    worker->pool->done(worker->pool->context, job);
 }
 
 static void *worker_main(void *argument)
 {
     struct worker *worker = argument;
-    void *job;
+    struct pool *pool = worker->pool;
+    struct turn turn;
 
     pthread_setname_np(pthread_self(), "worker");
-    while (queue_pop(worker->pool->jobs, &job, INT64_MAX) == STATUS_OK)
-        make_slice(worker, job);
+    while (turns_pop(pool->turns, &turn) == STATUS_OK) {
+        int64_t begin_ns = clock_monotonic_ns();
+        make_slice(worker, turn.item);
+        turns_spent(pool->turns, &turn, clock_monotonic_ns() - begin_ns);
+        pool->options.done(pool->options.context, turn.item);
+    }
     return NULL;
 }
 
-enum status pool_open(struct pool **out, const struct index *index, struct order *order,
-                      int n_threads, int capacity, void (*done)(void *context, struct slice_job *),
-                      void *context)
+enum status pool_open(struct pool **out, const struct pool_options *options)
 {
+    size_t n_threads = (size_t)options->n_threads;
     struct pool *pool = NULL;
     enum status status;
 
     TRY(memory_alloc(&pool, 1, sizeof(*pool), "worker pool"));
-    pool->done = done;
-    pool->context = context;
-    TRY_OUT(queue_open(&pool->jobs, (size_t)capacity));
-    TRY_OUT(memory_alloc(&pool->workers, (size_t)n_threads, sizeof(*pool->workers), "workers"));
-    pool->n_threads = n_threads;
-    for (int i = 0; i < n_threads; i++) {
+    pool->options = *options;
+    TRY_OUT(turns_open(&pool->turns, options->n_consumers, (size_t)options->capacity));
+    TRY_OUT(memory_alloc(&pool->workers, n_threads, sizeof(*pool->workers), "workers"));
+    for (size_t i = 0; i < n_threads; i++) {
         struct worker *worker = &pool->workers[i];
         worker->pool = pool;
-        TRY_OUT(view_maker_open(&worker->maker, index, order));
+        TRY_OUT(view_maker_open(&worker->maker, options->index, options->order));
         if (pthread_create(&worker->thread, NULL, worker_main, worker) != 0)
-            FAIL_OUT(STATUS_NO_MEMORY, "cannot start worker thread %d of %d", i + 1, n_threads);
+            FAIL_OUT(STATUS_NO_MEMORY, "cannot start worker thread %zu of %zu", i + 1, n_threads);
         worker->started = true;
     }
 out:
@@ -92,30 +99,38 @@ out:
     return status;
 }
 
-void pool_submit(struct pool *pool, struct slice_job *job)
+static void give_up(struct pool *pool, struct slice_job *job)
 {
-    if (queue_push(pool->jobs, job, INT64_MAX) == STATUS_OK)
-        return;
     job->status = STATUS_CLOSED;
     snprintf(job->reason, sizeof(job->reason), "the loader is stopping");
-    pool->done(pool->context, job);
+    pool->options.done(pool->options.context, job);
+}
+
+void pool_submit(struct pool *pool, struct slice_job *job)
+{
+    if (turns_push(pool->turns, job->consumer, job, job->n_samples) != STATUS_OK)
+        give_up(pool, job);
 }
 
 void pool_close(struct pool **pointer)
 {
     struct pool *pool = pointer != NULL ? *pointer : NULL;
+    void *job;
 
     if (pool == NULL)
         return;
-    if (pool->jobs != NULL)
-        queue_shut(pool->jobs);
-    for (int i = 0; i < pool->n_threads; i++) {
+    atomic_store(&pool->stopping, true);
+    if (pool->turns != NULL)
+        turns_shut(pool->turns);
+    for (int i = 0; pool->workers != NULL && i < pool->options.n_threads; i++) {
         if (pool->workers[i].started)
             pthread_join(pool->workers[i].thread, NULL);
         view_maker_close(&pool->workers[i].maker);
     }
+    while (pool->turns != NULL && turns_left(pool->turns, &job))
+        give_up(pool, job);
     memory_free(pool->workers);
-    queue_close(&pool->jobs);
+    turns_close(&pool->turns);
     memory_free(pool);
     *pointer = NULL;
 }

@@ -8,15 +8,25 @@
 
 struct pool; /* opaque */
 
-/* done(context, job) is called in a worker thread when a slice is made (or failed). */
-enum status pool_open(struct pool **out, const struct index *index, struct order *order,
-                      int n_threads, int capacity, void (*done)(void *context, struct slice_job *),
-                      void *context) IBOT_WARN_UNUSED;
+struct pool_options {
+    const struct index *index;
+    struct order *order;
+    int n_threads;
+    int n_consumers; /* that jobs may be for; each gets its share of the threads (turns.h) */
+    int capacity;    /* jobs of each that may be under way */
+    /* Called in a worker thread when a slice is made, or failed. */
+    void (*done)(void *context, struct slice_job *job);
+    void *context;
+};
 
-/* Queues a slice; never blocks while at most `capacity` are under way. */
+/* Errors: STATUS_NO_MEMORY. */
+enum status pool_open(struct pool **out, const struct pool_options *options) IBOT_WARN_UNUSED;
+
+/* Queues a slice for the consumer that it names; never blocks. */
 void pool_submit(struct pool *pool, struct slice_job *job);
 
-/* Finishes what is queued, joins the threads. Takes the address and nulls it. */
+/* Stops after the images under way, joins the threads. Every job is done by then: those that were
+ * not made, with STATUS_CLOSED. Takes the address and nulls it. */
 void pool_close(struct pool **pool);
 
 #endif

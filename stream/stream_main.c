@@ -1,24 +1,16 @@
 /* ibot-stream: records of the stream, and the stream itself, for people. */
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
 #include "proto/base/log.h"
+#include "proto/config/stop.h"
 #include "stream/command.h"
 
 static const struct stream_command *const commands[] = {&stream_inspect};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
-static atomic_int stop_asked;
-
-static void ask_to_stop(int signal_number)
-{
-    atomic_store(&stop_asked, 1);
-    signal(signal_number, SIG_DFL); /* the second time ends it at once */
-}
-
-static enum status run(int argc, char **argv, struct options *options)
+static enum status run(int argc, char **argv, struct options *options, const atomic_int *stop)
 {
     const struct options_program *programs[N_COMMANDS], *chosen = NULL;
 
@@ -31,7 +23,7 @@ static enum status run(int argc, char **argv, struct options *options)
         if (chosen != programs[i])
             continue;
         TRY(options_parse(options, chosen, commands[i]->values, argc - 1, argv + 1));
-        return options->finished ? STATUS_OK : commands[i]->run(options, &stop_asked);
+        return options->finished ? STATUS_OK : commands[i]->run(options, stop);
     }
     return STATUS_OK; /* --help or --version was answered */
 }
@@ -41,9 +33,7 @@ int main(int argc, char **argv)
     struct options options = {0};
 
     log_start("ibot-stream", LOG_INFO);
-    signal(SIGINT, ask_to_stop);
-    signal(SIGTERM, ask_to_stop);
-    enum status status = run(argc, argv, &options);
+    enum status status = run(argc, argv, &options, stop_on_signals());
     if (status == STATUS_INTERRUPTED)
         log_info("%s", status_message());
     else if (status != STATUS_OK)

@@ -56,18 +56,17 @@ static enum status find_program(char *out, size_t size)
  */
 static enum status start_one(struct loader_processes *p, int i)
 {
-    char program[4096], threads[16];
-    const char *arguments[] = {"ibot-loader", "--data",
-                               p->data,       "--connect",
-                               p->connect,    "--threads",
-                               threads,       "--exit-when-done",
-                               "on",          "--die-with-parent",
-                               "on",          p->index != NULL ? "--index" : NULL,
-                               p->index,      NULL};
+    char program[4096], threads[16], parent[16];
+    const char *arguments[] = {
+        "ibot-loader", "--data",    p->data, "--connect",
+        p->connect,    "--threads", threads, "--exit-when-done",
+        "on",          "--parent",  parent,  p->index != NULL ? "--index" : NULL,
+        p->index,      NULL};
     posix_spawnattr_t attributes;
 
     TRY(find_program(program, sizeof(program)));
     snprintf(threads, sizeof(threads), "%d", p->threads_each);
+    snprintf(parent, sizeof(parent), "%d", (int)getpid());
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
     posix_spawnattr_setpgroup(&attributes, 0);
@@ -150,7 +149,7 @@ void loader_processes_stop(struct loader_processes *p)
         return;
     for (int i = 0; i < p->n; i++)
         if (p->pids[i] != 0)
-            kill(p->pids[i], SIGTERM);
+            kill(p->pids[i], SIGHUP); /* the signal that --parent leaves to us */
     for (int i = 0; i < p->n; i++) {
         while (p->pids[i] != 0) {
             pid_t ended = waitpid(p->pids[i], NULL, WNOHANG);

@@ -1,7 +1,8 @@
 /* Local loaders: `--loaders N` starts N ibot-loader processes that connect over ipc:// in a folder
- * that only this user can enter. They end when this process does. One that is killed (no memory, a
- * crash) is started again, a few times: a loader holds no state, so nothing is lost; one that ends
- * by itself said why and stays away. */
+ * that only this user can enter. They end when this process does or says
+ * so, and leave other signals to it, which may come to the whole group. One that is killed (no
+ * memory, a crash) is started again, a few times: a loader holds no state, so nothing is lost; one
+ * that ends by itself said why and stays away. */
 #ifndef IBOT_TRAINER_LOADER_PROCESS_H
 #define IBOT_TRAINER_LOADER_PROCESS_H
 
@@ -34,7 +35,7 @@ enum status loader_processes_start(struct loader_processes *processes, int n, in
  * least one runs (or none was started); else STATUS_CLOSED with how they ended. */
 enum status loader_processes_check(struct loader_processes *processes) IBOT_WARN_UNUSED;
 
-/* Ends them (SIGTERM, then SIGKILL), removes the folder. Twice is fine. */
+/* Ends them (SIGHUP, then SIGKILL), removes the folder. Twice is fine. */
 void loader_processes_stop(struct loader_processes *processes);
 
 #endif

@@ -85,7 +85,8 @@ enum status receiver_open(struct receiver *out, struct device *device,
     };
     enum status status = STATUS_OK;
 
-    *out = (struct receiver){.device = device, .ops = o->ops, .spec = o->spec, .stop = stop};
+    *out = (struct receiver){
+        .device = device, .ops = o->ops, .spec = o->spec, .stop = stop, .notify = o->notify};
     if (data_spec_photometric_bytes(&o->spec) > 0 &&
         (o->ops == NULL || o->ops->photometric == NULL))
         FAIL(STATUS_UNSUPPORTED,
@@ -129,11 +130,16 @@ static enum status look_around(struct receiver *receiver, int64_t since_ns, int6
 
     if (receiver->stop != NULL && atomic_load(receiver->stop) != 0)
         FAIL(STATUS_INTERRUPTED, "interrupted");
+    if (receiver->notify != NULL)
+        notify_alive(receiver->notify, now);
     TRY(loader_processes_check(&receiver->loaders));
     if (now - since_ns < complain_ns || now - *complained_ns < complain_ns)
         return STATUS_OK;
     *complained_ns = now;
     consumer_stats(receiver->consumer, &stats);
+    if (receiver->notify != NULL)
+        notify_status(receiver->notify, now, "waiting for data since %.0f s: %d loaders",
+                      1e-9 * (double)(now - since_ns), stats.n_loaders);
     if (stats.n_loaders > 0)
         log_warning("waiting for data since %.0f s: %d loaders connected, %d slices under way",
                     1e-9 * (double)(now - since_ns), stats.n_loaders, stats.n_leases_out);

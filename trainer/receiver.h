@@ -8,6 +8,7 @@
 
 #include "ops/device.h"
 #include "ops/op_table.h"
+#include "proto/base/notify.h"
 #include "proto/wire/consumer.h"
 #include "proto/wire/recorder.h"
 #include "trainer/loader_process.h"
@@ -24,6 +25,7 @@ struct receiver_options {
     const char *data, *index; /* of local loaders */
     int32_t n_loaders, loader_threads;
     uint64_t index_digest; /* of the run that is resumed; 0: any */
+    struct notify *notify; /* the manager of this service; NULL: none */
     const char *record;    /* folder of a recording; NULL: none; borrowed until it is closed */
     bool record_pixels;
 };
@@ -37,6 +39,7 @@ struct receiver {
     struct loader_processes loaders;
     struct data_spec spec;
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
+    struct notify *notify;  /* borrowed: told that we live while we wait; NULL: nobody */
     int64_t waited_ns;      /* in receiver_next, in all */
     struct batch *batch;    /* the current one */
     uint8_t *globals, *locals,

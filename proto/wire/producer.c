@@ -248,6 +248,8 @@ enum status producer_run(struct producer *producer, const atomic_int *stop, bool
         for (int i = 0; i < n; i++)
             link_step(&producer->links[i], now_ns);
         publish(producer);
+        if (producer->options.look != NULL)
+            producer->options.look(producer->make_context);
         TRY_OUT(look_for_end(producer, &done, stop, exit_when_done));
     }
 out:

@@ -24,12 +24,15 @@ struct producer_options {
     int32_t credit;              /* slices in hand per consumer; 0: 2 per thread */
     int32_t n_threads;
     const char *name; /* host:pid, for logs; borrowed */
+    /* Called in producer_run's thread, some times a second; may be NULL. */
+    void (*look)(void *context);
 };
 
 /* One lease to fulfil. Made by the producer; a pool thread fills the result part. */
 struct slice_job {
     /* lease: read only */
     const struct data_spec *spec; /* borrowed until submitted */
+    int32_t consumer;             /* who wants it: place in options.endpoints */
     uint64_t slice_id;
     int32_t epoch;
     uint64_t first_position; /* positions first, first + stride, … */

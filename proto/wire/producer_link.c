@@ -334,6 +334,7 @@ static void take_lease(struct link *link, const struct message_lease *lease, int
         }
         struct slice_job *slice = &job->slice;
         slice->spec = &job->spec->spec;
+        slice->consumer = (int32_t)(link - producer->links);
         slice->slice_id = item->slice_id;
         slice->epoch = item->epoch;
         slice->first_position = item->first_position;

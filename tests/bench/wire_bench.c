@@ -156,7 +156,7 @@ static double cpu_seconds(void)
 /* A real one, from beside this program. */
 static void exec_loader(const char *endpoint, const struct bench_options *bench)
 {
-    char path[4096], threads[16];
+    char path[4096], threads[16], parent[16];
     ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
 
     if (n < 0)
@@ -164,9 +164,10 @@ static void exec_loader(const char *endpoint, const struct bench_options *bench)
     path[n] = '\0';
     snprintf(strrchr(path, '/') + 1, 32, "ibot-loader");
     snprintf(threads, sizeof(threads), "%d", bench->threads);
+    snprintf(parent, sizeof(parent), "%d", (int)getppid());
     setenv("IBOT_LOG_LEVEL", "warning", 1);
     execl(path, path, "--data", bench->data, "--connect", endpoint, "--threads", threads,
-          "--die_with_parent", (char *)NULL);
+          "--parent", parent, (char *)NULL);
     fprintf(stderr, "wire_bench: %s can't be started\n", path);
     exit(1);
 }

@@ -74,12 +74,28 @@ static struct slice_job job_of(const struct scene *scene, int i)
 {
     return (struct slice_job){
         .spec = &scene->spec,
+        .consumer = i % 2,
         .slice_id = (uint64_t)i,
         .epoch = 1,
         .first_position = (uint64_t)i,
         .stride = 3,
         .n_samples = SLICE,
     };
+}
+
+static struct pool *pool_of(struct scene *scene, int n_threads)
+{
+    struct pool_options options = {.index = &scene->index,
+                                   .order = scene->order,
+                                   .n_threads = n_threads,
+                                   .n_consumers = 2,
+                                   .capacity = N_JOBS,
+                                   .done = take,
+                                   .context = scene};
+    struct pool *pool = NULL;
+
+    assert_int_equal(pool_open(&pool, &options), STATUS_OK);
+    return pool;
 }
 
 static void release(struct slice_job *job)
@@ -125,9 +141,7 @@ static void slices_are_those_of_one_thread(void **state)
     void *job;
 
     for (int n_threads = 1; n_threads <= 4; n_threads += 3) {
-        assert_int_equal(
-            pool_open(&pool, &scene->index, scene->order, n_threads, N_JOBS, take, scene),
-            STATUS_OK);
+        pool = pool_of(scene, n_threads);
         for (int i = 0; i < N_JOBS; i++) {
             jobs[i] = job_of(scene, i);
             pool_submit(pool, &jobs[i]);
@@ -150,8 +164,7 @@ static void closing_gives_every_job_back(void **state)
     struct slice_job jobs[N_JOBS];
     struct pool *pool = NULL;
 
-    assert_int_equal(pool_open(&pool, &scene->index, scene->order, 2, N_JOBS, take, scene),
-                     STATUS_OK);
+    pool = pool_of(scene, 2);
     for (int i = 0; i < N_JOBS; i++) {
         jobs[i] = job_of(scene, i);
         pool_submit(pool, &jobs[i]);
@@ -159,8 +172,10 @@ static void closing_gives_every_job_back(void **state)
     pool_close(&pool);
     pool_close(&pool);
     assert_int_equal(queue_length(scene->done), N_JOBS);
-    for (int i = 0; i < N_JOBS; i++)
+    for (int i = 0; i < N_JOBS; i++) {
+        assert_true(jobs[i].status == STATUS_OK || jobs[i].status == STATUS_CLOSED);
         release(&jobs[i]);
+    }
 }
 
 static void a_failed_slice_says_why(void **state)
@@ -173,8 +188,7 @@ static void a_failed_slice_says_why(void **state)
 
     scene->spec.bad_image_policy = BAD_IMAGE_FAIL;
     scene->spec.shuffle = false;
-    assert_int_equal(pool_open(&pool, &scene->index, scene->order, 2, N_JOBS, take, scene),
-                     STATUS_OK);
+    pool = pool_of(scene, 2);
     for (int i = 0; i < 5; i++) {
         jobs[i] = job_of(scene, 4 * i);
         jobs[i].stride = 1;

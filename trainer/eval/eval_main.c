@@ -1,7 +1,6 @@
 /* ibot-eval: evaluations of a trained backbone, one sub-command each. */
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
+#include "proto/config/stop.h"
 #include "trainer/eval/features.h"
 #include "trainer/eval/knn.h"
 
@@ -166,14 +166,6 @@ static const struct options_program knn_program = {
 
 static const struct options_program *const commands[] = {&knn_program};
 
-static atomic_int stop_asked;
-
-static void ask_to_stop(int signal_number)
-{
-    atomic_store(&stop_asked, 1);
-    signal(signal_number, SIG_DFL);
-}
-
 static enum status check(const struct knn_options *o)
 {
     if (o->load_features != NULL)
@@ -188,7 +180,8 @@ static enum status check(const struct knn_options *o)
 }
 
 static enum status both_splits(const struct knn_options *o, struct backend *backend,
-                               struct features *train, struct features *test)
+                               struct features *train, struct features *test,
+                               const atomic_int *stop)
 {
     struct feature_model_options model_options = {
         .checkpoint = o->checkpoint,
@@ -208,9 +201,9 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
         .n_loaders = o->loaders,
         .loader_threads = o->loader_threads,
     };
-    TRY_OUT(features_compute(train, &model, &data, &stop_asked));
+    TRY_OUT(features_compute(train, &model, &data, stop));
     data.data = o->test;
-    TRY_OUT(features_compute(test, &model, &data, &stop_asked));
+    TRY_OUT(features_compute(test, &model, &data, stop));
 out:
     feature_model_close(&model);
     return status;
@@ -273,7 +266,7 @@ static enum status classify(const struct knn_options *o, struct backend *backend
     return STATUS_OK;
 }
 
-static enum status knn(const struct knn_options *o)
+static enum status knn(const struct knn_options *o, const atomic_int *stop)
 {
     struct features train = {0}, test = {0};
     struct backend backend;
@@ -284,7 +277,7 @@ static enum status knn(const struct knn_options *o)
     if (o->load_features != NULL)
         TRY_OUT(feature_files(o->load_features, false, &train, &test));
     else
-        TRY_OUT(both_splits(o, &backend, &train, &test));
+        TRY_OUT(both_splits(o, &backend, &train, &test, stop));
     if (o->dump_features != NULL)
         TRY_OUT(feature_files(o->dump_features, true, &train, &test));
     TRY_OUT(classify(o, &backend, &train, &test));
@@ -303,15 +296,14 @@ int main(int argc, char **argv)
 
     backend_start_process(argv);
     log_start("ibot-eval", LOG_INFO);
-    signal(SIGINT, ask_to_stop);
-    signal(SIGTERM, ask_to_stop);
+    const atomic_int *stop = stop_on_signals();
     enum status status =
         options_command(&chosen, "ibot-eval", "Evaluate a trained backbone.", commands,
                         sizeof(commands) / sizeof(commands[0]), argc, argv);
     if (status == STATUS_OK && chosen == &knn_program) {
         status = options_parse(&options, chosen, &values, argc - 1, argv + 1);
         if (status == STATUS_OK && !options.finished)
-            status = knn(&values);
+            status = knn(&values, stop);
     }
     if (status != STATUS_OK)
         log_error("%s", status_message());

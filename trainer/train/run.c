@@ -44,6 +44,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .n_loaders = n_loaders,
         .loader_threads = threads_each,
         .index_digest = index_digest,
+        .notify = &run->notify,
         .record = o->record,
         .record_pixels = o->record_kind == RECORD_PIXELS,
     };
@@ -51,6 +52,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
     bool free_to_leave = receiver.world == 1 || o->norm_in_head < 2;
     const atomic_int *stop = free_to_leave ? run->stop : NULL;
     TRY(receiver_open(&run->receiver, &run->backend.device, &receiver, stop));
+    notify_ready(&run->notify); /* loaders may be started now */
     return receiver_dataset(&run->receiver, &run->dataset);
 }
 
@@ -148,6 +150,8 @@ enum status run_open(struct run *run, const struct run_options *options,
 
     *run = (struct run){.options = options, .parsed = parsed, .stop = stop, .saved_step = -1};
     metrics_init(&run->metrics);
+    if (notify_open(&run->notify) != STATUS_OK)
+        log_warning("%s", status_message());
     TRY(run_options_data(options, &run->spec));
     TRY(skip_steps_parse(&run->skip, options->skip_steps));
     TRY(run_folder_open(run));
@@ -201,8 +205,13 @@ static enum status save(struct run *run, bool last_chance)
 /* What follows a step that was made. */
 static enum status after_step(struct run *run, double loss, int64_t waited_ns)
 {
+    int64_t now_ns = clock_monotonic_ns();
+
     if (!isnan(loss)) /* else it was left out */
-        progress_step(&run->progress, run->step - 1, loss, waited_ns, clock_monotonic_ns());
+        progress_step(&run->progress, run->step - 1, loss, waited_ns, now_ns);
+    notify_alive(&run->notify, now_ns);
+    notify_status(&run->notify, now_ns, "step %lld of %lld, loss %.4f", (long long)run->step,
+                  (long long)(run->schedule.steps_per_epoch * run->schedule.epochs), loss);
     if (run->step % run->schedule.steps_per_epoch != 0)
         return STATUS_OK;
     return run_end_epoch(run);
@@ -228,6 +237,8 @@ enum status run_train(struct run *run)
             status = after_step(run, loss, run->receiver.waited_ns - waited);
         if (status != STATUS_INTERRUPTED)
             TRY(status);
+        if (stop || run->step == last)
+            notify_stopping(&run->notify);
         if (stop || run->step == last || save_is_due(run))
             TRY(save(run, stop || run->step == last));
         if (stop && run->step < last)
@@ -244,6 +255,7 @@ void run_close(struct run *run)
     ibot_close(&run->ibot);
     run_folder_close(run);
     backend_close(&run->backend);
+    notify_close(&run->notify);
     memory_free(run->labels);
     memory_free(run->clusters);
     memory_free(run->stored);

@@ -24,6 +24,7 @@ struct run {
     const struct run_options *options; /* borrowed */
     const struct options *parsed;      /* borrowed: texts, digest */
     const atomic_int *stop;            /* borrowed: 1 after a first signal */
+    struct notify notify;              /* the manager of this service, if there is one */
     struct backend backend;
     struct receiver receiver;
     struct ibot *ibot;

@@ -5,18 +5,12 @@
 #include <stdlib.h>
 
 #include "proto/base/log.h"
+#include "proto/config/stop.h"
 #include "trainer/train/run.h"
 
-static atomic_int stop_asked;
-
-/* The first time: finish the step, save, end. The second time: end at once. */
-static void ask_to_stop(int signal_number)
-{
-    atomic_store(&stop_asked, 1);
-    signal(signal_number, SIG_DFL);
-}
-
-static enum status train(struct run_options *values, const struct options *parsed)
+/* When *stop is set: finish the step, save, end. */
+static enum status train(struct run_options *values, const struct options *parsed,
+                         const atomic_int *stop)
 {
     static struct run run;
 
@@ -24,7 +18,7 @@ static enum status train(struct run_options *values, const struct options *parse
     TRY(run_options_check(values));
     if (values->check)
         return options_dump(parsed, stdout);
-    enum status status = run_open(&run, values, parsed, &stop_asked);
+    enum status status = run_open(&run, values, parsed, stop);
     bool opened = status == STATUS_OK;
     int world = run.backend.collective.world;
     if (opened)
@@ -49,14 +43,12 @@ int main(int argc, char **argv)
 
     backend_start_process(argv);
     log_start("ibot-train", LOG_INFO);
-    signal(SIGINT, ask_to_stop);
-    signal(SIGTERM, ask_to_stop);
-    signal(SIGUSR1, ask_to_stop);
+    const atomic_int *stop = stop_on_signals();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
     enum status status = options_parse(&options, &run_program, &values, argc, argv);
     if (status == STATUS_OK && !options.finished)
-        status = train(&values, &options);
+        status = train(&values, &options, stop);
     if (status == STATUS_INTERRUPTED)
         log_warning("%s", status_message());
     else if (status != STATUS_OK)
