@@ -9,15 +9,19 @@
 enum {
     NOBODY = -1,
     SETTLED_LEASES = 16, /* returned ones after which their mean time says something */
+    MAX_RESTS = 6,       /* after which they do not get longer */
+    TROUBLED = 2,        /* copies that came to nothing: now a loader with merits is wanted */
 };
 static const int64_t hedge_least_ns = 1000000000; /* younger leases are never made twice */
 static const int64_t hedge_factor = 4;            /* times the usual age of a lease */
+static const int64_t rest_least_ns = 2000000000;  /* of a loader that was late */
 
 struct slice {
     bool done;
     bool issued;    /* leased at least once */
     int32_t n_open; /* leases of it that are not late */
     int32_t avoid;  /* the loader whose copy came to nothing last, or NOBODY */
+    int32_t n_bad;  /* copies that came to nothing */
 };
 
 struct lease {
@@ -28,7 +32,10 @@ struct lease {
 
 struct loader {
     bool joined;
+    bool delivered; /* at least once */
     int32_t credit, n_leases, n_late;
+    int32_t n_rests;                         /* since it delivered on time */
+    int64_t rest_ns;                         /* until then */
     struct lease leases[SESSION_MAX_CREDIT]; /* in order of issue */
 };
 
@@ -121,9 +128,7 @@ int32_t session_join(struct session *session, int32_t credit)
                     sizeof(struct loader), "loaders") != STATUS_OK)
         return NOBODY;
     struct loader *loader = &session->loaders[number];
-    loader->joined = true;
-    loader->credit = credit;
-    loader->n_leases = loader->n_late = 0;
+    *loader = (struct loader){.joined = true, .credit = credit};
     if (number == session->n_loaders)
         session->n_loaders++;
     session->counts.n_loaders++;
@@ -176,22 +181,32 @@ void session_advance(struct session *session, uint64_t base)
 
 /* ---- leasing ---- */
 
+static void rest(struct loader *loader, int64_t now_ns)
+{
+    loader->rest_ns = now_ns + (rest_least_ns << loader->n_rests);
+    if (loader->n_rests < MAX_RESTS)
+        loader->n_rests++;
+}
+
 /* Marks leases older than the limit as late, so that their slices are free. */
 static void mark_late(struct session *session, int64_t now_ns, int64_t limit_ns)
 {
     for (int32_t i = 0; i < session->n_loaders; i++) {
         struct loader *loader = &session->loaders[i];
+        bool was_late = false;
         if (!loader->joined)
             continue;
         for (int32_t j = 0; j < loader->n_leases; j++) {
             struct lease *lease = &loader->leases[j];
             if (lease->late || now_ns - lease->issued_ns < limit_ns)
                 continue;
-            lease->late = true;
+            lease->late = was_late = true;
             loader->n_late++;
             if (has_place(session, lease->slice))
                 slice_at(session, lease->slice)->n_open--;
         }
+        if (was_late)
+            rest(loader, now_ns);
     }
 }
 
@@ -204,29 +219,42 @@ static bool rather(const struct loader *a, const struct loader *b)
     return (int64_t)a->n_leases * b->credit < (int64_t)b->n_leases * a->credit;
 }
 
-/* The best loader for this slice, or NOBODY. The one to avoid gets it only when no other is likely
- * to come free for it. */
-static int32_t choose_loader(struct session *session, uint64_t id)
+/* Only when there is no other: it rests, it failed at this very slice, or the slice is troubled and
+ * the loader a stranger. */
+static bool second_choice(const struct session *session, int32_t number, const struct slice *slice,
+                          int64_t now_ns)
 {
-    int32_t avoid = slice_at(session, id)->avoid, best = NOBODY;
-    bool avoided_free = false, others_to_come = false;
+    const struct loader *loader = &session->loaders[number];
+
+    return number == slice->avoid || now_ns < loader->rest_ns ||
+           (slice->n_bad >= TROUBLED && !loader->delivered);
+}
+
+/* The best loader for this slice, or NOBODY. A second choice gets it only when no first one is
+ * likely to come free for it. */
+static int32_t choose_loader(struct session *session, uint64_t id, int64_t now_ns)
+{
+    const struct slice *slice = slice_at(session, id);
+    int32_t best = NOBODY, second = NOBODY;
+    bool others_to_come = false;
 
     for (int32_t k = 0; k < session->n_loaders; k++) {
         int32_t i = (int32_t)(((int64_t)session->turn + k) % session->n_loaders);
         struct loader *loader = &session->loaders[i];
         if (!loader->joined || find_lease(loader, id) != NULL)
             continue;
+        bool is_second = second_choice(session, i, slice, now_ns);
+        int32_t *place = is_second ? &second : &best;
         if (loader->n_leases >= loader->credit)
-            others_to_come |= i != avoid && loader->n_late == 0;
-        else if (i == avoid)
-            avoided_free = true;
-        else if (best == NOBODY || rather(loader, &session->loaders[best]))
-            best = i;
+            others_to_come |= !is_second && loader->n_late == 0;
+        else if (*place == NOBODY || (i != slice->avoid && *place == slice->avoid) ||
+                 (i != slice->avoid && rather(loader, &session->loaders[*place])))
+            *place = i;
     }
-    return best == NOBODY && avoided_free && !others_to_come ? avoid : best;
+    return best != NOBODY || others_to_come ? best : second;
 }
 
-static bool find_pair(struct session *session, int32_t *number, uint64_t *id)
+static bool find_pair(struct session *session, int32_t *number, uint64_t *id, int64_t now_ns)
 {
     bool spare = false;
 
@@ -238,7 +266,7 @@ static bool find_pair(struct session *session, int32_t *number, uint64_t *id)
         const struct slice *slice = slice_at(session, *id);
         if (slice->done || slice->n_open > 0)
             continue;
-        *number = choose_loader(session, *id);
+        *number = choose_loader(session, *id, now_ns);
         if (*number != NOBODY)
             return true;
     }
@@ -251,13 +279,13 @@ bool session_lease(struct session *session, int32_t *number, uint64_t *id, int64
     uint64_t slice_id;
 
     mark_late(session, now_ns, session->timeout_ns);
-    if (!find_pair(session, &chosen, &slice_id)) {
+    if (!find_pair(session, &chosen, &slice_id, now_ns)) {
         int64_t hedge_ns = hedge_factor * session->usual_ns;
         hedge_ns = hedge_ns > hedge_least_ns ? hedge_ns : hedge_least_ns;
         if (session->n_settled < SETTLED_LEASES || hedge_ns >= session->timeout_ns)
             return false;
         mark_late(session, now_ns, hedge_ns);
-        if (!find_pair(session, &chosen, &slice_id))
+        if (!find_pair(session, &chosen, &slice_id, now_ns))
             return false;
     }
     struct loader *loader = &session->loaders[chosen];
@@ -294,6 +322,11 @@ void session_done(struct session *session, int32_t number, uint64_t id, int64_t 
     int64_t age_ns = now_ns - lease->issued_ns;
     session->usual_ns += session->n_settled++ == 0 ? age_ns : (age_ns - session->usual_ns) / 8;
     slice_at(session, id)->done = true;
+    loader->delivered = true;
+    if (!lease->late) {
+        loader->n_rests = 0;
+        loader->rest_ns = 0;
+    }
     end_lease(session, loader, lease);
 }
 
@@ -303,8 +336,10 @@ void session_drop(struct session *session, int32_t number, uint64_t id)
     struct lease *lease = find_lease(loader, id);
 
     CHECK(lease != NULL);
-    if (has_place(session, id))
+    if (has_place(session, id) && !slice_at(session, id)->done) {
         slice_at(session, id)->avoid = number;
+        slice_at(session, id)->n_bad++;
+    }
     end_lease(session, loader, lease);
 }
 

@@ -6,6 +6,11 @@
  * else to do, much older than leases usually get; the slice is then leased to another loader too,
  * and whichever copy comes first is taken. A loader never holds the same slice twice.
  *
+ * Loaders are judged by what they did, so that a bad one costs a moment and not the stream. One
+ * that was late rests while others are there: two seconds, twice as long each time, until it
+ * delivers on time. A slice that came to nothing once is not for the loader it came from, one that
+ * did twice is for loaders that have delivered before, if there are any.
+ *
  *    allowed ─> free ──lease──> out ──done──> done ──advance──> over
  *                 ^              │ late, dropped, or its loader left
  *                 └──────────────┘

@@ -136,8 +136,91 @@ static void a_copy_that_comes_after_its_batch_is_over_is_a_duplicate(void **stat
     session_allow(session, 3);
     assert_int_equal(session_verdict(session, slow, 0), SESSION_DUPLICATE);
     session_drop(session, slow, 0);
-    lease_is(session, second_ns, slow, 1);
+    lease_is(session, second_ns, fast, 1);
+    no_lease(session, second_ns); /* the one that was late rests, and the other will come free */
+    session_done(session, fast, 1, second_ns);
     lease_is(session, second_ns, fast, 2);
+    session_close(&session);
+}
+
+static void a_loader_that_is_late_again_and_again_rests_longer_each_time(void **state)
+{
+    (void)state;
+    struct session *session = open(2, second_ns);
+    uint64_t slice = 0;
+    int64_t now = 0;
+    session_start(session, 0);
+    int32_t slow = session_join(session, 1), fast = session_join(session, 1);
+    for (int i = 0; i < 10; i++) { /* 2, 4, 8, … seconds, at most 128 */
+        int64_t rest_ns = 2 * second_ns << (i < 6 ? i : 6);
+        session_allow(session, slice + 2);
+        lease_is(session, now, slow, slice);
+        lease_is(session, now, fast, slice + 1);
+        session_done(session, fast, slice + 1, now);
+        now += second_ns;
+        lease_is(session, now, fast, slice);
+        session_done(session, fast, slice, now);
+        session_drop(session, slow, slice); /* its copy comes now */
+        slice += 2;
+        session_advance(session, slice);
+        session_allow(session, slice + 1);
+        lease_is(session, now + rest_ns - 1, fast, slice);
+        session_done(session, fast, slice, now + rest_ns - 1);
+        session_advance(session, ++slice);
+        now += rest_ns;
+    }
+    /* On time once: it is as good as any. */
+    session_allow(session, slice + 2);
+    lease_is(session, now, slow, slice);
+    session_done(session, slow, slice, now + 1);
+    lease_is(session, now + 1, fast, slice + 1);
+    session_done(session, fast, slice + 1, now + 1);
+    session_advance(session, slice += 2);
+    session_allow(session, slice + 2);
+    lease_is(session, now + 2, slow, slice);
+    session_close(&session);
+}
+
+static void loaders_that_are_all_late_are_used_all_the_same(void **state)
+{
+    (void)state;
+    struct session *session = open(4, second_ns);
+    session_start(session, 0);
+    session_allow(session, 2);
+    int32_t one = session_join(session, 2), other = session_join(session, 2);
+    lease_is(session, 0, one, 0);
+    lease_is(session, 0, other, 1);
+    lease_is(session, second_ns, other, 0);
+    lease_is(session, second_ns, one, 1);
+    session_allow(session, 4);
+    no_lease(session, second_ns); /* their credit is in use */
+    session_done(session, other, 0, second_ns);
+    lease_is(session, second_ns, other, 2);
+    session_close(&session);
+}
+
+static void a_troubled_slice_is_for_loaders_that_have_delivered(void **state)
+{
+    (void)state;
+    struct session *session = open(8, 10 * second_ns);
+    session_start(session, 0);
+    session_allow(session, 3);
+    int32_t known = session_join(session, 1);
+    lease_is(session, 0, known, 0);
+    session_done(session, known, 0, 0);
+    lease_is(session, 0, known, 1);
+    for (int i = 0; i < 2; i++) { /* one that comes again and again under another name */
+        int32_t stranger = session_join(session, 4);
+        lease_is(session, 0, stranger, 2);
+        session_drop(session, stranger, 2);
+        session_leave(session, stranger);
+    }
+    int32_t stranger = session_join(session, 4);
+    no_lease(session, 0); /* though it is idle */
+    session_done(session, known, 1, 0);
+    lease_is(session, 0, known, 2);
+    session_leave(session, known);
+    lease_is(session, 0, stranger, 2); /* alone: who else? */
     session_close(&session);
 }
 
@@ -239,6 +322,10 @@ struct model {
     int64_t issued_ns[LOADERS][SLICES]; /* 0: not held */
     bool late[LOADERS][SLICES];
     int32_t avoid[SLICES]; /* -1: nobody */
+    int32_t n_bad[SLICES];
+    bool delivered[LOADERS];
+    int32_t n_rests[LOADERS];
+    int64_t rest_ns[LOADERS];
     int32_t n_done[SLICES];
 };
 
@@ -252,11 +339,23 @@ static int32_t held(const struct model *model, int32_t loader)
 
 static void mark_late(struct model *model)
 {
-    for (int l = 0; l < LOADERS; l++)
+    for (int l = 0; l < LOADERS; l++) {
+        bool was_late = false;
         for (int i = 0; i < SLICES; i++)
-            if (model->issued_ns[l][i] != 0 &&
+            if (model->issued_ns[l][i] != 0 && !model->late[l][i] &&
                 model->now_ns - model->issued_ns[l][i] >= model->timeout_ns)
-                model->late[l][i] = true;
+                model->late[l][i] = was_late = true;
+        if (!was_late)
+            continue;
+        model->rest_ns[l] = model->now_ns + (2 * second_ns << model->n_rests[l]);
+        model->n_rests[l] += model->n_rests[l] < 6;
+    }
+}
+
+static bool second_choice(const struct model *model, int32_t loader, uint64_t slice)
+{
+    return model->avoid[slice] == loader || model->now_ns < model->rest_ns[loader] ||
+           (model->n_bad[slice] >= 2 && !model->delivered[loader]);
 }
 
 static bool in_good_hands(const struct model *model, uint64_t slice)
@@ -283,19 +382,22 @@ static void model_lease(struct model *model)
         assert_true(slice >= model->base && slice < model->allowed && !model->done[slice]);
         assert_false(in_good_hands(model, slice));
         assert_true(may_have(model, loader, slice));
+        if (second_choice(model, loader, slice))
+            for (int l = 0; l < LOADERS; l++)
+                assert_true(second_choice(model, l, slice) || !may_have(model, l, slice));
         if (loader == model->avoid[slice])
             for (int l = 0; l < LOADERS; l++)
                 assert_true(l == loader || !may_have(model, l, slice));
         for (uint64_t i = model->base; i < slice; i++) /* nothing earlier could be leased */
             for (int l = 0; l < LOADERS && !model->done[i] && !in_good_hands(model, i); l++)
-                assert_true(!may_have(model, l, i) || model->avoid[i] == l);
+                assert_true(!may_have(model, l, i) || second_choice(model, l, i));
         model->issued_ns[loader][slice] = model->now_ns;
         model->late[loader][slice] = false;
         return;
     }
     for (uint64_t i = model->base; i < model->allowed; i++)
         for (int l = 0; l < LOADERS && !model->done[i] && !in_good_hands(model, i); l++)
-            assert_true(!may_have(model, l, i) || model->avoid[i] == l);
+            assert_true(!may_have(model, l, i) || second_choice(model, l, i));
 }
 
 /* Some lease of some loader; false when there is none. */
@@ -324,9 +426,13 @@ static void model_deliver(struct model *model, struct rng *rng, bool good)
         session_done(model->session, loader, slice, model->now_ns);
         model->done[slice] = true;
         model->n_done[slice]++;
+        model->delivered[loader] = true;
+        if (!model->late[loader][slice])
+            model->rest_ns[loader] = model->n_rests[loader] = 0;
     } else {
         session_drop(model->session, loader, slice);
         model->avoid[slice] = loader;
+        model->n_bad[slice]++;
     }
     model->issued_ns[loader][slice] = 0;
     assert_int_equal(session_verdict(model->session, loader, slice), SESSION_UNKNOWN);
@@ -349,6 +455,9 @@ static void model_come_or_go(struct model *model, struct rng *rng)
     assert_in_range(number, 0, LOADERS - 1);
     assert_false(model->joined[number]);
     model->joined[number] = true;
+    model->delivered[number] = false;
+    model->n_rests[number] = 0;
+    model->rest_ns[number] = 0;
     model->credit[number] = credit;
 }
 
@@ -415,6 +524,9 @@ int main(void)
         cmocka_unit_test(a_loader_that_leaves_frees_its_leases_at_once),
         cmocka_unit_test(a_late_lease_goes_to_another_loader_and_the_first_copy_counts),
         cmocka_unit_test(a_copy_that_comes_after_its_batch_is_over_is_a_duplicate),
+        cmocka_unit_test(a_loader_that_is_late_again_and_again_rests_longer_each_time),
+        cmocka_unit_test(loaders_that_are_all_late_are_used_all_the_same),
+        cmocka_unit_test(a_troubled_slice_is_for_loaders_that_have_delivered),
         cmocka_unit_test(the_only_loader_is_not_given_the_same_slice_twice),
         cmocka_unit_test(a_slice_that_failed_goes_to_another_loader_if_there_is_one),
         cmocka_unit_test(a_slice_held_up_by_a_stalled_loader_is_made_twice_when_others_are_idle),
