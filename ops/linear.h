@@ -15,23 +15,24 @@ extern "C" {
 enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_GELU_TANH };
 
 /* y = activation(x weight^T + bias).
- *   x       [N, In]   f32|bf16
- *   weight  [Out, In] f32|bf16
+ *   x       [N, In]   f32|bf16|f16
+ *   weight  [Out, In] of the type of x
  *   bias    [Out]     f32|bf16, or absent
  *   y       [N, Out]  f32|bf16 out
- *   pre     [N, Out]  f32|bf16 out: the value before the activation, needed by the backward of
- *                     the next layer; absent with ACTIVATION_NONE or when there is no backward
- * Aliasing: none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed.
- * CPU ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt). */
+ *   pre     [N, Out]  of the type of y, out: the value before the activation, needed by the
+ * backward of the next layer; absent with ACTIVATION_NONE or when there is no backward Aliasing:
+ * none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed. CPU
+ * ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt; fastest where bias, pre and y have one
+ * type and the activation is none or GELU by tanh). */
 struct linear_args {
     struct tensor x, weight, bias, y, pre;
     enum activation activation;
 };
 
 /* Gradients of the product above, for d_y after the activation has been undone:
- *   d_y      [N, Out]
- *   x        [N, In]   the forward input
- *   weight   [Out, In]
+ *   d_y      [N, Out]  f32|bf16
+ *   x        [N, In]   the forward input, of the type of d_y
+ *   weight   [Out, In] of the type of d_y
  *   pre      [N, In]   absent, or the value before the activation that made x: then d_x is
  *                      multiplied by the derivative of `activation` there (dgrad epilogue)
  *   d_x      [N, In]   out, or absent

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/kernels.h"
 #include "proto/base/memory.h"
 #include "tests/support/tolerances.h"
 
@@ -27,10 +28,28 @@ static enum status open_cpu(struct device *out)
     return device_open_cpu(out, 2);
 }
 
-static const struct op_backend backends[] = {{"cpu", &op_table_cpu, open_cpu}};
+static enum status open_accelerator(struct device *out)
+{
+    return kernels_device_open(out, 0);
+}
 
-static const struct op_backend *chosen;
+static struct op_backend chosen;
 static enum dtype chosen_dtype;
+
+/* The CPU, or the accelerator that this program is linked with ("cuda", "cuda_emulated"). */
+static bool choose(const char *name)
+{
+    const struct op_table *accelerator;
+
+    if (strcmp(name, op_table_cpu.name) == 0) {
+        chosen = (struct op_backend){op_table_cpu.name, &op_table_cpu, open_cpu};
+        return true;
+    }
+    if (kernels_op_table(&accelerator) != STATUS_OK || strcmp(name, accelerator->name) != 0)
+        return false;
+    chosen = (struct op_backend){accelerator->name, accelerator, open_accelerator};
+    return true;
+}
 
 int op_backend_choose(int argc, char **argv)
 {
@@ -42,14 +61,11 @@ int op_backend_choose(int argc, char **argv)
         return 2;
     }
     chosen_dtype = argc == 3 && strcmp(argv[2], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
-    for (size_t i = 0; i < sizeof(backends) / sizeof(backends[0]); i++)
-        if (strcmp(backends[i].name, argv[1]) == 0)
-            chosen = &backends[i];
-    if (chosen == NULL) {
+    if (!choose(argv[1])) {
         fprintf(stderr, "backend '%s' is not in this build\n", argv[1]);
         return OP_TEST_SKIPPED;
     }
-    enum status status = chosen->open(&device);
+    enum status status = chosen.open(&device);
     device_close(&device);
     if (status != STATUS_OK) {
         fprintf(stderr, "backend '%s' can't be opened here: %s\n", argv[1], status_message());
@@ -61,11 +77,11 @@ int op_backend_choose(int argc, char **argv)
 void op_fixture_open(struct op_fixture *f, uint32_t seed)
 {
     memset(f, 0, sizeof(*f));
-    f->ops = chosen->table;
+    f->ops = chosen.table;
     f->dtype = chosen_dtype;
     f->condition = 1.0;
     f->rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
-    op_run(chosen->open(&f->device));
+    op_run(chosen.open(&f->device));
 }
 
 void op_fixture_close(struct op_fixture *f)

@@ -1,0 +1,55 @@
+/* Matrix products by cuBLASLt. A product is described as cuBLAS sees it, column by column; plans
+ * (descriptors and the chosen algorithm) are made once per kind of product and kept with the
+ * device, so that a call does nothing but launch. */
+#ifndef IBOT_KERNELS_MATMUL_H
+#define IBOT_KERNELS_MATMUL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ops/device.h"
+#include "ops/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum matmul_epilogue {
+    MATMUL_PLAIN,
+    MATMUL_BIAS,          /* + bias[row] */
+    MATMUL_GELU_BIAS,     /* gelu by tanh of that */
+    MATMUL_GELU_AUX_BIAS, /* the same, and the value before it to aux */
+    MATMUL_DGELU,         /* times the derivative of gelu by tanh at aux */
+    MATMUL_B_SUMS,        /* beside d, which is as it is: bias[column] = sums of b over k */
+};
+
+/* d [m, n] = op(a) [m, k] op(b) [k, n] + beta d, then the epilogue; column-major, accumulated in
+ * float32 (float32 operands without TF32). */
+struct matmul {
+    int64_t m, n, k;
+    bool a_transposed, b_transposed;
+    enum dtype operand, result; /* of a and b; of d */
+    const void *a, *b;
+    void *d;
+    int64_t lda, ldb, ldd;
+    float beta; /* 0 or 1 */
+    enum matmul_epilogue epilogue;
+    void *bias; /* [m], or [n] for MATMUL_B_SUMS (out) */
+    enum dtype bias_type;
+    void *aux; /* [m, n], leading dimension ld_aux, of the type of d */
+    int64_t ld_aux;
+};
+
+/* Does the library have an algorithm for it? The pointers count by their alignment alone. */
+enum status matmul_supported(struct device *device, const struct matmul *matmul,
+                             bool *out) IBOT_WARN_UNUSED;
+
+/* Queues the product on the branch in use. Errors: STATUS_UNSUPPORTED (no algorithm),
+ * STATUS_DEVICE. */
+enum status matmul_run(struct device *device, const struct matmul *matmul) IBOT_WARN_UNUSED;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
