@@ -16,6 +16,7 @@
 #include "proto/base/notify.h"
 #include "proto/config/options.h"
 #include "proto/config/stop.h"
+#include "proto/wire/endpoint_list.h"
 #include "proto/wire/producer.h"
 
 struct loader_options {
@@ -100,7 +101,8 @@ struct loader {
     struct order *order;
     struct pool *pool;
     struct producer *producer;
-    char endpoints[PRODUCER_MAX_ENDPOINTS][256], name[96];
+    struct endpoint_list endpoints;
+    char name[96];
 };
 
 /* Ends the reading of folders. */
@@ -137,37 +139,6 @@ static void finish_slice(void *context, struct slice_job *job)
     producer_submit(loader->producer, job);
 }
 
-/* "tcp://host:5550-5557" becomes eight endpoints. */
-static enum status expand(struct loader *loader, const struct loader_options *options,
-                          struct producer_options *out)
-{
-    for (int32_t i = 0; i < options->n_connect; i++) {
-        const char *text = options->connect[i], *colon = strrchr(text, ':');
-        long first = 0, last = 0;
-        char rest;
-        bool range = strncmp(text, "tcp://", 6) == 0 && colon != NULL &&
-                     sscanf(colon + 1, "%ld-%ld%c", &first, &last, &rest) == 2;
-        if (range && (first < 1 || last < first || last > 65535))
-            FAIL(STATUS_INVALID, "--connect %s: wanted ports FIRST-LAST within 1 to 65535", text);
-        if (!range)
-            first = last = 0;
-        for (long port = first; port <= last; port++) {
-            int n = out->n_endpoints;
-            if (n == PRODUCER_MAX_ENDPOINTS)
-                FAIL(STATUS_INVALID, "--connect: more than %d endpoints", PRODUCER_MAX_ENDPOINTS);
-            int length =
-                range ? snprintf(loader->endpoints[n], sizeof(loader->endpoints[n]), "%.*s:%ld",
-                                 (int)(colon - text), text, port)
-                      : snprintf(loader->endpoints[n], sizeof(loader->endpoints[n]), "%s", text);
-            if (length >= (int)sizeof(loader->endpoints[n]))
-                FAIL(STATUS_INVALID, "--connect: endpoint '%s' is too long", text);
-            out->endpoints[n] = loader->endpoints[n];
-            out->n_endpoints++;
-        }
-    }
-    return STATUS_OK;
-}
-
 static enum status open_producer(struct loader *loader, const struct loader_options *options)
 {
     char host[64] = "";
@@ -183,7 +154,9 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
     gethostname(host, sizeof(host) - 1);
     snprintf(loader->name, sizeof(loader->name), "%s:%d", host, (int)getpid());
     TRY(self_test_pixels(&producer.self_test));
-    TRY(expand(loader, options, &producer));
+    for (int32_t i = 0; i < options->n_connect; i++)
+        TRY(endpoint_list_add(&loader->endpoints, options->connect[i]));
+    endpoint_list_use(&loader->endpoints, &producer);
     struct pool_options pool = {
         .index = &loader->index,
         .order = loader->order,

@@ -6,7 +6,7 @@
 #include "proto/config/stop.h"
 #include "stream/command.h"
 
-static const struct stream_command *const commands[] = {&stream_inspect};
+static const struct stream_command *const commands[] = {&stream_inspect, &stream_replay};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

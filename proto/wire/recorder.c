@@ -204,14 +204,33 @@ static void *recorder_thread(void *argument)
 
 /* ---- open and close ---- */
 
+/* Removes a file whose steps are to be recorded again, because the run went back to a checkpoint.
+ * One that begins with the run and ends in good order is no such file: that run has finished. */
+static enum status remove_file(const struct recorder *recorder, const char *path, int64_t step)
+{
+    bool whole = false;
+
+    if (step == 0 && recorder->info.first_step == 0)
+        TRY(recording_is_whole(path, &whole));
+    if (whole)
+        FAIL(STATUS_MISMATCH,
+             "'%s' is the recording of a run that ended in good order, and this run begins again: "
+             "choose another folder, or remove it",
+             path);
+    if (unlink(path) != 0)
+        FAIL(STATUS_IO, "'%s': %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
 /* What the folder has already must be of this stream; what this rank has of the steps to come is
- * removed. */
+ * removed, unless somebody reads it. */
 static enum status clear_folder(const struct recorder *recorder, const char *folder)
 {
     struct message *head = NULL;
     char **paths = NULL;
     size_t n = 0;
     enum status status = STATUS_OK;
+    int lock = -1;
     bool found;
 
     if (mkdir(folder, 0777) != 0 && errno != EEXIST)
@@ -232,10 +251,16 @@ static enum status clear_folder(const struct recorder *recorder, const char *fol
         if (head->recording.rank != recorder->info.rank ||
             head->recording.first_step < recorder->info.first_step)
             continue;
-        if (unlink(paths[i]) != 0)
-            FAIL_OUT(STATUS_IO, "'%s': %s", paths[i], strerror(errno));
+        if (lock < 0 && recording_lock(&lock, folder, false) != STATUS_OK)
+            FAIL_OUT(STATUS_IO,
+                     "'%s' would be recorded again, but another program reads it: end that, or "
+                     "choose another folder",
+                     paths[i]);
+        TRY_OUT(remove_file(recorder, paths[i], head->recording.first_step));
     }
 out:
+    if (lock >= 0)
+        close(lock);
     for (size_t i = 0; i < n; i++)
         memory_free(paths[i]);
     memory_free(paths);

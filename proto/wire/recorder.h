@@ -23,8 +23,9 @@ struct recorder_options {
 
 struct recorder; /* opaque: a thread */
 
-/* After consumer_start. Errors: STATUS_IO, STATUS_MISMATCH (the folder holds a recording of another
- * run), STATUS_NO_MEMORY. */
+/* After consumer_start. Errors: STATUS_IO (also: what would be recorded again is being read),
+ * STATUS_MISMATCH (the folder holds a recording of another run, or of one that has ended while this
+ * one begins), STATUS_NO_MEMORY. */
 enum status recorder_open(struct recorder **out, struct consumer *consumer,
                           const struct recorder_options *options) IBOT_WARN_UNUSED;
 

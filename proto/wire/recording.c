@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
@@ -310,6 +311,8 @@ enum status recording_open(struct recording **out, const char *path)
 
     TRY(memory_alloc(&recording, 1, sizeof(*recording), "recording"));
     recording->current = SIZE_MAX;
+    recording->lock = -1;
+    TRY_OUT(recording_lock(&recording->lock, path, true));
     TRY_OUT(recording_list(path, &paths, &n));
     for (size_t i = 0; i < n; i++)
         TRY_OUT(add_file(recording, paths[i]));
@@ -349,6 +352,8 @@ void recording_close(struct recording **address)
         tfrecord_reader_close(&recording->files[i].reader);
         memory_free(recording->files[i].path);
     }
+    if (recording->lock >= 0)
+        close(recording->lock);
     memory_free(recording->files);
     memory_free(recording->slices);
     memory_free(recording);

@@ -71,6 +71,7 @@ struct recording {
     struct record record;
     size_t current; /* its number; SIZE_MAX: none */
     int32_t n_open;
+    int lock; /* recording_lock; -1: none */
 };
 
 /* A folder of files, or one file. Errors: STATUS_NOT_FOUND, STATUS_IO, STATUS_CORRUPT (file and
@@ -114,6 +115,15 @@ void recording_part(const struct data_spec *spec, int32_t i, size_t *offset, siz
 
 /* "rank00000-step000000000000.tfrecord" in a folder; false when it does not fit. */
 bool recording_path(char *out, size_t size, const char *folder, int32_t rank, int64_t step);
+
+/* Keeps others away from a recording: readers (shared) for as long as they have it open, a recorder
+ * (alone) while it removes files that somebody may be reading. `path` is the folder or a file in
+ * it. *out is a descriptor to close, or -1 where the file system has no locks. Errors:
+ * STATUS_TIMEOUT (somebody else has it). */
+enum status recording_lock(int *out, const char *path, bool shared) IBOT_WARN_UNUSED;
+
+/* Whether a file ends as a recording should, and holds a slice at least. Errors: STATUS_IO. */
+enum status recording_is_whole(const char *path, bool *out) IBOT_WARN_UNUSED;
 
 /* The head of one file; *found is false when it has not even a whole one. Errors: as open. */
 enum status recording_head(const char *path, struct message *out, bool *found) IBOT_WARN_UNUSED;

@@ -3,11 +3,16 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "proto/base/clock.h"
 #include "proto/base/memory.h"
 #include "proto/wire/tfrecord.h"
 
@@ -16,6 +21,44 @@ bool recording_path(char *out, size_t size, const char *folder, int32_t rank, in
     int n = snprintf(out, size, "%s/rank%05d-step%012lld.tfrecord", folder, rank, (long long)step);
     return n > 0 && (size_t)n < size;
 }
+
+/* ---- locks ---- */
+
+static const int64_t lock_patience_ns = 2000000000; /* with ranks that clear the same folder */
+
+enum status recording_lock(int *out, const char *path, bool shared)
+{
+    int64_t end_ns = clock_monotonic_ns() + lock_patience_ns;
+    const struct timespec pause = {.tv_nsec = 10000000};
+    struct stat info;
+    char folder[4096];
+
+    *out = -1;
+    const char *slash = strrchr(path, '/');
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        snprintf(folder, sizeof(folder), "%s", path);
+    else
+        snprintf(folder, sizeof(folder), "%.*s", slash != NULL ? (int)(slash - path) + 1 : 1,
+                 slash != NULL ? path : ".");
+    int file = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (file < 0)
+        return STATUS_OK; /* what is wrong with it will be told by whoever reads it */
+    while (flock(file, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+        bool busy = errno == EWOULDBLOCK;
+        if (busy && clock_monotonic_ns() < end_ns) {
+            nanosleep(&pause, NULL);
+            continue;
+        }
+        close(file);
+        if (!busy)
+            return STATUS_OK; /* no locks here */
+        FAIL(STATUS_TIMEOUT, "'%s' is in use", folder);
+    }
+    *out = file;
+    return STATUS_OK;
+}
+
+/* ---- names and heads ---- */
 
 static bool is_recording_name(const char *name)
 {
@@ -115,6 +158,37 @@ enum status recording_head(const char *path, struct message *out, bool *found)
                  path, out->recording.version, RECORDING_VERSION);
     *found = true;
 out:
+    tfrecord_reader_close(&reader);
+    return status;
+}
+
+enum { MESSAGE_FINISHED_MAX_BYTES = 64 };
+
+enum status recording_is_whole(const char *path, bool *out)
+{
+    struct tfrecord_reader *reader = NULL;
+    struct message *message = NULL;
+    const uint8_t *bytes;
+    size_t n_bytes, length;
+    int n = 0;
+    enum status status;
+
+    *out = false;
+    TRY(tfrecord_reader_open(&reader, path, SIZE_MAX / 8));
+    TRY_OUT(memory_alloc(&message, 1, sizeof(*message), "message"));
+    message->kind = MESSAGE_RECORDING;
+    while ((status = tfrecord_reader_skim(reader, MESSAGE_MAX_BYTES, &bytes, &n_bytes, &length)) ==
+           STATUS_OK) {
+        n++;
+        if (length > MESSAGE_FINISHED_MAX_BYTES ||
+            message_unpack(message, bytes, n_bytes) != STATUS_OK)
+            message->kind = MESSAGE_SLICE;
+    }
+    *out = status == STATUS_CLOSED && n > 2 && message->kind == MESSAGE_FINISHED;
+    if (status == STATUS_CLOSED || status == STATUS_CORRUPT)
+        status = STATUS_OK;
+out:
+    memory_free(message);
     tfrecord_reader_close(&reader);
     return status;
 }

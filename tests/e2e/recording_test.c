@@ -1,5 +1,6 @@
 /* What is recorded is what the trainer consumed, and recording changes nothing. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -108,6 +109,100 @@ static void damage_in_a_recording_is_found_and_named(void **state)
     free(digests);
 }
 
+static void a_recording_is_not_overwritten_by_another_run_or_while_it_is_read(void **state)
+{
+    struct scene *scene = *state;
+    const char *folder = scene_path(scene, "recording");
+    const char *first = scene_path(scene, "recording/rank00000-step000000000000.tfrecord");
+    struct command command = scene_train(scene, "run", "1");
+    struct process process, player;
+
+    command_add(&command, "--record", folder, "--stop_at_step", "7", NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    command = scene_train(scene, "another", "1");
+    command_add(&command, "--record", folder, NULL);
+    process_run(&process, &command, 3, SCENE_SECONDS);
+    assert_non_null(strstr(process.text, first));
+    assert_non_null(strstr(process.text, "choose another folder"));
+    process_release(&process);
+
+    /* The run goes on, is gone back to step 7, and must not take away what is being replayed. */
+    command = scene_train(scene, "run", "1");
+    command_add(&command, "--record", folder, NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    command = command_of("rm", "-r", scene_path(scene, "run/checkpoints/step_00000012"),
+                         scene_path(scene, "run/checkpoints/step_00000018"), NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    command = command_of("ibot-stream", "replay", folder, "--connect", "tcp://127.0.0.1:9", NULL);
+    process_start(&player, &command);
+    process_expect(&player, "files", 0, SCENE_SECONDS);
+    command = scene_train(scene, "run", "1");
+    command_add(&command, "--record", folder, NULL);
+    process_run(&process, &command, 1, SCENE_SECONDS);
+    assert_non_null(strstr(process.text, "another program reads it"));
+    process_release(&process);
+    process_release(&player);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    inspect(&process, folder, 0);
+    assert_non_null(strstr(process.text, "\nstep 17 "));
+    process_release(&process);
+}
+
+/* Killed while it records: what is whole is there, and the run goes on recording after it. */
+static void a_recording_goes_on_after_its_trainer_was_killed(void **state)
+{
+    struct scene *scene = *state;
+    const char *folder = scene_path(scene, "recording"), *fifo = scene_path(scene, "steps");
+    int steps = scene_fifo(fifo);
+    struct command command = scene_train(scene, "run", "1");
+    struct process process;
+
+    command_add(&command, "--record", folder, "--log_digests", fifo, "--checkpoint_every_steps",
+                "2", NULL);
+    process_start(&process, &command);
+    assert_int_equal(process_lines(&process, steps, 10, SCENE_SECONDS), 10);
+    process_signal(&process, SIGKILL);
+    process_wait(&process, SCENE_SECONDS);
+    process_release(&process);
+    inspect(&process, folder, 0);
+    assert_non_null(strstr(process.text, "ends without an end"));
+    process_release(&process);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    char *digests = record(scene, "plain", "full", scene_path(scene, "whole"));
+    inspect(&process, folder, 0);
+    assert_holds(process.text, digests);
+    process_release(&process);
+    free(digests);
+}
+
+/* A full disk ends the recording, not the run. */
+static void a_full_disk_ends_the_recording_and_leaves_the_run_alone(void **state)
+{
+    struct scene *scene = *state;
+    const char *folder = scene_path(scene, "recording");
+    char *digests = record(scene, "plain", "full", scene_path(scene, "whole"));
+    struct command command = scene_train(scene, "full", "1");
+    struct process process;
+
+    command_add(&command, "--record", folder, NULL);
+    command.max_file_bytes = 600 << 10; /* more than a checkpoint, less than all batches */
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    assert_non_null(strstr(process.text, "the recording ends here"));
+    assert_non_null(strstr(process.text, "training goes on without"));
+    process_release(&process);
+    assert_true(scene_final_digest(scene, "full") == scene_final_digest(scene, "plain"));
+    inspect(&process, folder, 0); /* whole records alone */
+    assert_non_null(strstr(process.text, "\nstep 5 "));
+    assert_null(strstr(process.text, "\nstep 17 "));
+    process_release(&process);
+    free(digests);
+}
+
 /* The trainer changes colours in place; the recording has what came from the loaders all the same,
  * which its hashes prove. */
 static void colours_on_the_trainer_are_recorded_as_they_came(void **state)
@@ -141,6 +236,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_recording_holds_what_was_consumed_and_changes_nothing),
         TEST(damage_in_a_recording_is_found_and_named),
+        TEST(a_recording_is_not_overwritten_by_another_run_or_while_it_is_read),
+        TEST(a_recording_goes_on_after_its_trainer_was_killed),
+        TEST(a_full_disk_ends_the_recording_and_leaves_the_run_alone),
         TEST(colours_on_the_trainer_are_recorded_as_they_came),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,7 +45,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .loader_threads = threads_each,
         .index_digest = index_digest,
         .notify = &run->notify,
-        .record = o->record,
+        .record = o->record != NULL && o->record[0] != '\0' ? o->record : NULL,
         .record_pixels = o->record_kind == RECORD_PIXELS,
     };
     /* Batch norm makes ranks talk within a step: there none may leave while it waits for data. */

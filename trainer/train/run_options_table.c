@@ -236,7 +236,8 @@ static const struct option_spec specs[] = {
                 "are several)"),
     ROW(STRING, record, .flags = OPTION_OUTSIDE_DIGEST, .argument = "DIR",
         .help =
-            "record every batch that is consumed, for ibot-stream to replay, verify and inspect"),
+            "record every batch that is consumed, for ibot-stream to replay, verify and inspect; "
+            "empty: nothing, whatever the run file says"),
     ROW(CHOICE, record_kind, .choices = record_kinds, .text = "full",
         .flags = OPTION_OUTSIDE_DIGEST,
         .help = "what a recording has of each sample: all of it, or its index and hashes, which "

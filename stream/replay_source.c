@@ -1,0 +1,364 @@
+#include "stream/replay_source.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/queue.h"
+#include "proto/wire/data_spec_fields.h"
+
+static const int64_t look_ns = 100000000;
+static const int64_t patience_ns = 1000000000; /* of slices that are kept back */
+
+enum { MAX_TRAINERS = PRODUCER_MAX_ENDPOINTS };
+
+/* What a rank has recorded in one piece. */
+struct stretch {
+    int32_t rank;
+    int64_t first, end;
+};
+
+/* A trainer that was told of a missing slice. */
+struct trainer {
+    const struct data_spec *spec; /* each connection has its own: it tells trainers apart */
+    uint64_t slice;               /* the lowest that is missing */
+    int64_t told_ns;
+};
+
+struct replay_source {
+    /* immutable after open */
+    struct replay_options options;
+    void (*done)(void *context, struct slice_job *job);
+    void *done_context;
+    struct queue *queue;
+    pthread_t thread;
+    bool started;
+
+    /* thread only */
+    struct recording *recording;
+    struct stretch *stretches; /* of the recorded ranks, in order */
+    size_t n_stretches;
+    struct slice_job **held; /* [capacity]: missing slices that are kept back */
+    int n_held;
+    struct trainer trainers[MAX_TRAINERS];
+    int n_trainers;
+    int64_t due_ns; /* when the next slice may go, at a limited rate */
+    bool said_looping;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool closing; /* guarded by lock */
+};
+
+/* ---- finding a sample ---- */
+
+static const struct stretch *stretch_of(const struct replay_source *source, int32_t rank)
+{
+    for (size_t i = 0; i < source->n_stretches; i++)
+        if (source->stretches[i].rank == rank)
+            return &source->stretches[i];
+    return NULL;
+}
+
+/* The rank and step that a position of an epoch belongs to in the recording. */
+static int64_t step_of(const struct replay_source *source, int32_t epoch, uint64_t position,
+                       int32_t *rank)
+{
+    const struct message_recording *info = &source->recording->info;
+    uint64_t world = (uint64_t)info->world;
+
+    *rank = (int32_t)(position % world);
+    return (int64_t)epoch * info->steps_per_epoch +
+           (int64_t)(position / world / (uint64_t)info->batch_size);
+}
+
+static enum status not_recorded(const struct replay_source *source, int32_t epoch,
+                                uint64_t position)
+{
+    int32_t rank;
+    int64_t step = step_of(source, epoch, position, &rank);
+    const struct stretch *stretch = stretch_of(source, rank);
+
+    if (stretch == NULL)
+        FAIL(STATUS_NOT_FOUND, "rank %d of %d is not in the recording", rank,
+             source->recording->info.world);
+    FAIL(STATUS_NOT_FOUND,
+         "step %lld (epoch %d, position %llu) is not in the recording, which has steps %lld to "
+         "%lld; start loaders for the rest, or use --loop for timings",
+         (long long)step, epoch, (unsigned long long)position, (long long)stretch->first,
+         (long long)stretch->end - 1);
+}
+
+/* Round and round: the recorded step that stands for one that is not. */
+static bool find_again(struct replay_source *source, int32_t epoch, uint64_t position,
+                       size_t *slice, int32_t *image)
+{
+    const struct message_recording *info = &source->recording->info;
+    int32_t rank;
+    int64_t step = step_of(source, epoch, position, &rank);
+    const struct stretch *stretch = stretch_of(source, rank);
+
+    if (stretch == NULL || stretch->end <= stretch->first)
+        return false;
+    int64_t n = stretch->end - stretch->first;
+    int64_t again = stretch->first + ((step - stretch->first) % n + n) % n;
+    uint64_t batch = (uint64_t)info->batch_size, world = (uint64_t)info->world;
+    uint64_t local = (uint64_t)(again % info->steps_per_epoch) * batch + position / world % batch;
+
+    if (!source->said_looping)
+        log_warning("step %lld is not in the recording: steps %lld to %lld are served again in its "
+                    "place, and so on; this is for timings, not for training",
+                    (long long)step, (long long)stretch->first, (long long)stretch->end - 1);
+    source->said_looping = true;
+    return recording_find(source->recording, (int32_t)(again / info->steps_per_epoch),
+                          (uint64_t)rank + world * local, slice, image);
+}
+
+/* ---- one slice ---- */
+
+static enum status check_spec(const struct replay_source *source, const struct slice_job *job)
+{
+    const struct message_recording *info = &source->recording->info;
+    char difference[400];
+
+    if (data_spec_digest(job->spec) == info->spec_digest)
+        return STATUS_OK;
+    data_spec_difference(&info->data_spec, job->spec, difference, sizeof(difference));
+    FAIL(STATUS_MISMATCH, "the recording is of other samples than the trainer asks for: %s",
+         difference);
+}
+
+static enum status fill_slice(struct replay_source *source, struct slice_job *job)
+{
+    struct recording *recording = source->recording;
+    size_t bytes = recording->record_bytes, slice;
+    int32_t image;
+
+    TRY(check_spec(source, job));
+    for (int32_t i = 0; i < job->n_samples; i++) {
+        uint64_t position = job->first_position + (uint64_t)i * job->stride;
+        if (!recording_find(recording, job->epoch, position, &slice, &image) &&
+            !(source->options.loop && find_again(source, job->epoch, position, &slice, &image)))
+            return not_recorded(source, job->epoch, position);
+        TRY(recording_read(recording, slice));
+        if (job->payload == NULL)
+            TRY(memory_alloc_unset(&job->payload, (size_t)job->n_samples, bytes, "slice"));
+        const struct message_slice *from = &recording->message.slice;
+        memcpy(job->payload + (size_t)i * bytes, recording->record.payload + (size_t)image * bytes,
+               bytes);
+        job->samples[i] = (struct batch_sample){.position = position,
+                                                .index = from->index[image],
+                                                .label = from->label[image],
+                                                .n_substituted = from->n_substituted[image]};
+    }
+    return STATUS_OK;
+}
+
+/* ---- slices that are not there ---- */
+
+static void give_back(struct replay_source *source, struct slice_job *job)
+{
+    source->done(source->done_context, job);
+}
+
+static struct trainer *trainer_of(struct replay_source *source, const struct data_spec *spec)
+{
+    for (int i = 0; i < source->n_trainers; i++)
+        if (source->trainers[i].spec == spec)
+            return &source->trainers[i];
+    struct trainer *trainer =
+        &source->trainers[source->n_trainers < MAX_TRAINERS ? source->n_trainers++
+                                                            : MAX_TRAINERS - 1];
+    *trainer = (struct trainer){.spec = spec, .slice = UINT64_MAX};
+    return trainer;
+}
+
+static void tell_or_hold(struct replay_source *source, struct slice_job *job)
+{
+    struct trainer *trainer = trainer_of(source, job->spec);
+
+    if (job->slice_id > trainer->slice) {
+        source->held[source->n_held++] = job;
+        return;
+    }
+    if (job->slice_id < trainer->slice)
+        log_warning("%s", job->reason);
+    trainer->slice = job->slice_id;
+    trainer->told_ns = clock_monotonic_ns();
+    give_back(source, job);
+}
+
+/* Gives back what was kept long enough: the trainer did not come for the lowest one again. */
+static void let_go(struct replay_source *source, int64_t now_ns)
+{
+    int n = 0;
+
+    for (int i = 0; i < source->n_held; i++) {
+        struct slice_job *job = source->held[i];
+        if (now_ns - trainer_of(source, job->spec)->told_ns > patience_ns)
+            give_back(source, job);
+        else
+            source->held[n++] = job;
+    }
+    source->n_held = n;
+    if (n == 0 && source->n_trainers > 0 && now_ns - source->trainers[0].told_ns > 10 * patience_ns)
+        source->n_trainers = 0; /* their connections may be long gone */
+}
+
+/* ---- the thread ---- */
+
+/* Waits for the turn of n images; an end of the replay ends the wait. */
+static void keep_pace(struct replay_source *source, int32_t n)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    if (source->options.rate <= 0)
+        return;
+    if (source->due_ns < now_ns - patience_ns) /* nobody asked for a while: no rush afterwards */
+        source->due_ns = now_ns;
+    struct timespec due = {.tv_sec = (time_t)(source->due_ns / 1000000000),
+                           .tv_nsec = (long)(source->due_ns % 1000000000)};
+    source->due_ns += (int64_t)(1e9 * n / source->options.rate);
+    pthread_mutex_lock(&source->lock);
+    while (!source->closing &&
+           pthread_cond_timedwait(&source->changed, &source->lock, &due) != ETIMEDOUT)
+        continue;
+    pthread_mutex_unlock(&source->lock);
+}
+
+static void serve(struct replay_source *source, struct slice_job *job)
+{
+    job->status = fill_slice(source, job);
+    if (job->status == STATUS_OK) {
+        keep_pace(source, job->n_samples);
+        give_back(source, job);
+        return;
+    }
+    snprintf(job->reason, sizeof(job->reason), "%s", status_message());
+    if (job->status == STATUS_NOT_FOUND) {
+        tell_or_hold(source, job);
+        return;
+    }
+    log_error("%s", job->reason);
+    give_back(source, job);
+}
+
+static void *replay_thread(void *argument)
+{
+    struct replay_source *source = argument;
+    enum status status = STATUS_OK;
+    sigset_t signals;
+    void *item;
+
+    sigfillset(&signals);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    pthread_setname_np(pthread_self(), "replay");
+    while (status != STATUS_CLOSED) {
+        int64_t now_ns = clock_monotonic_ns();
+        let_go(source, now_ns);
+        status = queue_pop(source->queue, &item, source->n_held > 0 ? now_ns + look_ns : INT64_MAX);
+        if (status == STATUS_OK)
+            serve(source, item);
+    }
+    while (source->n_held > 0)
+        give_back(source, source->held[--source->n_held]);
+    return NULL;
+}
+
+/* ---- open and close ---- */
+
+static enum status find_stretches(struct replay_source *source)
+{
+    const struct recording *recording = source->recording;
+
+    TRY(memory_alloc(&source->stretches, recording->n_files, sizeof(struct stretch), "ranks"));
+    for (size_t i = 0; i < recording->n_files; i++) {
+        int32_t rank = recording->files[i].rank;
+        if (i > 0 && recording->files[i - 1].rank == rank)
+            continue;
+        struct stretch *stretch = &source->stretches[source->n_stretches++];
+        stretch->rank = rank;
+        recording_steps(recording, rank, &stretch->first, &stretch->end);
+    }
+    return STATUS_OK;
+}
+
+static void open_lock(struct replay_source *source)
+{
+    pthread_condattr_t attributes;
+
+    pthread_mutex_init(&source->lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&source->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+enum status replay_source_open(struct replay_source **out, struct recording *recording,
+                               const struct replay_options *options,
+                               void (*done)(void *context, struct slice_job *job), void *context)
+{
+    struct replay_source *source = NULL;
+    enum status status = STATUS_OK;
+
+    if (!recording->info.pixels)
+        FAIL(STATUS_UNSUPPORTED,
+             "a recording of ids has no pixels to replay: record with --record_kind full, or serve "
+             "the same samples from their data set with ibot-loader");
+    if (recording->n_slices == 0)
+        FAIL(STATUS_INVALID, "the recording has not one whole slice");
+    TRY(memory_alloc(&source, 1, sizeof(*source), "replay"));
+    open_lock(source);
+    source->options = *options;
+    source->done = done;
+    source->done_context = context;
+    source->recording = recording;
+    TRY_OUT(find_stretches(source));
+    TRY_OUT(memory_alloc(&source->held, (size_t)options->capacity, sizeof(struct slice_job *),
+                         "slices"));
+    TRY_OUT(queue_open(&source->queue, (size_t)options->capacity));
+    int error = pthread_create(&source->thread, NULL, replay_thread, source);
+    if (error != 0)
+        FAIL_OUT(STATUS_IO, "replay: no thread: %s", strerror(error));
+    source->started = true;
+    *out = source;
+    source = NULL;
+out:
+    replay_source_close(&source);
+    return status;
+}
+
+void replay_source_submit(struct replay_source *source, struct slice_job *job)
+{
+    enum status status = queue_push(source->queue, job, 0);
+    CHECK(status == STATUS_OK, "no more slices are under way than the credits allow");
+}
+
+void replay_source_close(struct replay_source **address)
+{
+    struct replay_source *source = address != NULL ? *address : NULL;
+
+    if (source == NULL)
+        return;
+    pthread_mutex_lock(&source->lock);
+    source->closing = true;
+    pthread_cond_broadcast(&source->changed);
+    pthread_mutex_unlock(&source->lock);
+    if (source->queue != NULL)
+        queue_shut(source->queue);
+    if (source->started)
+        pthread_join(source->thread, NULL);
+    queue_close(&source->queue);
+    memory_free(source->stretches);
+    memory_free(source->held);
+    pthread_cond_destroy(&source->changed);
+    pthread_mutex_destroy(&source->lock);
+    memory_free(source);
+    *address = NULL;
+}
