@@ -20,7 +20,7 @@
 #include "proto/wire/producer.h"
 
 struct loader_options {
-    const char *data, *index;
+    const char *data, *index, *key, *server_key;
     const char *connect[PRODUCER_MAX_ENDPOINTS];
     int32_t n_connect, threads, credit, parent;
     bool exit_when_done;
@@ -55,6 +55,17 @@ static const struct option_spec specs[] = {
      .group = "Stream",
      .help = "consumers to serve: tcp://host:port, tcp://host:first-last for several ranks, or "
              "ipc://path; they may come and go"},
+    {.name = "key",
+     .type = OPTION_STRING,
+     AT(key),
+     .argument = "FILE",
+     .help = "this loader's secret key (ibot-stream keygen), for trainers that ask for one: tcp is "
+             "encrypted, ipc is not"},
+    {.name = "server_key",
+     .type = OPTION_STRING,
+     AT(server_key),
+     .argument = "KEY",
+     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
     {.name = "credit",
      .type = OPTION_INT32,
      AT(credit),
@@ -103,6 +114,9 @@ struct loader {
     struct producer *producer;
     struct endpoint_list endpoints;
     char name[96];
+    bool has_keys;
+    struct key_pair keys;
+    struct key server_key;
 };
 
 /* Ends the reading of folders. */
@@ -139,6 +153,12 @@ static void finish_slice(void *context, struct slice_job *job)
     producer_submit(loader->producer, job);
 }
 
+static void tell(void *context, bool good, const char *text)
+{
+    (void)context;
+    log_write(good ? LOG_INFO : LOG_WARNING, "%s", text);
+}
+
 static enum status open_producer(struct loader *loader, const struct loader_options *options)
 {
     char host[64] = "";
@@ -149,6 +169,9 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
         .n_threads = options->threads,
         .name = loader->name,
         .look = look,
+        .keys = loader->has_keys ? &loader->keys : NULL,
+        .server_key = loader->has_keys ? &loader->server_key : NULL,
+        .notice = tell,
     };
 
     gethostname(host, sizeof(host) - 1);
@@ -178,6 +201,8 @@ static enum status run(struct loader *loader, struct loader_options *options)
         TRY(stop_with_parent(options->parent));
     else if (notify_open(&loader->notify) != STATUS_OK)
         log_warning("%s", status_message());
+    TRY(key_read_options(&loader->has_keys, &loader->keys, &loader->server_key, options->key,
+                         options->server_key));
     TRY(image_library_start("ibot-loader"));
     TRY(index_load(&loader->index, options->data, options->index, is_stopped, loader));
     if (loader->index.n_ignored > 0)
@@ -215,6 +240,7 @@ int main(int argc, char **argv)
     order_close(&loader.order);
     index_close(&loader.index);
     notify_close(&loader.notify);
+    key_pair_wipe(&loader.keys);
     options_release(&options);
     return status_exit_code(status);
 }

@@ -15,6 +15,7 @@ struct options_of_replay {
     int32_t n_connect, credit;
     bool loop, exit_when_done;
     double rate;
+    const char *key, *server_key;
 };
 
 static struct options_of_replay values;
@@ -32,6 +33,16 @@ static const struct option_spec specs[] = {
      .group = "Stream",
      .help = "trainers to serve: tcp://host:port, tcp://host:first-last for several ranks, or "
              "ipc://path; they may come and go"},
+    {.name = "key",
+     .type = OPTION_STRING,
+     AT(key),
+     .argument = "FILE",
+     .help = "own secret key (ibot-stream keygen), for trainers that ask for one"},
+    {.name = "server_key",
+     .type = OPTION_STRING,
+     AT(server_key),
+     .argument = "KEY",
+     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
     {.name = "exit_when_done",
      .type = OPTION_BOOL,
      AT(exit_when_done),
@@ -82,6 +93,9 @@ struct replay {
     struct replay_source *source;
     struct producer *producer;
     struct endpoint_list endpoints;
+    bool has_keys;
+    struct key_pair keys;
+    struct key server_key;
     char name[MESSAGE_NAME_BYTES];
 };
 
@@ -97,10 +111,18 @@ static void finish_slice(void *context, struct slice_job *job)
     producer_submit(replay->producer, job);
 }
 
+static void tell(void *context, bool good, const char *text)
+{
+    (void)context;
+    log_write(good ? LOG_INFO : LOG_WARNING, "%s", text);
+}
+
 static enum status open_replay(struct replay *replay, const char *path)
 {
     char host[40] = "";
 
+    TRY(key_read_options(&replay->has_keys, &replay->keys, &replay->server_key, values.key,
+                         values.server_key));
     TRY(recording_open(&replay->recording, path));
     const struct message_recording *info = &replay->recording->info;
     struct producer_options producer = {
@@ -109,6 +131,9 @@ static enum status open_replay(struct replay *replay, const char *path)
         .credit = values.credit,
         .n_threads = 1,
         .name = replay->name,
+        .keys = replay->has_keys ? &replay->keys : NULL,
+        .server_key = replay->has_keys ? &replay->server_key : NULL,
+        .notice = tell,
     };
     for (int32_t i = 0; i < values.n_connect; i++)
         TRY(endpoint_list_add(&replay->endpoints, values.connect[i]));
@@ -145,6 +170,7 @@ static enum status run(const struct options *options, const atomic_int *stop)
     replay_source_close(&replay.source);
     producer_close(&replay.producer);
     recording_close(&replay.recording);
+    key_pair_wipe(&replay.keys);
     return status;
 }
 

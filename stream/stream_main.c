@@ -6,7 +6,8 @@
 #include "proto/config/stop.h"
 #include "stream/command.h"
 
-static const struct stream_command *const commands[] = {&stream_inspect, &stream_replay};
+static const struct stream_command *const commands[] = {&stream_inspect, &stream_replay,
+                                                        &stream_keygen};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

@@ -52,6 +52,31 @@ static enum status find_program(char *out, size_t size)
     return STATUS_OK;
 }
 
+/* Variables that are options (IBOT_NAME) are the trainer's: a loader would take its key or its port
+ * for its own. */
+static bool is_for_loaders(const char *variable)
+{
+    return strncmp(variable, "IBOT_", 5) != 0 || strncmp(variable, "IBOT_LOG_LEVEL=", 15) == 0 ||
+           strncmp(variable, "IBOT_SIMD=", 10) == 0;
+}
+
+/* Ends with NULL; free it. Errors: STATUS_NO_MEMORY. */
+static enum status loader_environment(char ***out)
+{
+    size_t n = 0, kept = 0;
+
+    while (environ[n] != NULL)
+        n++;
+    char **variables = calloc(n + 1, sizeof(*variables));
+    if (variables == NULL)
+        FAIL(STATUS_NO_MEMORY, "no memory for the environment of a loader");
+    for (size_t i = 0; i < n; i++)
+        if (is_for_loaders(environ[i]))
+            variables[kept++] = environ[i];
+    *out = variables;
+    return STATUS_OK;
+}
+
 /* In a process group of its own: a Ctrl-C is the trainer's to answer, which still wants its data.
  */
 static enum status start_one(struct loader_processes *p, int i)
@@ -63,16 +88,19 @@ static enum status start_one(struct loader_processes *p, int i)
         "on",          "--parent",  parent,  p->index != NULL ? "--index" : NULL,
         p->index,      NULL};
     posix_spawnattr_t attributes;
+    char **environment = NULL;
 
     TRY(find_program(program, sizeof(program)));
+    TRY(loader_environment(&environment));
     snprintf(threads, sizeof(threads), "%d", p->threads_each);
     snprintf(parent, sizeof(parent), "%d", (int)getpid());
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
     posix_spawnattr_setpgroup(&attributes, 0);
     int failed = posix_spawn(&p->pids[i], program, NULL, &attributes,
-                             (char *const *)(uintptr_t)arguments, environ);
+                             (char *const *)(uintptr_t)arguments, environment);
     posix_spawnattr_destroy(&attributes);
+    free(environment);
     if (failed != 0) {
         p->pids[i] = 0;
         FAIL(STATUS_IO, "cannot start '%s': %s", program, strerror(failed));

@@ -8,6 +8,8 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/wire/refusals.h"
+#include "proto/wire/socket.h"
 
 static const int64_t look_ns = 200000000;       /* between looks at signals and children */
 static const int64_t complain_ns = 10000000000; /* between log lines while nothing comes */
@@ -65,6 +67,18 @@ static enum status alloc_pixels(struct receiver *receiver, struct device *device
     return device->alloc(device, (void **)&receiver->locals, locals, "local crops");
 }
 
+/* Who can reach the port, for the log. */
+static void tell_security(const struct receiver_options *o, const struct key_pair *keys)
+{
+    char hex[KEY_TEXT_BYTES];
+
+    if (o->key != NULL && endpoint_wants_keys(o->listen))
+        log_info("encrypted; open to the keys in '%s'; this trainer's public key is %s", o->allow,
+                 key_format(&keys->public_half, hex));
+    else if (o->insecure)
+        log_warning("--insecure: whoever reaches this address can send images and read samples");
+}
+
 enum status receiver_open(struct receiver *out, struct device *device,
                           const struct receiver_options *o, const atomic_int *stop)
 {
@@ -84,6 +98,7 @@ enum status receiver_open(struct receiver *out, struct device *device,
         .alloc_context = device,
     };
     enum status status = STATUS_OK;
+    struct key_pair keys = {0};
 
     *out = (struct receiver){
         .device = device, .ops = o->ops, .spec = o->spec, .stop = stop, .notify = o->notify};
@@ -107,19 +122,36 @@ enum status receiver_open(struct receiver *out, struct device *device,
         TRY_OUT(own_endpoint(o->listen, o->rank, out->endpoint, sizeof(out->endpoint)));
         consumer.endpoints[consumer.n_endpoints++] = out->endpoint;
     }
+    if (o->key != NULL) {
+        TRY_OUT(key_pair_read(&keys, o->key));
+        consumer.keys = &keys;
+        consumer.allow = o->allow;
+    }
     TRY_OUT(consumer_open(&out->consumer, &consumer));
     if (o->listen != NULL) {
         out->listens = consumer.n_endpoints - 1;
+        out->listening = true;
         log_info("listening on %s", consumer_endpoint(out->consumer, out->listens));
+        tell_security(o, &keys);
     }
     if (o->n_loaders > 0)
         TRY_OUT(loader_processes_start(&out->loaders, o->n_loaders, o->loader_threads, o->data,
                                        o->index, out->loaders.endpoint));
     TRY_OUT(alloc_pixels(out, device, o));
 out:
+    key_pair_wipe(&keys);
     if (status != STATUS_OK)
         receiver_close(out);
     return status;
+}
+
+/* Who was turned away, at a pace that a log can bear. */
+static void log_refusals(const struct receiver *receiver)
+{
+    char text[REFUSAL_TEXT_BYTES + 32];
+
+    while (consumer_refusal(receiver->consumer, text, sizeof(text)))
+        log_warning("refused: %s", text);
 }
 
 /* Between two waits: is there a reason to give up, or to say something? */
@@ -132,6 +164,7 @@ static enum status look_around(struct receiver *receiver, int64_t since_ns, int6
         FAIL(STATUS_INTERRUPTED, "interrupted");
     if (receiver->notify != NULL)
         notify_alive(receiver->notify, now);
+    log_refusals(receiver);
     TRY(loader_processes_check(&receiver->loaders));
     if (now - since_ns < complain_ns || now - *complained_ns < complain_ns)
         return STATUS_OK;
@@ -146,7 +179,8 @@ static enum status look_around(struct receiver *receiver, int64_t since_ns, int6
     else
         log_warning("waiting for data since %.0f s: no loader is connected (%llu were refused); "
                     "start one with: ibot-loader --data DIR --connect %s",
-                    1e-9 * (double)(now - since_ns), (unsigned long long)stats.n_rejected_loaders,
+                    1e-9 * (double)(now - since_ns),
+                    (unsigned long long)(stats.n_rejected_loaders + stats.n_refused_keys),
                     consumer_endpoint(receiver->consumer, receiver->listens));
     return STATUS_OK;
 }
@@ -158,7 +192,9 @@ enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out
     for (;;) {
         enum status status =
             consumer_dataset(receiver->consumer, out, clock_monotonic_ns() + look_ns);
-        if (status != STATUS_TIMEOUT)
+        /* Anybody may knock at an open port: others will come. */
+        bool go_on = status == STATUS_TIMEOUT || (status == STATUS_MISMATCH && receiver->listening);
+        if (!go_on)
             return status;
         TRY(look_around(receiver, since, &complained));
     }
@@ -267,6 +303,7 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
             TRY(look_around(receiver, since, &complained));
     } while (status == STATUS_TIMEOUT);
     receiver->waited_ns += clock_monotonic_ns() - since;
+    log_refusals(receiver);
     TRY(status);
     const struct batch *batch = *out = receiver->batch;
     TRY(take_crops(receiver, &input->globals, batch->globals, receiver->globals, spec->n_global,

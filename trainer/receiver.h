@@ -22,6 +22,7 @@ struct receiver_options {
     bool drop_last;
     const char *listen; /* NULL: ipc, for local loaders alone */
     bool insecure;
+    const char *key, *allow;  /* files: own secret key, loaders' public keys; NULL: no keys */
     const char *data, *index; /* of local loaders */
     int32_t n_loaders, loader_threads;
     uint64_t index_digest; /* of the run that is resumed; 0: any */
@@ -46,15 +47,18 @@ struct receiver {
         *photometric; /* in device memory; NULL on the CPU, which takes them from the slot, unless
                          it changes their colours and the slot is recorded */
     char endpoint[256];
-    int listens; /* number of the endpoint for loaders started elsewhere; 0 without one */
+    int listens;    /* number of the endpoint for loaders started elsewhere */
+    bool listening; /* whether there is one */
 };
 
-/* Binds, starts local loaders. Errors: those of consumer_open and loader_processes_start. */
+/* Binds, starts local loaders. Errors: those of key_pair_read, consumer_open and
+ * loader_processes_start. */
 enum status receiver_open(struct receiver *out, struct device *device,
                           const struct receiver_options *options,
                           const atomic_int *stop) IBOT_WARN_UNUSED;
 
-/* Waits for a first loader; says so in the log while it takes long. Errors: STATUS_MISMATCH,
+/* Waits for a first loader; says so in the log while it takes long, and names those that are
+ * refused. Errors: STATUS_MISMATCH (local loaders alone were to come, and one was refused),
  * STATUS_CLOSED (all local loaders ended), STATUS_INTERRUPTED. */
 enum status receiver_dataset(struct receiver *receiver, struct dataset_info *out) IBOT_WARN_UNUSED;
 

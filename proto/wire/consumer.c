@@ -37,7 +37,9 @@ static enum status check_options(const struct consumer_options *options)
 {
     TRY(check_range("number of endpoints", options->n_endpoints, 1, CONSUMER_MAX_ENDPOINTS));
     for (int i = 0; i < options->n_endpoints; i++)
-        TRY(endpoint_check_bind(options->endpoints[i], options->insecure));
+        TRY(endpoint_check_bind(options->endpoints[i], options->keys != NULL, options->insecure));
+    if ((options->keys != NULL) != (options->allow != NULL))
+        FAIL(STATUS_INVALID, "consumer: keys and a list of allowed ones belong together");
     TRY(data_spec_check(&options->spec));
     TRY(check_range("batch size", options->batch_size, 1, MAX_BATCH));
     TRY(check_range("slice size", options->slice_size, 0, SLICE_MAX_SAMPLES));
@@ -94,6 +96,39 @@ static enum status open_arrays(struct consumer *consumer)
     return STATUS_OK;
 }
 
+/* In the zap thread. */
+static void note_key_refusal(void *context, const char *text)
+{
+    struct consumer *consumer = context;
+
+    pthread_mutex_lock(&consumer->lock);
+    refusals_note(&consumer->refusals, text, clock_monotonic_ns());
+    pthread_mutex_unlock(&consumer->lock);
+}
+
+/* Binds those endpoints that want keys, or those that do not. */
+static enum status bind_endpoints(struct consumer *consumer, bool with_keys)
+{
+    struct consumer_options *options = &consumer->options;
+
+    for (int i = 0; i < options->n_endpoints; i++) {
+        if (with_keys != (options->keys != NULL && endpoint_wants_keys(options->endpoints[i])))
+            continue;
+        TRY(endpoint_bind(consumer->endpoints[i], consumer->socket, options->endpoints[i]));
+    }
+    return STATUS_OK;
+}
+
+/* ZeroMQ's threads: decrypting fills one at about a gigabyte a second. */
+static int n_io_threads(const struct consumer *consumer)
+{
+    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (n_cores <= 2)
+        return 1;
+    return consumer->options.keys == NULL || n_cores < 12 ? 2 : 4;
+}
+
 static enum status open_socket(struct consumer *consumer)
 {
     struct consumer_options *options = &consumer->options;
@@ -101,12 +136,21 @@ static enum status open_socket(struct consumer *consumer)
 
     if (frame < MESSAGE_MAX_BYTES)
         frame = MESSAGE_MAX_BYTES;
-    TRY(socket_context_open(&consumer->context, sysconf(_SC_NPROCESSORS_ONLN) > 2 ? 2 : 1));
+    TRY(socket_context_open(&consumer->context, n_io_threads(consumer)));
+    if (options->keys != NULL)
+        TRY(auth_open(&consumer->auth, consumer->context, options->allow, note_key_refusal,
+                      consumer));
     TRY(socket_open(&consumer->socket, consumer->context, SOCKET_CONSUMER, (int64_t)frame));
-    for (int i = 0; i < options->n_endpoints; i++) {
-        TRY(endpoint_bind(consumer->endpoints[i], consumer->socket, options->endpoints[i]));
-        options->endpoints[i] = consumer->endpoints[i];
+    TRY(socket_monitor_open(&consumer->monitor, consumer->context, consumer->socket));
+    TRY(bind_endpoints(consumer, false));
+    if (options->keys != NULL) {
+        socket_serve_with_keys(consumer->socket, options->keys);
+        TRY(bind_endpoints(consumer, true));
+        consumer->auth_generation = auth_generation(consumer->auth);
     }
+    options->keys = NULL; /* borrowed; ZeroMQ has its copy */
+    for (int i = 0; i < options->n_endpoints; i++)
+        options->endpoints[i] = consumer->endpoints[i];
     consumer->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (consumer->wake < 0)
         FAIL(STATUS_IO, "consumer: eventfd: %s", strerror(errno));
@@ -304,12 +348,7 @@ bool consumer_bad_image(struct consumer *consumer, struct bad_image *out)
 bool consumer_refusal(struct consumer *consumer, char *out, size_t out_bytes)
 {
     pthread_mutex_lock(&consumer->lock);
-    bool found = consumer->n_refusals > 0;
-    if (found) {
-        snprintf(out, out_bytes, "%s", consumer->refusals[consumer->first_refusal]);
-        consumer->first_refusal = (consumer->first_refusal + 1) % CONSUMER_PENDING_REFUSALS;
-        consumer->n_refusals--;
-    }
+    bool found = refusals_take(&consumer->refusals, out, out_bytes, clock_monotonic_ns());
     pthread_mutex_unlock(&consumer->lock);
     return found;
 }
@@ -319,6 +358,7 @@ void consumer_stats(struct consumer *consumer, struct consumer_stats *out)
     pthread_mutex_lock(&consumer->lock);
     *out = consumer->stats;
     out->n_batches_ready = consumer->n_ready;
+    out->n_refused_keys = consumer->auth != NULL ? auth_n_refused(consumer->auth) : 0;
     pthread_mutex_unlock(&consumer->lock);
 }
 
@@ -339,8 +379,10 @@ void consumer_close(struct consumer **address)
     }
     for (int i = 0; i < consumer->options.n_endpoints; i++)
         endpoint_unbind(consumer->endpoints[i]);
+    socket_monitor_close(&consumer->monitor);
     if (consumer->socket != NULL)
         zmq_close(consumer->socket);
+    auth_close(&consumer->auth);
     socket_context_close(&consumer->context);
     if (consumer->wake >= 0)
         close(consumer->wake);

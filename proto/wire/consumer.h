@@ -14,6 +14,7 @@
 
 #include "proto/base/status.h"
 #include "proto/wire/batch.h"
+#include "proto/wire/key.h"
 
 enum { CONSUMER_MAX_ENDPOINTS = 8 };
 
@@ -21,7 +22,9 @@ struct consumer_options {
     const char
         *endpoints[CONSUMER_MAX_ENDPOINTS]; /* tcp://host:port (port 0 or *: any), ipc://path */
     int n_endpoints;
-    bool insecure; /* allow a plain bind to a non-loopback address */
+    bool insecure;               /* allow a plain bind to a non-loopback address */
+    const struct key_pair *keys; /* tcp is encrypted, open to `allow` alone; NULL: plain; copied */
+    const char *allow; /* file of loaders' public keys, with `keys`; borrowed until close */
     struct data_spec spec;
     int32_t batch_size;       /* B: images of this rank's batch */
     int32_t slice_size;       /* images per lease; 0: 16 */
@@ -46,6 +49,7 @@ struct dataset_info {
 struct consumer_stats {
     uint64_t n_batches, n_slices, n_bytes; /* handed on; accepted */
     uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders, n_bad_images;
+    uint64_t n_refused_keys, n_failed_handshakes; /* connections that never came to be */
     int32_t n_loaders, n_leases_out, n_batches_ready;
     int64_t waited_ns; /* in consumer_next, in all */
 };
@@ -53,7 +57,7 @@ struct consumer_stats {
 struct consumer; /* opaque: threads and sockets */
 
 /* Binds and starts the thread; loaders may connect from now on. Errors: STATUS_INVALID (spec,
- * endpoint, plain public bind), STATUS_IO (address in use: named). */
+ * endpoint, plain public bind), STATUS_IO (address in use: named), those of auth_open. */
 enum status consumer_open(struct consumer **out,
                           const struct consumer_options *options) IBOT_WARN_UNUSED;
 
@@ -86,8 +90,8 @@ void consumer_return(struct consumer *consumer, struct batch *batch);
  * reported once; reports that nobody takes are dropped beyond some hundreds, but counted. */
 bool consumer_bad_image(struct consumer *consumer, struct bad_image *out);
 
-/* Takes one text about a loader that was refused (or went, with a reason), oldest first; false when
- * there is none. */
+/* Takes one text about a loader that was refused (or went, with a reason), oldest first, with its
+ * address; no more of them than a log can bear (refusals.h). False when there is none. */
 bool consumer_refusal(struct consumer *consumer, char *out, size_t out_bytes);
 
 void consumer_stats(struct consumer *consumer, struct consumer_stats *out);

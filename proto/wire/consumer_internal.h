@@ -13,18 +13,28 @@
 #include <stdint.h>
 #include <zmq.h>
 
+#include "proto/wire/auth.h"
 #include "proto/wire/consumer.h"
 #include "proto/wire/message.h"
+#include "proto/wire/refusals.h"
 #include "proto/wire/session.h"
 #include "proto/wire/socket.h"
+#include "proto/wire/socket_monitor.h"
 
 enum {
     CONSUMER_PENDING_REPORTS = 256, /* bad images that wait for the caller */
     CONSUMER_SEEN_REPORTS = 1024,   /* bad images remembered as reported */
-    CONSUMER_PENDING_REFUSALS = 16,
-    CONSUMER_BANNED = 64,      /* instances remembered as refused for what they did */
-    CONSUMER_MAX_STRIKES = 3,  /* corrupt slices before a loader is refused */
-    CONSUMER_MAX_FAILURES = 3, /* of one slice, or of a loader in a row */
+    CONSUMER_BANNED = 64,           /* instances remembered as refused for what they did */
+    CONSUMER_MAX_STRIKES = 3,       /* corrupt slices before a loader is refused */
+    CONSUMER_MAX_FAILURES = 3,      /* of one slice, or of a loader in a row */
+    CONSUMER_ADDRESS_BYTES = 64,
+};
+
+/* Who is at the other end of a connection, as ZeroMQ knows it. */
+struct sender {
+    char address[CONSUMER_ADDRESS_BYTES];
+    bool has_key; /* it came in with one */
+    struct key key;
 };
 
 /* A place for one batch. */
@@ -46,6 +56,7 @@ struct peer {
     int64_t heard_ns;
     int32_t n_strikes, n_failures;
     char name[MESSAGE_NAME_BYTES];
+    struct sender sender;
 };
 
 struct ban {
@@ -59,6 +70,7 @@ struct received {
     uint8_t routing[255];
     bool more; /* frames are left */
     struct message message;
+    struct sender sender; /* of introductions, farewells and what is no message */
 };
 
 struct consumer {
@@ -71,7 +83,9 @@ struct consumer {
     int wake; /* eventfd: the thread has something to look at */
     pthread_t thread;
     bool thread_started;
-    void *context, *socket; /* the socket is the thread's once it runs */
+    void *context, *socket; /* the socket is the thread's once it runs, as the next one */
+    struct socket_monitor monitor;
+    struct auth *auth; /* NULL: no keys; locks itself */
 
     /* thread only */
     struct session *session;
@@ -86,6 +100,7 @@ struct consumer {
     struct dataset_info thread_dataset; /* n_samples 0: not known yet */
     uint64_t self_test;
     int64_t spoke_ns; /* when Alive went out last */
+    uint32_t auth_generation;
     struct {
         int32_t epoch;
         uint32_t index;
@@ -112,9 +127,8 @@ struct consumer {
     char error_text[MESSAGE_REASON_BYTES];
     struct bad_image *reports; /* ring */
     uint32_t first_report, n_reports;
-    char refusals[CONSUMER_PENDING_REFUSALS][MESSAGE_REASON_BYTES]; /* ring */
-    uint32_t first_refusal, n_refusals;
-    char last_refusal[MESSAGE_REASON_BYTES];
+    struct refusals refusals;
+    char last_refusal[REFUSAL_TEXT_BYTES];
     struct consumer_stats stats;
 };
 
@@ -144,6 +158,10 @@ bool consumer_receive(struct consumer *consumer, int64_t now_ns);
 
 /* Forgets a loader and frees its leases. */
 void consumer_forget(struct consumer *consumer, int32_t loader);
+
+/* Counts and keeps why this loader is turned away. */
+void consumer_note_refusal(struct consumer *consumer, const struct sender *sender, const char *name,
+                           const char *reason);
 
 /* Sends consumer->out to a connection, never waiting. STATUS_OK, STATUS_CLOSED (it is gone) or
  * STATUS_TIMEOUT (its queue is full); no text. */

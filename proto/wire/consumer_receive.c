@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/base/clock.h"
 #include "proto/base/hash.h"
 
 /* ---- sending ---- */
@@ -35,17 +36,16 @@ static void answer(struct consumer *consumer, enum message_kind kind)
 
 /* ---- refusals ---- */
 
-static void note_refusal(struct consumer *consumer, const char *name, const char *reason)
+void consumer_note_refusal(struct consumer *consumer, const struct sender *sender, const char *name,
+                           const char *reason)
 {
+    char text[REFUSAL_TEXT_BYTES];
+
+    snprintf(text, sizeof(text), "%s%.*s at %s: %.*s", name[0] != '\0' ? "loader " : "a loader",
+             MESSAGE_NAME_BYTES, name, sender->address, MESSAGE_REASON_BYTES, reason);
     pthread_mutex_lock(&consumer->lock);
-    uint32_t place = (consumer->first_refusal + consumer->n_refusals) % CONSUMER_PENDING_REFUSALS;
-    if (consumer->n_refusals < CONSUMER_PENDING_REFUSALS)
-        consumer->n_refusals++;
-    else
-        consumer->first_refusal = (consumer->first_refusal + 1) % CONSUMER_PENDING_REFUSALS;
-    snprintf(consumer->refusals[place], MESSAGE_REASON_BYTES, "loader %.*s: %.*s",
-             MESSAGE_NAME_BYTES, name, MESSAGE_REASON_BYTES - MESSAGE_NAME_BYTES - 16, reason);
-    memcpy(consumer->last_refusal, consumer->refusals[place], MESSAGE_REASON_BYTES);
+    refusals_note(&consumer->refusals, text, clock_monotonic_ns());
+    memcpy(consumer->last_refusal, text, sizeof(text));
     consumer->stats.n_rejected_loaders++;
     pthread_cond_broadcast(&consumer->changed);
     pthread_mutex_unlock(&consumer->lock);
@@ -73,7 +73,7 @@ static void refuse_peer(struct consumer *consumer, int32_t loader, const char *r
 
     ban->instance = peer->instance;
     snprintf(ban->reason, sizeof(ban->reason), "%s", reason);
-    note_refusal(consumer, peer->name, reason);
+    consumer_note_refusal(consumer, &peer->sender, peer->name, reason);
     reject(consumer, reason);
     consumer_forget(consumer, loader);
 }
@@ -94,7 +94,11 @@ static void strike(struct consumer *consumer, int32_t loader, const char *reason
 static enum status judge(const struct consumer *consumer, const struct message_hello *hello)
 {
     const struct dataset_info *ours = &consumer->thread_dataset;
+    const struct sender *sender = &consumer->in.sender;
     uint64_t wanted = consumer->options.index_digest;
+
+    if (sender->has_key && !auth_allows(consumer->auth, &sender->key, NULL))
+        FAIL(STATUS_MISMATCH, "its key is not in the list of allowed ones any more");
 
     if (hello->version != WIRE_VERSION)
         FAIL(STATUS_MISMATCH,
@@ -170,13 +174,14 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
         if (consumer->peers[i].used && consumer->peers[i].instance == hello->instance)
             consumer_forget(consumer, i);
     if (judge(consumer, hello) != STATUS_OK) {
-        note_refusal(consumer, hello->name, status_message());
+        consumer_note_refusal(consumer, &consumer->in.sender, hello->name, status_message());
         reject(consumer, status_message());
         return;
     }
     int32_t number = session_join(consumer->session, hello->credit);
     if (number < 0) {
-        note_refusal(consumer, hello->name, "there are too many loaders here already");
+        consumer_note_refusal(consumer, &consumer->in.sender, hello->name,
+                              "there are too many loaders here already");
         reject(consumer, "there are too many loaders here already");
         return;
     }
@@ -185,7 +190,8 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
                           .n_routing = consumer->in.n_routing,
                           .instance = hello->instance,
                           .attempt = hello->attempt,
-                          .heard_ns = now_ns};
+                          .heard_ns = now_ns,
+                          .sender = consumer->in.sender};
     memcpy(peer->routing, consumer->in.routing, consumer->in.n_routing);
     snprintf(peer->name, sizeof(peer->name), "%s", hello->name);
     learn_dataset(consumer, hello);
@@ -404,7 +410,7 @@ static void handle(struct consumer *consumer, int64_t now_ns)
         if (message->kind != MESSAGE_GOODBYE)
             answer(consumer, MESSAGE_HELLO_WANTED);
         else if (message->session == consumer->session_id && message->goodbye.reason[0] != '\0')
-            note_refusal(consumer, "", message->goodbye.reason);
+            consumer_note_refusal(consumer, &consumer->in.sender, "", message->goodbye.reason);
         return;
     }
     consumer->peers[loader].heard_ns = now_ns;
@@ -416,7 +422,8 @@ static void handle(struct consumer *consumer, int64_t now_ns)
         handle_failure(consumer, loader, now_ns);
     } else if (message->kind == MESSAGE_GOODBYE) {
         if (message->goodbye.reason[0] != '\0')
-            note_refusal(consumer, consumer->peers[loader].name, message->goodbye.reason);
+            consumer_note_refusal(consumer, &consumer->peers[loader].sender,
+                                  consumer->peers[loader].name, message->goodbye.reason);
         consumer_forget(consumer, loader);
     } else if (message->kind != MESSAGE_ALIVE) {
         strike(consumer, loader, "it sent a message that only consumers send");
@@ -438,6 +445,19 @@ static void handle_garbage(struct consumer *consumer)
     reject(consumer, status_message());
 }
 
+/* Where the message came from, and with which key. */
+static void note_sender(struct sender *out, zmq_msg_t *part)
+{
+    const char *address = zmq_msg_gets(part, "Peer-Address");
+    const char *user = zmq_msg_gets(part, "User-Id"); /* auth.c sets it */
+
+    snprintf(out->address, sizeof(out->address), "%s",
+             address == NULL || address[0] == '\0' ? "an unknown address"
+             : address[0] == ':'                   ? "this machine" /* ipc: uid, gid, pid */
+                                                   : address);
+    out->has_key = user != NULL && key_parse(&out->key, user, strlen(user));
+}
+
 bool consumer_receive(struct consumer *consumer, int64_t now_ns)
 {
     struct received *in = &consumer->in;
@@ -450,6 +470,9 @@ bool consumer_receive(struct consumer *consumer, int64_t now_ns)
     zmq_msg_close(&part);
     if (in->more && receive_part(consumer, &part)) {
         enum status status = message_unpack(&in->message, zmq_msg_data(&part), zmq_msg_size(&part));
+        if (status != STATUS_OK || in->message.kind == MESSAGE_HELLO ||
+            in->message.kind == MESSAGE_GOODBYE)
+            note_sender(&in->sender, &part);
         zmq_msg_close(&part);
         if (status == STATUS_OK)
             handle(consumer, now_ns);

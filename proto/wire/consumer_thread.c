@@ -186,6 +186,43 @@ static void tick(struct consumer *consumer, int64_t now_ns, bool all_read)
             consumer_forget(consumer, i);
 }
 
+/* Loaders whose key was taken from the list are turned away at once. */
+static void look_at_keys(struct consumer *consumer)
+{
+    static const char reason[] = "its key was taken from the list of allowed ones";
+
+    if (consumer->auth == NULL || auth_generation(consumer->auth) == consumer->auth_generation)
+        return;
+    consumer->auth_generation = auth_generation(consumer->auth);
+    for (int32_t i = 0; i < SESSION_MAX_LOADERS; i++) {
+        struct peer *peer = &consumer->peers[i];
+        if (!peer->used || !peer->sender.has_key ||
+            auth_allows(consumer->auth, &peer->sender.key, NULL))
+            continue;
+        consumer_note_refusal(consumer, &peer->sender, peer->name, reason);
+        consumer->out.kind = MESSAGE_REJECT;
+        consumer->out.reject.version = WIRE_VERSION;
+        snprintf(consumer->out.reject.reason, sizeof(consumer->out.reject.reason), "%s", reason);
+        if (tell(consumer, i) || peer->used)
+            consumer_forget(consumer, i);
+    }
+}
+
+/* Connections that came to nothing before a word was said, but those that the zap thread counts. */
+static void count_handshakes(struct consumer *consumer)
+{
+    enum handshake_failure failure;
+    uint64_t n = 0;
+
+    while ((failure = socket_monitor_take(&consumer->monitor)) != HANDSHAKE_FINE)
+        n += failure != HANDSHAKE_KEY;
+    if (n == 0)
+        return;
+    pthread_mutex_lock(&consumer->lock);
+    consumer->stats.n_failed_handshakes += n;
+    pthread_mutex_unlock(&consumer->lock);
+}
+
 static void publish(struct consumer *consumer)
 {
     struct session_counts counts;
@@ -227,6 +264,8 @@ void *consumer_thread(void *argument)
         hand_on(consumer);
         finish(consumer);
         tick(consumer, now_ns, !some);
+        look_at_keys(consumer);
+        count_handshakes(consumer);
     }
     consumer->out.goodbye.reason[0] = '\0';
     tell_all(consumer, MESSAGE_GOODBYE);

@@ -120,6 +120,8 @@ static enum status check_options(const struct producer_options *options)
     if (options->n_endpoints < 1 || options->n_endpoints > PRODUCER_MAX_ENDPOINTS)
         FAIL(STATUS_INVALID, "producer: %d endpoints; wanted 1..%d", options->n_endpoints,
              PRODUCER_MAX_ENDPOINTS);
+    if ((options->keys != NULL) != (options->server_key != NULL))
+        FAIL(STATUS_INVALID, "producer: own keys and the consumers' key belong together");
     if (options->credit < 0 || options->credit > MESSAGE_MAX_LEASES || options->n_threads < 0)
         FAIL(STATUS_INVALID, "producer: credit %d, %d threads; credit must be in 0..%d",
              options->credit, options->n_threads, MESSAGE_MAX_LEASES);
@@ -226,19 +228,22 @@ static void publish(struct producer *producer)
 enum status producer_run(struct producer *producer, const atomic_int *stop, bool exit_when_done)
 {
     int n = producer->options.n_endpoints;
-    zmq_pollitem_t items[PRODUCER_MAX_ENDPOINTS + 1];
+    zmq_pollitem_t items[2 * PRODUCER_MAX_ENDPOINTS + 1];
     enum status status = STATUS_OK;
     bool done = false;
     long wait_ms = 0;
 
     while (!done) {
-        items[n] = (zmq_pollitem_t){.fd = producer->wake, .events = ZMQ_POLLIN};
-        for (int i = 0; i < n; i++)
-            items[i] = (zmq_pollitem_t){.socket = producer->links[i].socket,
-                                        .events = producer->links[i].outbox.first != NULL
-                                                      ? ZMQ_POLLIN | ZMQ_POLLOUT
-                                                      : ZMQ_POLLIN};
-        if (zmq_poll(items, n + 1, wait_ms) < 0 && errno != EINTR)
+        items[0] = (zmq_pollitem_t){.fd = producer->wake, .events = ZMQ_POLLIN};
+        for (int i = 0; i < n; i++) {
+            items[1 + i] = (zmq_pollitem_t){.socket = producer->links[i].socket,
+                                            .events = producer->links[i].outbox.first != NULL
+                                                          ? ZMQ_POLLIN | ZMQ_POLLOUT
+                                                          : ZMQ_POLLIN};
+            items[1 + n + i] = (zmq_pollitem_t){.socket = producer->links[i].monitor.channel,
+                                                .events = ZMQ_POLLIN};
+        }
+        if (zmq_poll(items, 2 * n + 1, wait_ms) < 0 && errno != EINTR)
             FAIL_OUT(STATUS_IO, "producer: %s", zmq_strerror(errno));
         wait_ms = POLL_MS;
         int64_t now_ns = clock_monotonic_ns();

@@ -23,9 +23,13 @@ struct producer_options {
     uint64_t self_test;          /* hash of the pixel self test: builds that differ are refused */
     int32_t credit;              /* slices in hand per consumer; 0: 2 per thread */
     int32_t n_threads;
-    const char *name; /* host:pid, for logs; borrowed */
+    const char *name;             /* host:pid, for logs; borrowed */
+    const struct key_pair *keys;  /* who we are on tcp; NULL: no keys. Borrowed until close */
+    const struct key *server_key; /* of the consumers, with `keys`; borrowed until close */
     /* Called in producer_run's thread, some times a second; may be NULL. */
     void (*look)(void *context);
+    /* Told there what becomes of each endpoint, for the log; may be NULL. */
+    void (*notice)(void *context, bool good, const char *text);
 };
 
 /* One lease to fulfil. Made by the producer; a pool thread fills the result part. */

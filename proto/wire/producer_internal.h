@@ -12,6 +12,7 @@
 #include "proto/wire/message.h"
 #include "proto/wire/producer.h"
 #include "proto/wire/socket.h"
+#include "proto/wire/socket_monitor.h"
 
 struct link;
 
@@ -48,6 +49,10 @@ enum link_state {
 struct link {
     struct producer *producer;
     void *socket;
+    struct socket_monitor monitor;
+    int64_t reopen_ns;                      /* when to open the socket anew; 0: no need */
+    int64_t complained_ns[HANDSHAKE_KINDS]; /* 0: not since a consumer answered last */
+    int32_t n_closed;                       /* handshakes that ended without a reason, since then */
     char endpoint[SOCKET_ENDPOINT_BYTES];
     enum link_state state;
     bool reached, finished;
@@ -119,5 +124,8 @@ void link_take_back(struct link *link, struct job *job);
 void link_step(struct link *link, int64_t now_ns);
 
 void link_say_goodbye(struct link *link, const char *reason);
+
+/* Whether keys are used on this link. */
+bool link_has_keys(const struct link *link);
 
 #endif

@@ -13,6 +13,9 @@
 static const int64_t hello_retry_ns = 100000000;   /* while there is no connection */
 static const int64_t hello_repeat_ns = 1000000000; /* while there is no answer */
 static const int64_t alive_ns = 1000000000;
+static const int64_t reopen_ns = 1000000000;    /* after a failed handshake */
+static const int64_t complain_ns = 60000000000; /* about the same failure again */
+enum { MAX_MESSAGES = 4096 };                   /* of one consumer at a stretch */
 static const int64_t silence_ns = (int64_t)SOCKET_SILENCE_MS * 1000000;
 
 /* ---- open and close ---- */
@@ -34,7 +37,12 @@ static void drop_spec(struct shared_spec **spec)
 
 static enum status connect_socket(struct link *link)
 {
+    const struct producer_options *options = &link->producer->options;
+
     TRY(socket_open(&link->socket, link->producer->context, SOCKET_PRODUCER, MESSAGE_MAX_BYTES));
+    TRY(socket_monitor_open(&link->monitor, link->producer->context, link->socket));
+    if (link_has_keys(link))
+        socket_connect_with_keys(link->socket, options->keys, options->server_key);
     int ipv6 = strchr(link->endpoint, '[') != NULL;
     zmq_setsockopt(link->socket, ZMQ_IPV6, &ipv6, sizeof(ipv6));
     if (zmq_connect(link->socket, link->endpoint) != 0)
@@ -55,9 +63,15 @@ void link_close(struct link *link)
 {
     free_outbox(link);
     drop_spec(&link->spec);
+    socket_monitor_close(&link->monitor);
     if (link->socket != NULL)
         zmq_close(link->socket);
     link->socket = NULL;
+}
+
+bool link_has_keys(const struct link *link)
+{
+    return link->producer->options.keys != NULL && endpoint_wants_keys(link->endpoint);
 }
 
 /* ---- state ---- */
@@ -84,18 +98,111 @@ static void refuse(struct link *link, uint64_t session, const char *reason)
  * is no new one. */
 static void reconnect(struct link *link)
 {
+    struct socket_monitor old_monitor = link->monitor;
     void *old = link->socket;
     int linger = 0;
 
     link->socket = NULL;
+    link->monitor = (struct socket_monitor){NULL, NULL};
     if (connect_socket(link) != STATUS_OK) {
+        socket_monitor_close(&link->monitor);
         if (link->socket != NULL)
             zmq_close(link->socket);
         link->socket = old;
+        link->monitor = old_monitor;
         return;
     }
+    socket_monitor_close(&old_monitor);
     zmq_setsockopt(old, ZMQ_LINGER, &linger, sizeof(linger));
     zmq_close(old);
+}
+
+/* ---- handshakes ---- */
+
+/* For the log: what becomes of the endpoint. */
+static void notice(const struct link *link, bool good, const char *text)
+{
+    const struct producer_options *options = &link->producer->options;
+    char line[SOCKET_ENDPOINT_BYTES + 2 * MESSAGE_REASON_BYTES];
+
+    if (options->notice == NULL)
+        return;
+    snprintf(line, sizeof(line), "%s: %s", link->endpoint, text);
+    options->notice(link->producer->make_context, good, line);
+}
+
+/* Why no connection comes to be. */
+static const char *explain(const struct link *link, enum handshake_failure failure, char *out,
+                           size_t size)
+{
+    char hex[KEY_TEXT_BYTES];
+
+    switch (failure) {
+    case HANDSHAKE_KEY:
+        key_format(&link->producer->options.keys->public_half, hex);
+        snprintf(out, size,
+                 "it does not allow this loader's key %s; add it to the trainer's --allow file",
+                 hex);
+        break;
+    case HANDSHAKE_MECHANISM:
+        snprintf(out, size, "%s",
+                 link_has_keys(link)
+                     ? "it uses no keys: start the trainer with --key and --allow, or this loader "
+                       "without --key"
+                     : "it asks for keys: give this loader --key and --server_key");
+        break;
+    case HANDSHAKE_SERVER_KEY:
+        snprintf(out, size, "it does not own the key of --server_key");
+        break;
+    case HANDSHAKE_STRANGER:
+        snprintf(out, size, "what listens there is no trainer of this kind");
+        break;
+    default:
+        snprintf(out, size, "it hangs up before the connection is made%s",
+                 link_has_keys(link) ? "; is --server_key the trainer's public key?" : "");
+        break;
+    }
+    return out;
+}
+
+/* Whether the log should hear of this failure now. A consumer that ends hangs up as well, and the
+ * side that knows a reason may see the other one hang up first: without a reason it takes two, and
+ * nobody has given one lately. */
+static bool is_news(struct link *link, enum handshake_failure failure, int64_t now_ns)
+{
+    bool any_lately = false;
+
+    for (int kind = 0; kind < HANDSHAKE_KINDS; kind++)
+        any_lately |=
+            link->complained_ns[kind] != 0 && now_ns - link->complained_ns[kind] < complain_ns;
+    if (failure == HANDSHAKE_CLOSED)
+        return ++link->n_closed >= 2 && !any_lately;
+    return link->complained_ns[failure] == 0 ||
+           now_ns - link->complained_ns[failure] >= complain_ns;
+}
+
+/* After a failed handshake ZeroMQ may never try again: we do, and say why once in a while. */
+static void look_at_handshakes(struct link *link, int64_t now_ns)
+{
+    enum handshake_failure failure;
+    char text[MESSAGE_REASON_BYTES], line[MESSAGE_REASON_BYTES + 32];
+
+    while ((failure = socket_monitor_take(&link->monitor)) != HANDSHAKE_FINE) {
+        if (link->reopen_ns == 0)
+            link->reopen_ns = now_ns + reopen_ns;
+        if (!is_news(link, failure, now_ns))
+            continue;
+        link->complained_ns[failure] = now_ns;
+        snprintf(line, sizeof(line), "no connection, trying again: %s",
+                 explain(link, failure, text, sizeof(text)));
+        notice(link, false, line);
+    }
+    if (link->reopen_ns == 0 || now_ns < link->reopen_ns)
+        return;
+    link->reopen_ns = 0;
+    reconnect(link);
+    if (link->state == LINK_NEW)
+        link->hello_ns = now_ns;
 }
 
 /* ---- sending ---- */
@@ -309,6 +416,9 @@ static void take_spec(struct link *link, const struct message *message)
     link->state = LINK_SERVING;
     link->reached = true;
     link->finished = false;
+    memset(link->complained_ns, 0, sizeof(link->complained_ns));
+    link->n_closed = 0;
+    notice(link, true, link_has_keys(link) ? "serving, encrypted" : "serving");
 }
 
 /* True when the lease is one that a sound consumer would give. */
@@ -388,10 +498,12 @@ void link_receive(struct link *link, int64_t now_ns)
     char reason[MESSAGE_REASON_BYTES];
     zmq_msg_t part;
 
-    for (;;) {
+    for (int i = 0; i < MAX_MESSAGES; i++) {
         zmq_msg_init(&part);
-        if (zmq_msg_recv(&part, link->socket, ZMQ_DONTWAIT) < 0)
+        if (zmq_msg_recv(&part, link->socket, ZMQ_DONTWAIT) < 0) {
+            zmq_msg_close(&part);
             break;
+        }
         bool more = zmq_msg_more(&part) != 0;
         enum status status = message_unpack(in, zmq_msg_data(&part), zmq_msg_size(&part));
         zmq_msg_close(&part);
@@ -412,7 +524,6 @@ void link_receive(struct link *link, int64_t now_ns)
             start_over(link, now_ns + hello_repeat_ns);
         }
     }
-    zmq_msg_close(&part);
 }
 
 /* ---- steps ---- */
@@ -430,7 +541,9 @@ void link_take_back(struct link *link, struct job *job)
 
 void link_step(struct link *link, int64_t now_ns)
 {
+    look_at_handshakes(link, now_ns);
     if (link->state == LINK_SERVING && now_ns - link->heard_ns > silence_ns) {
+        notice(link, false, "silent for too long; connecting anew");
         start_over(link, now_ns);
         reconnect(link);
     }

@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "proto/wire/auth.h"
+
 /* ---- contexts and options ---- */
 
 enum status socket_context_open(void **out, int n_io_threads)
@@ -52,7 +54,7 @@ enum status socket_open(void **out, void *context, enum socket_side side, int64_
     } options[] = {
         {consumer ? ZMQ_ROUTER_MANDATORY : ZMQ_IMMEDIATE, 1},
         {ZMQ_SNDHWM, consumer ? SOCKET_QUEUED_CONTROL : SOCKET_QUEUED_SLICES},
-        {ZMQ_RCVHWM, 0},
+        {ZMQ_RCVHWM, consumer ? SOCKET_WAITING_MESSAGES : 0},
         {ZMQ_LINGER, 500},
         {ZMQ_HANDSHAKE_IVL, 5000},
         {ZMQ_TCP_KEEPALIVE, 1}, /* a host that vanished shows within half a minute, */
@@ -68,6 +70,7 @@ enum status socket_open(void **out, void *context, enum socket_side side, int64_
     };
     void *socket = zmq_socket(context, consumer ? ZMQ_ROUTER : ZMQ_DEALER);
 
+    max_frame_bytes += SOCKET_SEALED_BYTES;
     if (socket == NULL)
         FAIL(STATUS_IO, "ZeroMQ: %s; are there enough file descriptors (ulimit -n)?",
              zmq_strerror(errno));
@@ -77,6 +80,25 @@ enum status socket_open(void **out, void *context, enum socket_side side, int64_
     CHECK(failed == 0, "a socket option: %s", zmq_strerror(errno));
     *out = socket;
     return STATUS_OK;
+}
+
+void socket_serve_with_keys(void *socket, const struct key_pair *own)
+{
+    int yes = 1;
+    bool failed =
+        zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &yes, sizeof(yes)) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, own->secret_half.bytes, KEY_BYTES) != 0 ||
+        zmq_setsockopt(socket, ZMQ_ZAP_DOMAIN, AUTH_DOMAIN, strlen(AUTH_DOMAIN)) != 0;
+    CHECK(!failed, "keys of a socket: %s", zmq_strerror(errno));
+}
+
+void socket_connect_with_keys(void *socket, const struct key_pair *own, const struct key *server)
+{
+    bool failed =
+        zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server->bytes, KEY_BYTES) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, own->public_half.bytes, KEY_BYTES) != 0 ||
+        zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, own->secret_half.bytes, KEY_BYTES) != 0;
+    CHECK(!failed, "keys of a socket: %s", zmq_strerror(errno));
 }
 
 int32_t socket_images_per_frame(size_t record_bytes)
@@ -150,7 +172,12 @@ enum status endpoint_check_connect(const char *endpoint)
     return STATUS_OK;
 }
 
-enum status endpoint_check_bind(const char *endpoint, bool insecure)
+bool endpoint_wants_keys(const char *endpoint)
+{
+    return after(endpoint, "tcp://") != NULL;
+}
+
+enum status endpoint_check_bind(const char *endpoint, bool keys, bool insecure)
 {
     char host[SOCKET_ENDPOINT_BYTES];
     long port;
@@ -167,12 +194,14 @@ enum status endpoint_check_bind(const char *endpoint, bool insecure)
     if (after(endpoint, "tcp://") == NULL)
         FAIL(STATUS_INVALID, "endpoint '%s': write tcp://HOST:PORT or ipc://PATH", endpoint);
     TRY(split_tcp(host, sizeof(host), &port, endpoint));
-    if (!insecure && !is_loopback(host))
-        FAIL(STATUS_INVALID,
-             "endpoint '%s' can be reached from other machines and the stream is neither encrypted "
-             "nor authenticated; listen on 127.0.0.1 or ipc://PATH, or add --insecure on a network "
-             "that you trust",
-             endpoint);
+    if (!keys && !insecure && !is_loopback(host))
+        FAIL(
+            STATUS_INVALID,
+            "endpoint '%s' can be reached from other machines, and without keys the stream is "
+            "neither encrypted nor authenticated; give --key and --allow (ibot-stream keygen makes "
+            "keys), listen on 127.0.0.1 or ipc://PATH, or add --insecure on a network that you "
+            "trust",
+            endpoint);
     return STATUS_OK;
 }
 

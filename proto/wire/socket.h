@@ -1,9 +1,9 @@
 /* ZeroMQ sockets as both sides of the stream use them, and the addresses they may have.
  *
- * Two features of ZeroMQ are left out on purpose. Its heartbeats, and a limit to the messages that
- * wait to be read, end the process together (release 4.3.4 and later: assertion !_io_error or
- * _input_stopped in stream_engine_base, when a peer dies while its input is held back). So both
- * sides say Alive themselves, and what waits to be read is bounded by the leases that are out. */
+ * ZeroMQ's heartbeats are left out on purpose. They and a limit to the messages that wait to be
+ * read end the process together (release 4.3.4 and later: assertion !_io_error or _input_stopped in
+ * stream_engine_base, when a peer dies while its input is held back). Both sides say Alive
+ * themselves instead, and a consumer keeps the limit, for strangers who send without end. */
 #ifndef IBOT_PROTO_WIRE_SOCKET_H
 #define IBOT_PROTO_WIRE_SOCKET_H
 
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "proto/base/status.h"
+#include "proto/wire/key.h"
 
 enum {
     SOCKET_ENDPOINT_BYTES = 256,
@@ -18,6 +19,9 @@ enum {
     SOCKET_SILENCE_MS = 10000,    /* a peer from which nothing comes for so long is gone */
     SOCKET_QUEUED_SLICES = 2,     /* that wait to be sent to one consumer */
     SOCKET_QUEUED_CONTROL = 256,  /* messages that wait to be sent to one loader */
+    SOCKET_WAITING_MESSAGES =
+        1024,                 /* of one loader that wait to be read; it has 256 leases at most */
+    SOCKET_SEALED_BYTES = 64, /* what encryption adds to a frame, and some */
 };
 
 /* A context for one side, with this many I/O threads. Also makes malloc keep large frames, which
@@ -34,12 +38,23 @@ enum socket_side { SOCKET_CONSUMER /* ROUTER */, SOCKET_PRODUCER /* DEALER */ };
 enum status socket_open(void **out, void *context, enum socket_side side,
                         int64_t max_frame_bytes) IBOT_WARN_UNUSED;
 
+/* From here on, what is bound is encrypted and open to those alone whom the context's auth allows.
+ * What was bound before stays as it is. */
+void socket_serve_with_keys(void *socket, const struct key_pair *own);
+
+/* The next connect is encrypted, to the owner of this key alone. */
+void socket_connect_with_keys(void *socket, const struct key_pair *own, const struct key *server);
+
 /* Images that one payload frame has: whole ones. */
 int32_t socket_images_per_frame(size_t record_bytes);
 
-/* Where a consumer may listen: tcp://HOST:PORT on a loopback address, ipc://PATH, or anything with
- * `insecure`. Errors: STATUS_INVALID. */
-enum status endpoint_check_bind(const char *endpoint, bool insecure) IBOT_WARN_UNUSED;
+/* Whether keys are for this address: those of tcp are, sockets of the file system have its rights.
+ */
+bool endpoint_wants_keys(const char *endpoint);
+
+/* Where a consumer may listen: tcp://HOST:PORT on a loopback address or with keys, ipc://PATH, or
+ * anything with `insecure`. Errors: STATUS_INVALID. */
+enum status endpoint_check_bind(const char *endpoint, bool keys, bool insecure) IBOT_WARN_UNUSED;
 
 /* Where a loader may connect to. Errors: STATUS_INVALID. */
 enum status endpoint_check_connect(const char *endpoint) IBOT_WARN_UNUSED;

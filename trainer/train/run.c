@@ -26,6 +26,13 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
 {
     const struct run_options *o = run->options;
     int32_t n_loaders, threads_each;
+    uint64_t wanted;
+
+    TRY(run_options_index_digest(o, &wanted));
+    if (wanted != 0 && index_digest != 0 && wanted != index_digest)
+        FAIL(STATUS_MISMATCH, "--index_digest %016llx: the run that goes on has data set %016llx",
+             (unsigned long long)wanted, (unsigned long long)index_digest);
+    index_digest = wanted != 0 ? wanted : index_digest;
 
     share_out(o, &n_loaders, &threads_each);
     struct receiver_options receiver = {
@@ -38,6 +45,8 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .drop_last = true,
         .listen = o->listen,
         .insecure = o->insecure,
+        .key = o->key,
+        .allow = o->allow,
         .ops = run->backend.ops,
         .data = o->data,
         .index = o->index,

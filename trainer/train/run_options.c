@@ -2,6 +2,7 @@
 #include "trainer/train/run_options.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -124,15 +125,40 @@ static enum status check_epochs(const struct run_options *o)
     return STATUS_OK;
 }
 
+enum status run_options_index_digest(const struct run_options *o, uint64_t *out)
+{
+    char *end;
+
+    *out = 0;
+    if (o->index_digest == NULL)
+        return STATUS_OK;
+    errno = 0;
+    *out = strtoull(o->index_digest, &end, 16);
+    if (errno != 0 || end == o->index_digest || *end != '\0' || *out == 0 ||
+        strspn(o->index_digest, "0123456789abcdefABCDEF") != strlen(o->index_digest))
+        FAIL(STATUS_INVALID,
+             "--index_digest '%s': wanted up to 16 hex digits, as ibot-index prints "
+             "them",
+             o->index_digest);
+    return STATUS_OK;
+}
+
 static enum status check_data(const struct run_options *o)
 {
     struct stat info;
+    uint64_t digest;
 
     if (o->data == NULL && o->listen == NULL)
         FAIL(STATUS_INVALID, "no images: give --data DIR (local loaders), or --listen ENDPOINT for "
                              "loaders started elsewhere");
     if (o->loaders > 0 && o->data == NULL)
         FAIL(STATUS_INVALID, "--loaders %d without --data DIR", o->loaders);
+    if ((o->key != NULL) != (o->allow != NULL))
+        FAIL(STATUS_INVALID, "--key (this trainer's secret key) and --allow (the loaders that may "
+                             "connect) belong together: give both or none");
+    if (o->key != NULL && o->listen == NULL)
+        FAIL(STATUS_INVALID, "--key '%s' without --listen: local loaders need no keys", o->key);
+    TRY(run_options_index_digest(o, &digest));
     if (o->data == NULL)
         return STATUS_OK;
     if (stat(o->data, &info) != 0)

@@ -49,7 +49,7 @@ struct run_options {
     /* data */
     const char *data, *index;
     int32_t loaders, loader_threads, num_workers, slice_size, prefetch;
-    const char *listen;
+    const char *listen, *key, *allow, *index_digest;
     bool insecure;
     int bad_images;
     int photometric;
@@ -85,6 +85,10 @@ enum status run_options_model(const struct run_options *options,
                               struct ibot_options *out) IBOT_WARN_UNUSED;
 enum status run_options_data(const struct run_options *options,
                              struct data_spec *out) IBOT_WARN_UNUSED;
+
+/* The data set that loaders must have; 0: any. Errors: STATUS_INVALID. */
+enum status run_options_index_digest(const struct run_options *options,
+                                     uint64_t *out) IBOT_WARN_UNUSED;
 
 /* steps_per_epoch: optimizer steps. */
 void run_options_schedule(const struct run_options *options, int64_t steps_per_epoch, int world,

@@ -186,8 +186,18 @@ static const struct option_spec specs[] = {
     ROW(STRING, listen, .flags = OPTION_OUTSIDE_DIGEST, .argument = "ENDPOINT",
         .help = "where loaders connect, such as tcp://127.0.0.1:5550; rank r takes the port r "
                 "above it"),
+    ROW(STRING, key, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
+        .help =
+            "this trainer's secret key (ibot-stream keygen): --listen tcp://… is encrypted, and "
+            "open to the loaders of --allow alone; local loaders need none"),
+    ROW(STRING, allow, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
+        .help = "public keys of the loaders that may connect, one in each line: .public files put "
+                "together; read again when it changes"),
     ROW(BOOL, insecure, .text = "off", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "allow --listen on an address that others can reach, without encryption"),
+    ROW(STRING, index_digest, .flags = OPTION_OUTSIDE_DIGEST, .argument = "HEX",
+        .help = "the data set that loaders must have, by the digest that ibot-index prints; "
+                "default: that of the first loader"),
     ROW(INT32, slice_size, .text = "16", .minimum = 1, .maximum = 256,
         .flags = OPTION_OUTSIDE_DIGEST, .unit = "images",
         .help = "images leased to a loader at a time"),

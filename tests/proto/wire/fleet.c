@@ -153,6 +153,34 @@ static void *run(void *argument)
     return NULL;
 }
 
+static void take_notice(void *context, bool good, const char *text)
+{
+    struct fleet_loader *loader = context;
+    (void)good;
+    pthread_mutex_lock(&loader->lock);
+    size_t n = strlen(loader->notices);
+    snprintf(loader->notices + n, sizeof(loader->notices) - n, "%s\n", text);
+    pthread_cond_broadcast(&loader->noticed);
+    pthread_mutex_unlock(&loader->lock);
+}
+
+void fleet_loader_expect(struct fleet_loader *loader, const char *text)
+{
+    int64_t deadline_ns = clock_monotonic_ns() + 30000000000;
+    struct timespec deadline = {.tv_sec = deadline_ns / 1000000000,
+                                .tv_nsec = deadline_ns % 1000000000};
+    int late = 0;
+    pthread_mutex_lock(&loader->lock);
+    while (strstr(loader->notices, text) == NULL && late == 0)
+        late = pthread_cond_timedwait(&loader->noticed, &loader->lock, &deadline);
+    bool found = strstr(loader->notices, text) != NULL;
+    if (!found)
+        print_error("%s", loader->notices);
+    pthread_mutex_unlock(&loader->lock);
+    if (!found)
+        fail_msg("the loader did not say '%s'", text);
+}
+
 struct fleet_options fleet_options(const char *endpoint)
 {
     return (struct fleet_options){.endpoints = {endpoint},
@@ -172,7 +200,15 @@ struct fleet_loader *fleet_loader_open(const struct fleet_options *options)
         .credit = options->credit,
         .n_threads = options->n_threads,
         .name = "fleet",
+        .keys = options->keys,
+        .server_key = options->server_key,
+        .notice = take_notice,
     };
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&loader->lock, NULL);
+    pthread_cond_init(&loader->noticed, &monotonic);
     loader->options = *options;
     for (int i = 0; i < options->n_endpoints; i++)
         producer.endpoints[i] = options->endpoints[i];
@@ -207,6 +243,8 @@ void fleet_loader_close(struct fleet_loader **address)
         pthread_join(loader->threads[i], NULL);
     producer_close(&loader->producer);
     queue_close(&loader->jobs);
+    pthread_cond_destroy(&loader->noticed);
+    pthread_mutex_destroy(&loader->lock);
     free(loader);
     *address = NULL;
 }

@@ -37,8 +37,10 @@ struct fleet_options {
     struct dataset_info dataset; /* n_samples 0: fleet_dataset() */
     uint64_t self_test;
     bool exit_when_done;
-    bool reports_bad_images; /* says of every index that is a multiple of 100 that it was bad */
-    int64_t fail_position;   /* this position cannot be made; -1: none */
+    bool reports_bad_images;     /* says of every index that is a multiple of 100 that it was bad */
+    int64_t fail_position;       /* this position cannot be made; -1: none */
+    const struct key_pair *keys; /* NULL: none */
+    const struct key *server_key;
 };
 
 struct fleet_loader {
@@ -50,12 +52,18 @@ struct fleet_loader {
     bool joined;
     enum status result; /* of producer_run, after join */
     char text[512];
+    pthread_mutex_t lock;
+    pthread_cond_t noticed;
+    char notices[8192]; /* guarded by lock: what it would log, a line each */
 };
 
 struct fleet_options fleet_options(const char *endpoint);
 struct fleet_loader *fleet_loader_open(const struct fleet_options *options);
 enum status fleet_loader_join(struct fleet_loader *loader); /* waits until producer_run returns */
 void fleet_loader_close(struct fleet_loader **loader);      /* asks it to stop first */
+
+/* Waits until it has said this in a notice; fails the test after half a minute. */
+void fleet_loader_expect(struct fleet_loader *loader, const char *text);
 
 /* ---- a loader in a process of its own ---- */
 
