@@ -13,6 +13,7 @@
 
 #include "ops/tensor.h"
 #include "proto/base/status.h"
+#include "trainer/weights/weight_record.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -64,6 +65,11 @@ struct safetensors_item {
 enum status safetensors_write(const char *path, const struct safetensors_item *items,
                               size_t n_items, const char *const *metadata,
                               size_t n_metadata_pairs) IBOT_WARN_UNUSED;
+
+/* The same for tensors of any type, which need not be in memory. */
+enum status safetensors_write_records(const char *path, const struct weight_record *records,
+                                      size_t n_records, const char *const *metadata,
+                                      size_t n_metadata_pairs) IBOT_WARN_UNUSED;
 
 /* XXH3 over names, types, shapes and bytes of all tensors in file order. */
 uint64_t safetensors_digest(const struct safetensors *file);
