@@ -19,6 +19,7 @@ OP_CUDA(position_interpolate_backward, position_interpolate_backward_args);
 OP_CUDA(rows_gather, rows_gather_args);
 OP_CUDA(rows_scatter, rows_scatter_args);
 OP_CUDA(rows_add, rows_add_args);
+OP_CUDA(cast, cast_args);
 OP_CUDA(linear_forward, linear_args);
 OP_CUDA(linear_backward, linear_backward_args);
 OP_CUDA(activation_forward, activation_args);

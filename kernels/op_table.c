@@ -11,6 +11,7 @@
 
 static const struct op_table op_table_cuda = {
     .name = COLUMN_NAME,
+    .cast = cast_cuda,
     .linear_forward = linear_forward_cuda,
     .linear_backward = linear_backward_cuda,
 };

@@ -3,6 +3,9 @@
 #ifndef IBOT_OPS_CHECK_H
 #define IBOT_OPS_CHECK_H
 
+#include <float.h>
+#include <math.h>
+
 #include "ops/tensor.h"
 #include "proto/base/status.h"
 
@@ -18,6 +21,15 @@ static inline bool tensor_is_2d(const struct tensor *t, int64_t n, int64_t m)
 static inline bool tensor_is_1d(const struct tensor *t, int64_t n)
 {
     return tensor_n_elements(t) == n;
+}
+
+/* Host memory: every value of an f64 tensor is finite; of an absent one too. */
+static inline bool all_finite(const struct tensor *t)
+{
+    for (int64_t i = 0; t->data != NULL && i < tensor_n_elements(t); i++)
+        if (!(fabs(((const double *)t->data)[i]) <= DBL_MAX))
+            return false;
+    return true;
 }
 
 /* Leaves the function when a present tensor is not float32. */

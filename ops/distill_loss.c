@@ -169,6 +169,8 @@ enum status distill_loss_cpu(struct device *device, const struct distill_loss_ar
     check(args);
     if (args->n_active != NULL && *args->n_active < n)
         n = *args->n_active;
+    memset((float *)args->d_student.data + n * k, 0,
+           (size_t)((args->student.shape[0] - n) * k) * sizeof(float));
     int64_t m = teacher_rows(args, n);
     TRY(cpu_scratch(device, &losses,
                     (size_t)(n + m) * sizeof(double) +
@@ -219,6 +221,8 @@ enum status centre_update_cpu(struct device *device, const struct centre_update_
     CHECK_F32("centre_update", args->centre);
     CHECK_F32("centre_update", args->sum);
     CHECK(tensor_is_1d(&args->sum, k));
+    if (!all_finite(&args->guard))
+        return STATUS_OK;
     for (int64_t j = 0; j < k; j++)
         centre[j] = momentum * centre[j] + (1.0f - momentum) * (args->scale * sum[j]);
     return STATUS_OK;

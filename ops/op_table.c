@@ -11,6 +11,7 @@ const struct op_table op_table_cpu = {
     .rows_gather = rows_gather_cpu,
     .rows_scatter = rows_scatter_cpu,
     .rows_add = rows_add_cpu,
+    .cast = cast_cpu,
     .linear_forward = linear_forward_cpu,
     .linear_backward = linear_backward_cpu,
     .activation_forward = activation_forward_cpu,

@@ -6,6 +6,7 @@
 #include "ops/activation.h"
 #include "ops/attention.h"
 #include "ops/batchnorm.h"
+#include "ops/cast.h"
 #include "ops/distill_loss.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
@@ -34,6 +35,7 @@ struct op_table {
     OP_SLOT(rows_gather, rows_gather_args);
     OP_SLOT(rows_scatter, rows_scatter_args);
     OP_SLOT(rows_add, rows_add_args);
+    OP_SLOT(cast, cast_args);
     OP_SLOT(linear_forward, linear_args);
     OP_SLOT(linear_backward, linear_backward_args);
     OP_SLOT(activation_forward, activation_args);

@@ -12,6 +12,7 @@
 
 #include "ops/check.h"
 #include "ops/cpu_scratch.h"
+#include "ops/half_float.h"
 
 /* Elements: the five arrays of a chunk stay in cache between the step and the teacher average. */
 enum { CHUNK = 1 << 13, SWEEP = 256 };
@@ -181,6 +182,12 @@ static void average(float *restrict teacher, const float *restrict p, int64_t n,
         teacher[i] = momentum * teacher[i] + share * p[i];
 }
 
+static void copy_half(uint16_t *restrict to, const float *restrict from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        to[i] = half_float_to_bf16(from[i]);
+}
+
 /* ------------------------------------------------------------------------------ step */
 
 /* Squared norms of one chunk of the parameters, and of its clipped and decayed gradient. */
@@ -240,9 +247,15 @@ static void update_chunk(const struct optimizer_step_args *args, const struct up
         else
             lars(p, g, m, n, u, (segment->flags & SEGMENT_VECTOR) != 0);
     }
-    if (segment->teacher_offset >= 0)
-        average((float *)args->teacher.data + segment->teacher_offset + chunk->first, p, n,
-                args->control->teacher_momentum);
+    if (args->parameter_half.data != NULL)
+        copy_half((uint16_t *)args->parameter_half.data + at, p, n);
+    if (segment->teacher_offset < 0)
+        return;
+    int64_t there = segment->teacher_offset + chunk->first;
+    float *teacher = (float *)args->teacher.data + there;
+    average(teacher, p, n, args->control->teacher_momentum);
+    if (args->teacher_half.data != NULL)
+        copy_half((uint16_t *)args->teacher_half.data + there, teacher, n);
 }
 
 enum status optimizer_step_cpu(struct device *device, const struct optimizer_step_args *args)
@@ -256,6 +269,9 @@ enum status optimizer_step_cpu(struct device *device, const struct optimizer_ste
     CHECK_F32("optimizer_step", args->teacher);
     CHECK(args->norms.dtype == DTYPE_F64 && args->norms.shape[0] >= args->n_segments);
     CHECK(args->kind != OPTIMIZER_ADAMW || args->moment2.data != NULL);
+    struct tensor all_norms = tensor_1d(args->norms.data, DTYPE_F64, args->n_segments);
+    if (!all_finite(&args->guard) || !all_finite(&all_norms))
+        return STATUS_OK;
     TRY(plan_open(&plan, device, args->segments, args->n_segments));
     for (int32_t s = 0; s < args->n_segments; s++)
         squares += norms[s] * norms[s];

@@ -37,16 +37,21 @@ struct gradient_norms_args {
 
 /* For every segment: g *= clip where the norm exceeds control->clip_grad (per tensor:
  * clip/(norm + 1e-6) if that is below 1; global_norm: one factor from the norm of all), then
- *   AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999); p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t)
- * + 1e-8) SGD    momentum 0.9, not Nesterov, decay added to the gradient LARS   matrices: g +=
- * wd*p, g *= 0.001*|p|/|g| if both > 0; mu = 0.9*mu + g; p -= lr*mu then teacher = m*teacher +
- * (1-m)*student. Frozen last-layer segments skip all but the teacher. t is control->step + 1, or
- * control->last_layer_step + 1 for last-layer segments. parameter, gradient, moment1 [P] f32;
- * moment2 [P] f32 (AdamW, else absent); teacher [Q] f32 norms [n_segments] f64 from gradient_norms;
- * control in device memory Source: Loshchilov and Hutter 2019; You et al. 2017; spec of the
- * official step. */
+ *   AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999);
+ *          p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + 1e-8)
+ *   SGD    momentum 0.9, not Nesterov, decay added to the gradient
+ *   LARS   matrices: g += wd*p, g *= 0.001*|p|/|g| if both > 0; mu = 0.9*mu + g; p -= lr*mu
+ * then teacher = m*teacher + (1-m)*student. Frozen last-layer segments skip all but the teacher. t
+ * is control->step + 1, or control->last_layer_step + 1 for last-layer segments.
+ *   parameter, gradient, moment1 [P] f32; moment2 [P] f32 (AdamW, else absent); teacher [Q] f32
+ *   parameter_half [P], teacher_half [Q] bf16 out: copies of what was updated; or absent
+ *   norms [n_segments] f64 from gradient_norms; control in device memory
+ *   guard [n] f64, or absent. When an element of it or of the norms is not finite, nothing is
+ *   written: a step whose loss or gradient is not finite leaves everything as it was.
+ * Source: Loshchilov and Hutter 2019; You et al. 2017; spec of the official step. */
 struct optimizer_step_args {
     struct tensor parameter, gradient, moment1, moment2, teacher, norms;
+    struct tensor parameter_half, teacher_half, guard;
     const struct segment *segments;
     const struct step_control *control;
     int32_t n_segments;

@@ -282,9 +282,12 @@ enum status rows_gather_cpu(struct device *device, const struct rows_gather_args
     CHECK(args->index.dtype == DTYPE_I32 && args->index.shape[0] >= n);
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
-        DCHECK(index[i] >= 0 && index[i] < args->from.shape[0]);
-        memcpy((char *)args->to.data + (size_t)i * bytes,
-               (const char *)args->from.data + (size_t)index[i] * bytes, bytes);
+        char *to = (char *)args->to.data + (size_t)i * bytes;
+        DCHECK(index[i] < args->from.shape[0]);
+        if (index[i] < 0)
+            memset(to, 0, bytes);
+        else
+            memcpy(to, (const char *)args->from.data + (size_t)index[i] * bytes, bytes);
     }
     return STATUS_OK;
 }
@@ -301,9 +304,10 @@ enum status rows_scatter_cpu(struct device *device, const struct rows_scatter_ar
         memset(args->to.data, 0, tensor_size_bytes(&args->to));
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
-        DCHECK(index[i] >= 0 && index[i] < args->to.shape[0]);
-        memcpy((char *)args->to.data + (size_t)index[i] * bytes,
-               (const char *)args->from.data + (size_t)i * bytes, bytes);
+        DCHECK(index[i] < args->to.shape[0]);
+        if (index[i] >= 0)
+            memcpy((char *)args->to.data + (size_t)index[i] * bytes,
+                   (const char *)args->from.data + (size_t)i * bytes, bytes);
     }
     return STATUS_OK;
 }

@@ -52,12 +52,13 @@ struct position_interpolate_backward_args {
     int32_t grid_size, height, width;
 };
 
-/* to[i] = from[index[i]], i < n rows of D f32|bf16. */
+/* to[i] = from[index[i]], i < n rows of D f32|bf16; of a negative index: zeros. */
 struct rows_gather_args {
     struct tensor from, index, to; /* [T, D], [n] i32, [n, D] */
 };
 
-/* to[index[i]] = from[i]; the other rows of `to` are zeroed when `zero_others`. Indices differ. */
+/* to[index[i]] = from[i]; the other rows of `to` are zeroed when `zero_others`. Indices differ,
+ * except negative ones, whose rows go nowhere. */
 struct rows_scatter_args {
     struct tensor from, index, to; /* [n, D], [n] i32, [T, D] */
     bool zero_others;

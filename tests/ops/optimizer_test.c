@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "ops/half_float.h"
 #include "tests/support/op_fixture.h"
 
 enum { N_SEGMENTS = 7, TOTAL = 41000, TEACHER_TOTAL = 36000, STEPS = 4 };
@@ -139,6 +140,29 @@ static void expect_state(struct op_fixture *f, const struct optimizer_step_args 
     op_expect(f, "optimizer_step", "teacher", args->teacher, model->teacher);
 }
 
+/* Everything for one step, norms included. */
+static struct optimizer_step_args small_step(struct op_fixture *f, const struct setting *setting)
+{
+    struct step_control control = control_of(setting, 2);
+    double *g = op_random(f, DTYPE_F32, TOTAL, setting->gradient_scale);
+    struct optimizer_step_args args = {
+        .parameter = op_upload(f, DTYPE_F32, op_random(f, DTYPE_F32, TOTAL, 1.0), TOTAL, 0),
+        .gradient = op_upload(f, DTYPE_F32, g, TOTAL, 0),
+        .moment1 = op_upload(f, DTYPE_F32, op_zeros(f, TOTAL), TOTAL, 0),
+        .moment2 = op_upload(f, DTYPE_F32, op_zeros(f, TOTAL), TOTAL, 0),
+        .teacher =
+            op_upload(f, DTYPE_F32, op_random(f, DTYPE_F32, TEACHER_TOTAL, 1.0), TEACHER_TOTAL, 0),
+        .norms = op_output(f, DTYPE_F64, N_SEGMENTS, 0),
+        .segments = upload_bytes(f, segments, sizeof(segments)).data,
+        .control = upload_bytes(f, &control, sizeof(control)).data,
+        .n_segments = N_SEGMENTS,
+        .kind = setting->kind,
+    };
+    struct gradient_norms_args measure = {args.gradient, args.norms, args.segments, N_SEGMENTS};
+    op_run(f->ops->gradient_norms(&f->device, &measure));
+    return args;
+}
+
 static void run_setting(const struct setting *setting)
 {
     struct op_fixture f;
@@ -180,6 +204,73 @@ static void run_setting(const struct setting *setting)
         expect_state(&f, &args, &model);
     }
     op_fixture_close(&f);
+}
+
+/* The bf16 copies are those of the values, rounded; where there is no segment they stay. */
+static void expect_copies(struct op_fixture *f, struct tensor half, struct tensor whole,
+                          const bool *covered)
+{
+    int64_t n = tensor_n_elements(&whole);
+    double *got = op_download(f, half), *values = op_download(f, whole);
+
+    for (int64_t i = 0; i < n; i++) {
+        double want = (double)half_float_from_bf16(half_float_to_bf16((float)values[i]));
+        assert_true(covered[i] ? got[i] == want : isnan(got[i]));
+    }
+}
+
+static void copies_in_bf16_are_those_of_the_new_values(void **state)
+{
+    static bool student[TOTAL], teacher[TEACHER_TOTAL];
+    static const struct setting setting = {OPTIMIZER_ADAMW, false, 3.0, 1.0};
+    struct op_fixture f;
+
+    (void)state;
+    op_fixture_open(&f, 3);
+    for (int s = 0; s < N_SEGMENTS; s++)
+        for (int64_t i = 0; i < segments[s].n; i++) {
+            student[segments[s].offset + i] = true;
+            if (segments[s].teacher_offset >= 0)
+                teacher[segments[s].teacher_offset + i] = true;
+        }
+    struct optimizer_step_args args = small_step(&f, &setting);
+    args.parameter_half = op_output(&f, DTYPE_BF16, TOTAL, 0);
+    args.teacher_half = op_output(&f, DTYPE_BF16, TEACHER_TOTAL, 0);
+    op_run(f.ops->optimizer_step(&f.device, &args));
+    expect_copies(&f, args.parameter_half, args.parameter, student);
+    expect_copies(&f, args.teacher_half, args.teacher, teacher);
+    op_fixture_close(&f);
+}
+
+static void nothing_is_written_when_a_guard_or_a_norm_is_not_finite(void **state)
+{
+    static const struct setting setting = {OPTIMIZER_ADAMW, false, 3.0, 1.0};
+    static const double guards[3][2] = {{0.5, 1.0}, {0.5, NAN}, {INFINITY, 1.0}};
+
+    (void)state;
+    for (int which = 0; which < 4; which++) {
+        struct op_fixture f;
+        op_fixture_open(&f, 4);
+        struct optimizer_step_args args = small_step(&f, &setting);
+        struct tensor watched[] = {args.parameter, args.moment1, args.moment2, args.teacher};
+        double *before[4], *norms = op_download(&f, args.norms);
+        for (int i = 0; i < 4; i++)
+            before[i] = op_download(&f, watched[i]);
+        args.guard = op_upload(&f, DTYPE_F64, guards[which % 3], 2, 0);
+        if (which == 3) {
+            norms[2] = NAN;
+            args.norms = op_upload(&f, DTYPE_F64, norms, N_SEGMENTS, 0);
+        }
+        op_run(f.ops->optimizer_step(&f.device, &args));
+        for (int i = 0; i < 4; i++) {
+            double *after = op_download(&f, watched[i]);
+            int64_t n = tensor_n_elements(&watched[i]), n_changed = 0;
+            for (int64_t k = 0; k < n; k++)
+                n_changed += after[k] != before[i][k];
+            assert_true(which == 0 ? n_changed > 0 : n_changed == 0);
+        }
+        op_fixture_close(&f);
+    }
 }
 
 static void adamw_follows_its_definition(void **state)
@@ -237,6 +328,8 @@ static void a_norm_shows_what_is_not_finite(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(copies_in_bf16_are_those_of_the_new_values),
+        cmocka_unit_test(nothing_is_written_when_a_guard_or_a_norm_is_not_finite),
         cmocka_unit_test(adamw_follows_its_definition),
         cmocka_unit_test(sgd_follows_its_definition),
         cmocka_unit_test(lars_follows_its_definition),
