@@ -8,8 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "loader/crop.h"
-#include "loader/mask.h"
+#include "loader/draw.h"
 #include "proto/base/clock.h"
 
 enum { MAX_SUBSTITUTES = 1000 }; /* in a row: then the data set is not what it should be */
@@ -27,77 +26,6 @@ static void stage_done(struct view_maker *maker, enum view_stage stage)
 }
 
 _Static_assert(PHOTOMETRIC_PARAMS_BYTES == (int)DATA_SPEC_PHOTOMETRIC_BYTES, "it travels");
-
-struct view {
-    const struct data_spec *spec;
-    const struct view_transform *transform;
-    struct rng_key key; /* purpose left open */
-};
-
-static struct rng stream(const struct view *view, enum rng_purpose purpose)
-{
-    struct rng_key key = view->key;
-    key.purpose = (uint16_t)purpose;
-    return rng_open(key);
-}
-
-static double around_one(struct rng *rng, float half_width)
-{
-    double low = 1.0 - (double)half_width;
-    return rng_range(rng, low < 0.0 ? 0.0 : low, 1.0 + (double)half_width);
-}
-
-static bool gate(const struct view *view, enum rng_purpose purpose, float probability)
-{
-    struct rng rng = stream(view, purpose);
-    return rng_uniform(&rng) < (double)probability;
-}
-
-/* Brightness, contrast, saturation and hue in a random order. */
-static void draw_jitter(const struct view *view, struct photometric_params *params)
-{
-    const struct data_spec *spec = view->spec;
-    struct rng rng = stream(view, RNG_JITTER);
-
-    if (rng_uniform(&rng) >= (double)view->transform->jitter)
-        return;
-    params->steps |= PHOTOMETRIC_JITTER;
-    for (uint32_t i = 0; i < 4; i++)
-        params->order[i] = (uint8_t)i;
-    for (uint32_t i = 0; i < 3; i++) {
-        uint32_t j = i + rng_below(&rng, 4 - i);
-        uint8_t value = params->order[i];
-        params->order[i] = params->order[j];
-        params->order[j] = value;
-    }
-    params->brightness = (float)around_one(&rng, spec->brightness);
-    params->contrast = (float)around_one(&rng, spec->contrast);
-    params->saturation = (float)around_one(&rng, spec->saturation);
-    params->hue = (float)rng_range(&rng, -(double)spec->hue, (double)spec->hue);
-    for (int i = 0; i < 4; i++) /* not even the way to HSV and back, which loses a little */
-        if (params->order[i] == 3 && spec->hue == 0.0f)
-            params->order[i] = 4;
-}
-
-/* All but the flip. */
-static struct photometric_params draw_photometric(const struct view *view)
-{
-    const struct view_transform *t = view->transform;
-    struct photometric_params params = {.solarize_threshold = view->spec->solarize_threshold};
-
-    draw_jitter(view, &params);
-    if (gate(view, RNG_GRAYSCALE, t->grayscale))
-        params.steps |= PHOTOMETRIC_GRAYSCALE;
-    struct rng rng = stream(view, RNG_BLUR);
-    if (rng_uniform(&rng) < (double)t->blur) {
-        params.steps |= PHOTOMETRIC_BLUR;
-        params.blur_radius = (float)rng_range(&rng, (double)view->spec->blur_radius[0],
-                                              (double)view->spec->blur_radius[1]);
-    }
-    if (gate(view, RNG_SOLARIZE, t->solarize))
-        params.steps |= PHOTOMETRIC_SOLARIZE;
-    return params;
-}
 
 static enum status change_colours(struct view_maker *maker, const struct photometric_params *params)
 {
@@ -133,55 +61,35 @@ static void pack(struct view_maker *maker, uint8_t *out, bool mirrored)
     stage_done(maker, VIEW_PACK);
 }
 
-static enum status render_crop(struct view_maker *maker, const struct data_spec *spec,
-                               int32_t epoch, uint32_t sample, int32_t v, const struct image *image,
-                               uint8_t *record)
+static enum status render_crop(struct view_maker *maker, const struct draw *draw,
+                               const struct image *image, uint8_t *record)
 {
-    bool global = v < spec->n_global;
-    int32_t size_px = global ? spec->global_size_px : spec->local_size_px;
-    struct view view = {
-        .spec = spec,
-        .transform = v == 0   ? &spec->first
-                     : global ? &spec->other
-                              : &spec->local,
-        .key = {.seed = spec->seed,
-                .epoch = (uint32_t)epoch,
-                .sample = sample,
-                .view = (uint16_t)v},
-    };
-    struct rng rng = stream(&view, RNG_CROP);
-    struct region region = crop_draw(&rng, image->width, image->height,
-                                     global ? spec->global_scale : spec->local_scale, spec->aspect);
+    const struct data_spec *spec = draw->spec;
+    int32_t v = draw->view;
+    int32_t size_px = v < spec->n_global ? spec->global_size_px : spec->local_size_px;
+    struct region region = draw_region(draw, image->width, image->height);
     struct resample_plan plan = resample_whole(region, size_px, size_px);
 
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
     stage_done(maker, VIEW_RESAMPLE);
-    struct photometric_params params = draw_photometric(&view);
+    struct photometric_params params = draw_photometric(draw);
     if (spec->photometric == PHOTOMETRIC_BY_TRAINER)
         memcpy(record + data_spec_photometric_offset(spec, v), &params, sizeof(params));
     else
         TRY(change_colours(maker, &params));
-    pack(maker, record + data_spec_view_offset(spec, v),
-         gate(&view, RNG_FLIP, view.transform->flip));
+    pack(maker, record + data_spec_view_offset(spec, v), draw_flip(draw));
     return STATUS_OK;
 }
 
 /* Mask bits of one global view, least significant bit first. */
-static void render_mask(const struct data_spec *spec, int32_t epoch, uint32_t sample, int32_t v,
-                        uint8_t *record)
+static void render_mask(const struct draw *draw, uint8_t *record)
 {
-    int32_t grid = data_spec_mask_grid(spec);
-    struct rng rng = rng_open((struct rng_key){.seed = spec->seed,
-                                               .epoch = (uint32_t)epoch,
-                                               .sample = sample,
-                                               .view = (uint16_t)v,
-                                               .purpose = RNG_MASK});
-    uint8_t cells[256 * 256], *bits = record + data_spec_mask_offset(spec, v);
+    int32_t grid = data_spec_mask_grid(draw->spec);
+    uint8_t cells[DATA_SPEC_MAX_GRID * DATA_SPEC_MAX_GRID];
+    uint8_t *bits = record + data_spec_mask_offset(draw->spec, draw->view);
 
-    CHECK(grid <= 256);
-    memset(bits, 0, data_spec_mask_bytes(spec));
-    double ratio = mask_ratio_draw(&rng, spec, epoch);
-    if (mask_draw(&rng, spec, ratio, grid, cells) == 0)
+    memset(bits, 0, data_spec_mask_bytes(draw->spec));
+    if (draw_mask(draw, cells, NULL) == 0)
         return;
     for (int32_t i = 0; i < grid * grid; i++)
         bits[i / 8] = (uint8_t)(bits[i / 8] | cells[i] << (i % 8));
@@ -215,10 +123,11 @@ enum status view_render(struct view_maker *maker, const struct data_spec *spec, 
     maker->stage_start_ns = clock_monotonic_ns();
     if (spec->kind == DATA_CENTRE_CROP)
         return render_centre(maker, spec, image, record);
-    for (int32_t v = 0; v < spec->n_global + spec->n_local; v++)
-        TRY(render_crop(maker, spec, epoch, sample, v, image, record));
-    for (int32_t v = 0; v < spec->n_global && data_spec_mask_grid(spec) > 0; v++)
-        render_mask(spec, epoch, sample, v, record);
+    struct draw draw = {.spec = spec, .epoch = epoch, .sample = sample};
+    for (; draw.view < spec->n_global + spec->n_local; draw.view++)
+        TRY(render_crop(maker, &draw, image, record));
+    for (draw.view = 0; draw.view < spec->n_global && data_spec_mask_grid(spec) > 0; draw.view++)
+        render_mask(&draw, record);
     stage_done(maker, VIEW_MASK);
     return STATUS_OK;
 }

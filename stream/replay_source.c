@@ -16,18 +16,15 @@
 static const int64_t look_ns = 100000000;
 static const int64_t patience_ns = 1000000000; /* of slices that are kept back */
 
-enum { MAX_TRAINERS = PRODUCER_MAX_ENDPOINTS };
-
 /* What a rank has recorded in one piece. */
 struct stretch {
     int32_t rank;
     int64_t first, end;
 };
 
-/* A trainer that was told of a missing slice. */
+/* What a trainer was told of missing slices. */
 struct trainer {
-    const struct data_spec *spec; /* each connection has its own: it tells trainers apart */
-    uint64_t slice;               /* the lowest that is missing */
+    uint64_t slice; /* the lowest that is missing */
     int64_t told_ns;
 };
 
@@ -46,8 +43,7 @@ struct replay_source {
     size_t n_stretches;
     struct slice_job **held; /* [capacity]: missing slices that are kept back */
     int n_held;
-    struct trainer trainers[MAX_TRAINERS];
-    int n_trainers;
+    struct trainer trainers[PRODUCER_MAX_ENDPOINTS]; /* by number of the consumer */
     int64_t due_ns; /* when the next slice may go, at a limited rate */
     bool said_looping;
 
@@ -167,30 +163,23 @@ static void give_back(struct replay_source *source, struct slice_job *job)
     source->done(source->done_context, job);
 }
 
-static struct trainer *trainer_of(struct replay_source *source, const struct data_spec *spec)
+static bool was_told_lately(const struct trainer *trainer, int64_t now_ns)
 {
-    for (int i = 0; i < source->n_trainers; i++)
-        if (source->trainers[i].spec == spec)
-            return &source->trainers[i];
-    struct trainer *trainer =
-        &source->trainers[source->n_trainers < MAX_TRAINERS ? source->n_trainers++
-                                                            : MAX_TRAINERS - 1];
-    *trainer = (struct trainer){.spec = spec, .slice = UINT64_MAX};
-    return trainer;
+    return trainer->told_ns > 0 && now_ns - trainer->told_ns < patience_ns;
 }
 
 static void tell_or_hold(struct replay_source *source, struct slice_job *job)
 {
-    struct trainer *trainer = trainer_of(source, job->spec);
+    struct trainer *trainer = &source->trainers[job->consumer];
+    int64_t now_ns = clock_monotonic_ns();
 
-    if (job->slice_id > trainer->slice) {
+    if (was_told_lately(trainer, now_ns) && job->slice_id > trainer->slice) {
         source->held[source->n_held++] = job;
         return;
     }
-    if (job->slice_id < trainer->slice)
+    if (job->slice_id != trainer->slice || trainer->told_ns == 0)
         log_warning("%s", job->reason);
-    trainer->slice = job->slice_id;
-    trainer->told_ns = clock_monotonic_ns();
+    *trainer = (struct trainer){job->slice_id, now_ns};
     give_back(source, job);
 }
 
@@ -201,14 +190,12 @@ static void let_go(struct replay_source *source, int64_t now_ns)
 
     for (int i = 0; i < source->n_held; i++) {
         struct slice_job *job = source->held[i];
-        if (now_ns - trainer_of(source, job->spec)->told_ns > patience_ns)
-            give_back(source, job);
-        else
+        if (was_told_lately(&source->trainers[job->consumer], now_ns))
             source->held[n++] = job;
+        else
+            give_back(source, job);
     }
     source->n_held = n;
-    if (n == 0 && source->n_trainers > 0 && now_ns - source->trainers[0].told_ns > 10 * patience_ns)
-        source->n_trainers = 0; /* their connections may be long gone */
 }
 
 /* ---- the thread ---- */

@@ -7,7 +7,7 @@
 #include "stream/command.h"
 
 static const struct stream_command *const commands[] = {&stream_inspect, &stream_replay,
-                                                        &stream_keygen};
+                                                        &stream_verify, &stream_keygen};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

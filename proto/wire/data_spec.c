@@ -105,6 +105,8 @@ static enum status check_masks(const struct data_spec *spec)
     if (spec->n_pred_ratios == 0)
         return STATUS_OK;
     TRY(check_integer("mask_cell_px", spec->mask_cell_px, 1, spec->global_size_px));
+    TRY(check_integer("global_size_px / mask_cell_px", spec->global_size_px / spec->mask_cell_px, 1,
+                      DATA_SPEC_MAX_GRID));
     TRY(check_integer("mask_shape", spec->mask_shape, MASK_BLOCK, MASK_RANDOM));
     TRY(check_integer("pred_start_epoch", spec->pred_start_epoch, 0, INT32_MAX));
     TRY(check_range("mask_aspect", spec->mask_aspect, 1e-3f, 1e3f));

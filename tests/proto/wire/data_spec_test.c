@@ -109,6 +109,17 @@ static void a_record_that_is_too_large_is_refused(void **state)
     refused(&spec, "bytes");
 }
 
+static void a_mask_grid_that_is_too_fine_is_refused(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_default();
+    spec.global_size_px = 512;
+    spec.mask_cell_px = 2;
+    assert_int_equal(data_spec_check(&spec), STATUS_OK);
+    spec.mask_cell_px = 1;
+    refused(&spec, "mask_cell_px is 512");
+}
+
 static void a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from(void **state)
 {
     (void)state;
@@ -209,6 +220,7 @@ int main(void)
         cmocka_unit_test(a_record_holds_globals_then_locals_then_masks),
         cmocka_unit_test(each_field_out_of_its_limits_is_named),
         cmocka_unit_test(a_record_that_is_too_large_is_refused),
+        cmocka_unit_test(a_mask_grid_that_is_too_fine_is_refused),
         cmocka_unit_test(a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from),
         cmocka_unit_test(every_field_with_an_effect_changes_the_digest),
         cmocka_unit_test(fields_without_effect_do_not_change_the_digest),
