@@ -21,7 +21,7 @@ enum {
     DATA_SPEC_MAX_VIEWS = 64, /* global + local */
     DATA_SPEC_MAX_SIZE_PX = 4096,
     DATA_SPEC_MAX_RATIOS = 16,
-    DATA_SPEC_MAX_GRID = 256, /* mask cells along a side */
+    DATA_SPEC_MAX_GRID = 256,               /* mask cells along a side */
     DATA_SPEC_MAX_RECORD_BYTES = 256 << 20, /* of one image */
     DATA_SPEC_PHOTOMETRIC_BYTES = 32, /* struct photometric_params, ops/pixels/photometric.h */
 };
