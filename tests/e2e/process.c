@@ -65,7 +65,7 @@ __attribute__((noreturn)) static void child(const struct command *command, int o
     }
     snprintf(path, sizeof(path), "%s/%s", folder != NULL ? folder : ".", command->words[0]);
     char *const *words = (char *const *)(uintptr_t)command->words;
-    if (strncmp(command->words[0], "ibot-", 5) == 0)
+    if (access(path, X_OK) == 0)
         execv(path, words);
     else
         execvp(command->words[0], words);
@@ -182,6 +182,20 @@ int process_lines(struct process *process, int fifo, int n, int seconds)
             break;
     }
     return count;
+}
+
+void process_look(struct process *process)
+{
+    take_output(process);
+    note_end(process);
+}
+
+void process_wait_ms(struct process *process, int ms)
+{
+    int64_t deadline = clock_monotonic_ns() + (int64_t)ms * 1000000;
+
+    while (!process->ended && wait_event(process, deadline))
+        continue;
 }
 
 int process_wait(struct process *process, int seconds)

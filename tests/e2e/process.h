@@ -39,6 +39,12 @@ size_t process_expect(struct process *process, const char *text, size_t from, in
  * were n, or the process has ended; returns how many there were. */
 int process_lines(struct process *process, int fifo, int n, int seconds);
 
+/* Takes output that is there, notices an end; does not wait. */
+void process_look(struct process *process);
+
+/* Reads for so long, or until the end. */
+void process_wait_ms(struct process *process, int ms);
+
 /* Reads until the end; returns the exit status. */
 int process_wait(struct process *process, int seconds);
 
