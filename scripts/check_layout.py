@@ -9,6 +9,7 @@ The allowed directions (a folder may always include itself):
   proto/base <- proto/config <- proto/wire <- loader
   proto/base <- ops/pixels <- ops <- kernels
   ops/pixels <- loader <- stream
+  ops/pixels <- trainer (pictures)
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 
 PROTO = ["proto/base", "proto/config", "proto/wire", "proto"]
-TRAINER = ["proto/base", "proto/config", "proto/wire", "proto", "ops", "trainer/model",
+TRAINER = ["proto/base", "proto/config", "proto/wire", "proto", "ops", "ops/pixels", "trainer/model",
            "trainer/weights", "trainer"]
 ALLOWED = {
     "proto/base": ["proto/base"],

@@ -1,4 +1,4 @@
 # Pictures of a run: the contact sheet and the curves.
 add_library(ibot_picture STATIC picture.c plot.c plot_log.c)
 target_link_libraries(ibot_picture PUBLIC ibot_wire ibot_base ibot_flags
-  PRIVATE PkgConfig::VIPS PkgConfig::JANSSON)
+  PRIVATE ibot_canvas_png PkgConfig::JANSSON)

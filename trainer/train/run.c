@@ -162,7 +162,7 @@ enum status run_open(struct run *run, const struct run_options *options,
     if (notify_open(&run->notify) != STATUS_OK)
         log_warning("%s", status_message());
     TRY(run_options_data(options, &run->spec));
-    TRY(skip_steps_parse(&run->skip, options->skip_steps));
+    TRY(ranges_parse(&run->skip, "--skip_steps", options->skip_steps));
     TRY(run_folder_open(run));
     TRY(run_store_options(run));
     TRY_OUT(find_checkpoint(run, &checkpoint, &found, &own));

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "proto/config/ranges.h"
 #include "trainer/backend.h"
 #include "trainer/checkpoint.h"
 #include "trainer/event_file.h"
@@ -16,7 +17,6 @@
 #include "trainer/progress.h"
 #include "trainer/receiver.h"
 #include "trainer/train/run_options.h"
-#include "trainer/train/skip_steps.h"
 
 enum { RUN_MAX_RANKS = 4096 };
 
@@ -35,7 +35,7 @@ struct run {
     int64_t step;            /* steps done */
     int64_t micro_per_epoch; /* batches of the stream in an epoch */
     int64_t n_to_skip;       /* of them, before the next step: the rest of an epoch */
-    struct skip_steps skip;  /* steps to leave out */
+    struct ranges skip;      /* steps to leave out */
     struct metrics metrics;  /* of the epoch under way, this rank's */
     double entropies[CHECKPOINT_ENTROPIES];
     int32_t *labels, *clusters; /* the same; planned at start */

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "proto/config/ranges.h"
 #include "trainer/checkpoint.h"
-#include "trainer/train/skip_steps.h"
 
 /* A Swin brings its own patches and stochastic depth. */
 static void settle_arch(struct run_options *o, const struct options *parsed)
@@ -173,9 +173,9 @@ static enum status check_data(const struct run_options *o)
 
 static enum status check_skip_steps(const struct run_options *o)
 {
-    struct skip_steps skip;
+    struct ranges skip;
 
-    TRY(skip_steps_parse(&skip, o->skip_steps));
+    TRY(ranges_parse(&skip, "--skip_steps", o->skip_steps));
     if (o->skip_steps != NULL && strlen(o->skip_steps) >= CHECKPOINT_OPTION_BYTES)
         FAIL(STATUS_INVALID, "--skip_steps has %zu characters; at most %d go into a checkpoint",
              strlen(o->skip_steps), CHECKPOINT_OPTION_BYTES - 1);

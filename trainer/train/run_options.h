@@ -61,7 +61,7 @@ struct run_options {
     int32_t saveckp_freq, checkpoint_every_steps, keep_checkpoints;
     double checkpoint_every_minutes;
     int64_t stop_at_step;
-    const char *skip_steps; /* skip_steps.h */
+    const char *skip_steps; /* proto/config/ranges.h */
     const char *log_digests, *record;
     int record_kind;
     int backend;

@@ -32,12 +32,13 @@ enum status run_store_options(struct run *run)
 static bool is_as_it_was(const struct run *run, const struct checkpoint_option *now,
                          const char *then, int64_t step)
 {
-    struct skip_steps skip;
+    struct ranges skip;
 
     if (strcmp(then, now->text) == 0)
         return true;
-    return strcmp(now->name, "skip_steps") == 0 && skip_steps_parse(&skip, then) == STATUS_OK &&
-           skip_steps_agree(&skip, &run->skip, step);
+    return strcmp(now->name, "skip_steps") == 0 &&
+           ranges_parse(&skip, "--skip_steps", then) == STATUS_OK &&
+           ranges_agree(&skip, &run->skip, step);
 }
 
 enum status run_compare_options(const struct run *run, const struct checkpoint *checkpoint)

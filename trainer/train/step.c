@@ -145,7 +145,7 @@ static enum status pass_over(struct run *run)
     return STATUS_OK;
 }
 
-static enum status leave_out(struct run *run, const struct step_range *range, bool *stop)
+static enum status leave_out(struct run *run, const struct range *range, bool *stop)
 {
     TRY(agree(run, pass_over(run), stop));
     if (run->backend.collective.rank == 0 && !run->said_left_out)
@@ -198,7 +198,7 @@ static enum status make_step(struct run *run, double *loss, bool *stop)
 
 enum status run_step(struct run *run, double *loss, bool *stop)
 {
-    const struct step_range *left_out = skip_steps_find(&run->skip, run->step);
+    const struct range *left_out = ranges_find(&run->skip, run->step);
 
     *loss = NAN;
     if (left_out != NULL)
