@@ -10,14 +10,17 @@
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
 #include "proto/config/stop.h"
+#include "trainer/checkpoint.h"
 #include "trainer/eval/features.h"
 #include "trainer/eval/knn.h"
 
 enum { MAX_K = 16 };
 
 struct knn_options {
-    const char *checkpoint, *train, *test, *dump_features, *load_features;
-    int checkpoint_key, backend;
+    const char *checkpoint, *checkpoint_key, *arch;
+    const char *train, *test, *dump_features, *load_features;
+    int backend;
+    int32_t num_heads;
     float nb_knn[MAX_K];
     int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
     int32_t resize_size, crop_size, loaders, loader_threads, threads;
@@ -25,7 +28,6 @@ struct knn_options {
     bool json;
 };
 
-static const char *const keys[] = {"teacher", "student", NULL};
 static const char *const backends[] = {"cpu", "cuda", NULL};
 
 #define AT(field) .offset = offsetof(struct knn_options, field)
@@ -37,13 +39,28 @@ static const struct option_spec knn_specs[] = {
      AT(checkpoint),
      .argument = "PATH",
      .group = "Model",
-     .help = "run folder (its newest checkpoint), or one checkpoint folder"},
+     .help = "run folder (its newest checkpoint), one checkpoint folder, or a file of weights: "
+             "safetensors or PyTorch's, a full checkpoint of iBOT or DINO, or a backbone alone "
+             "(iBOT, DINO, DeiT, timm)"},
     {.name = "checkpoint_key",
-     .type = OPTION_CHOICE,
+     .type = OPTION_STRING,
      AT(checkpoint_key),
-     .choices = keys,
-     .text = "teacher",
-     .help = "which network"},
+     .argument = "KEY",
+     .help = "which network of it: teacher, student, state_dict, model, …; without, the first of "
+             "teacher, state_dict, model, student that is there, or the whole of a flat file"},
+    {.name = "arch",
+     .type = OPTION_STRING,
+     AT(arch),
+     .argument = "NAME",
+     .help = "what the weights must be, as in ibot-train; without, their shapes say it"},
+    {.name = "num_heads",
+     .type = OPTION_INT32,
+     AT(num_heads),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 256,
+     .help = "attention heads of a ViT, which its shapes don't tell; 0: as the run or --arch "
+             "says, else one for each 64 of its width"},
     {.name = "n_last_blocks",
      .type = OPTION_INT32,
      AT(n_last_blocks),
@@ -85,7 +102,7 @@ static const struct option_spec knn_specs[] = {
      .minimum = 0,
      .maximum = 4096,
      .unit = "px",
-     .help = "central crop; 0: the size of the run's global crops"},
+     .help = "central crop; 0: that of the run's global crops, or what the positions are for"},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
      AT(batch_size_per_gpu),
@@ -185,7 +202,9 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
 {
     struct feature_model_options model_options = {
         .checkpoint = o->checkpoint,
-        .student = o->checkpoint_key == 1,
+        .key = o->checkpoint_key,
+        .arch = o->arch,
+        .n_heads = o->num_heads,
         .n_last_blocks = o->n_last_blocks,
         .avgpool = o->avgpool_patchtokens,
         .batch_size = o->batch_size_per_gpu,

@@ -8,85 +8,54 @@
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "trainer/pretrained.h"
 
 /* ------------------------------------------------------------------------------ model */
 
-static enum status option_number(const struct checkpoint *checkpoint, const char *name,
-                                 int32_t *out)
+/* The head is not built for evaluation. */
+static struct ibot_options model_options(const struct backbone_options *backbone)
 {
-    const char *text = checkpoint_option(checkpoint, name);
-    char *end;
-
-    if (text == NULL)
-        FAIL(STATUS_CORRUPT, "%s/state.json: no option '%s'", checkpoint->path, name);
-    long value = strtol(text, &end, 10);
-    if (*end != '\0' || value < 0 || value > INT32_MAX)
-        FAIL(STATUS_CORRUPT, "%s/state.json: option %s: got '%s'", checkpoint->path, name, text);
-    *out = (int32_t)value;
-    return STATUS_OK;
-}
-
-/* Backbone options as the run had them; the head is not built for evaluation. */
-static enum status model_options(const struct checkpoint *checkpoint, struct ibot_options *out)
-{
-    struct backbone_options *b = &out->backbone;
-    const char *arch = checkpoint_option(checkpoint, "arch");
-    int32_t dim = 0, depth = 0, heads = 0;
-
-    memset(out, 0, sizeof(*out));
-    if (arch == NULL)
-        FAIL(STATUS_CORRUPT, "%s/state.json: no option 'arch'", checkpoint->path);
-    TRY(backbone_options_for(b, arch));
-    TRY(option_number(checkpoint, "embed_dim", &dim));
-    TRY(option_number(checkpoint, "global_crop_size", &b->image_size_px));
-    b->embed_dim = dim > 0 ? dim : b->embed_dim;
-    if (b->n_stages > 0) {
-        TRY(option_number(checkpoint, "window_size", &b->window_size));
-    } else {
-        TRY(option_number(checkpoint, "depth", &depth));
-        TRY(option_number(checkpoint, "num_heads", &heads));
-        TRY(option_number(checkpoint, "patch_size", &b->patch_size_px));
-        b->depth = depth > 0 ? depth : b->depth;
-        b->n_heads = heads > 0 ? heads : b->n_heads;
-    }
-    out->head = (struct head_options){
-        .hidden_dim = 1,
-        .bottleneck_dim = 1,
-        .out_dim = 1,
-        .patch_out_dim = 1,
-        .shared_student = true,
-        .shared_teacher = true,
+    return (struct ibot_options){
+        .backbone = *backbone,
+        .head =
+            {
+                .hidden_dim = 1,
+                .bottleneck_dim = 1,
+                .out_dim = 1,
+                .patch_out_dim = 1,
+                .shared_student = true,
+                .shared_teacher = true,
+            },
+        .n_global = 1,
+        .inference_only = true,
     };
-    out->n_global = 1;
-    out->inference_only = true;
-    return STATUS_OK;
 }
 
 enum status feature_model_open(struct feature_model *out, struct backend *backend,
                                const struct feature_model_options *o)
 {
-    const char *prefix = o->student ? "student.backbone." : "teacher.backbone.";
-    struct checkpoint checkpoint;
-    struct checkpoint_counts counts;
-    struct ibot_options model;
+    struct pretrained_options options = {
+        .path = o->checkpoint, .key = o->key, .arch = o->arch, .n_heads = o->n_heads};
+    struct pretrained pretrained;
+    struct pretrained_report report;
+    char text[1024];
     enum status status;
 
     memset(out, 0, sizeof(*out));
-    TRY(checkpoint_open(&checkpoint, o->checkpoint));
-    TRY_OUT(model_options(&checkpoint, &model));
+    TRY(pretrained_open(&pretrained, &options));
+    struct ibot_options model = model_options(&pretrained.backbone);
     model.batch_size = o->batch_size;
-    model.global_size_px = o->crop_size_px > 0 ? o->crop_size_px : model.backbone.image_size_px;
+    model.global_size_px = o->crop_size_px > 0 ? o->crop_size_px : pretrained.crop_size_px;
     TRY_OUT(ibot_open(&out->ibot, &backend->device, backend->ops, &backend->collective, &model));
-    TRY_OUT(checkpoint_restore(&checkpoint, out->ibot, &backend->device, prefix, &counts));
-    log_info("%s: %zu tensors '%s*' loaded, %zu missing, %zu unexpected", checkpoint.path,
-             counts.n_loaded, prefix, counts.n_missing, counts.n_unexpected);
+    TRY_OUT(pretrained_load(&pretrained, out->ibot, &backend->device, false, &report));
+    log_info("%s", pretrained_describe(&pretrained, &report, text, sizeof(text)));
     out->backend = backend;
-    out->options = (struct ibot_feature_options){o->student, o->n_last_blocks, o->avgpool};
+    out->options = (struct ibot_feature_options){false, o->n_last_blocks, o->avgpool};
     out->dim = ibot_feature_dim(out->ibot, &out->options);
     out->batch_size = o->batch_size;
     out->crop_size_px = model.global_size_px;
 out:
-    checkpoint_close(&checkpoint);
+    pretrained_close(&pretrained);
     if (status != STATUS_OK)
         feature_model_close(out);
     return status;

@@ -6,10 +6,9 @@
 #include <stdatomic.h>
 
 #include "trainer/backend.h"
-#include "trainer/checkpoint.h"
 #include "trainer/receiver.h"
 
-/* A network for evaluation, rebuilt from a checkpoint. */
+/* A network for evaluation: the backbone of any weights, in the place of the teacher's. */
 struct feature_model {
     struct backend *backend; /* borrowed */
     struct ibot *ibot;
@@ -18,8 +17,9 @@ struct feature_model {
 };
 
 struct feature_model_options {
-    const char *checkpoint; /* checkpoint, or run folder */
-    bool student;           /* else the teacher */
+    const char *checkpoint; /* as trainer/pretrained.h */
+    const char *key, *arch; /* NULL: the teacher, or what there is; as the file says */
+    int32_t n_heads;        /* 0: the same */
     int32_t n_last_blocks, avgpool, batch_size;
     int32_t crop_size_px; /* 0: the run's global crop size */
 };

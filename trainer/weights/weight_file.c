@@ -359,6 +359,11 @@ enum status weight_file_group(const struct weight_file *file, const char *wanted
         FAIL(STATUS_NOT_FOUND, "weights file '%s' holds no tensors", file->path);
     if (wanted != NULL && count_group(file, wanted, group) > 0)
         return STATUS_OK;
+    if (wanted != NULL && count_group(file, "", group) == file->n_entries)
+        FAIL(STATUS_NOT_FOUND,
+             "weights file '%s' has no key '%s': it is flat, %zu tensors without keys; leave the "
+             "key out",
+             file->path, wanted, file->n_entries);
     if (wanted != NULL)
         FAIL(STATUS_NOT_FOUND, "weights file '%s' has no key '%s'; its keys are: %s", file->path,
              wanted, weight_file_groups(file, there, sizeof(there)));
