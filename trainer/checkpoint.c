@@ -265,6 +265,7 @@ enum status checkpoint_restore(const struct checkpoint *c, struct ibot *ibot, st
             strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "epoch.", 6) != 0;
     }
     counts->n_unexpected -= counts->n_loaded;
+    TRY(ibot_state_written(ibot));
     TRY(device->synchronize(device));
     if (counts->n_missing > 0 || counts->n_unexpected > 0 || counts->n_loaded == 0)
         FAIL(STATUS_MISMATCH,

@@ -322,7 +322,7 @@ static enum status load_init(struct golden *g)
         n_loaded++;
     }
     printf("initial tensors loaded: %zu\n", n_loaded);
-    return STATUS_OK;
+    return ibot_state_written(g->ibot);
 }
 
 /* Keep vectors of step k, in the order of the calls: branches of the global pass, then the local.

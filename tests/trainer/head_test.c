@@ -41,8 +41,8 @@ static void cls_rows_give_the_reference_logits(void **state)
     fill_rows(rows);
     struct head *head = &f.ibot->student.head;
     assert_int_equal(head_prepare(head), STATUS_OK);
-    assert_int_equal(head_forward(head, rows, 5), STATUS_OK);
-    assert_int_equal(head_logits(head, false, head->z, 5, logits), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), 5), STATUS_OK);
+    assert_int_equal(head_exact_logits(head, false, head->z, 5, logits), STATUS_OK);
     assert_near(sum_of(logits, 5 * K), 12.349735, 5e-5);
     assert_near(absolute_sum(logits, 5 * K), 129.822075, 1e-4);
     static const double first[4] = {0.065982, 0.291793, 0.470159, 0.583244};
@@ -64,8 +64,8 @@ static void token_rows_give_the_reference_logits(void **state)
     fill_rows(rows);
     struct head *head = &f.ibot->student.head;
     assert_int_equal(head_prepare(head), STATUS_OK);
-    assert_int_equal(head_forward(head, rows, N_ROWS), STATUS_OK);
-    assert_int_equal(head_logits(head, true, head->z, N_ROWS, logits), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), N_ROWS), STATUS_OK);
+    assert_int_equal(head_exact_logits(head, true, head->z, N_ROWS, logits), STATUS_OK);
     for (int image = 0; image < 2; image++) {
         memcpy(cls + image * K, logits + image * 6 * K, sizeof(float) * K);
         memcpy(patches + image * 5 * K, logits + (image * 6 + 1) * K, sizeof(float) * 5 * K);
@@ -92,7 +92,7 @@ static void bottleneck_vectors_have_length_one(void **state)
     open_filled(&f, &o);
     fill_rows(rows);
     struct head *head = &f.ibot->student.head;
-    assert_int_equal(head_forward(head, rows, N_ROWS), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), N_ROWS), STATUS_OK);
     for (int i = 0; i < N_ROWS; i++) {
         double squares = 0.0;
         for (int j = 0; j < 16; j++)
@@ -168,7 +168,7 @@ static void check_norm(enum head_norm norm)
     head->spans[0] = (struct head_span){0, 8}; /* two calls of the original: 8 rows, 4 rows */
     head->spans[1] = (struct head_span){8, 4};
     head->n_spans = 2;
-    assert_int_equal(head_forward(head, rows, N_ROWS), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), N_ROWS), STATUS_OK);
     naive_linear(f.ibot, "mlp.0", x, N_ROWS, WIDTH, 48, a);
     naive_norm(f.ibot, norm == HEAD_NORM_BN, a, 8);
     naive_norm(f.ibot, norm == HEAD_NORM_BN, a + 8 * 48, 4);
@@ -208,11 +208,11 @@ static void running_statistics_follow_the_batches_and_not_repeated_logits(void *
     head->n_spans = 1;
     for (int j = 0; j < 48; j++)
         assert_true(head->running_var[j] == 1.0f && head->running_mean[j] == 0.0f);
-    assert_int_equal(head_forward(head, rows, N_ROWS), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), N_ROWS), STATUS_OK);
     memcpy(before, head->running_mean, sizeof(before));
     assert_true(before[0] != 0.0f);
     head->keep_running = true;
-    assert_int_equal(head_forward(head, rows, N_ROWS), STATUS_OK);
+    assert_int_equal(head_forward(head, vector(rows, 0), N_ROWS), STATUS_OK);
     assert_memory_equal(before, head->running_mean, sizeof(before));
     model_fixture_close(&f);
 }

@@ -384,7 +384,7 @@ static void features_are_those_of_each_mode(void **state)
     assert_int_equal(ibot_feature_dim(f.ibot, &mode), 2 * D);
     assert_int_equal(ibot_features(f.ibot, images_in, &mode, out), STATUS_OK);
     for (int i = 0; i < N; i++) /* last block: token 0 after the final norm */
-        expect_feature(out + i * 2 * D + D, vit->features + i * 17 * D, D);
+        expect_feature(out + i * 2 * D + D, (float *)vit->features.data + i * 17 * D, D);
     /* one block less: the network cut after its first block */
     float before_last[N * D];
     for (int i = 0; i < N; i++)
@@ -413,8 +413,8 @@ static void features_are_those_of_each_mode(void **state)
         memset(wanted, 0, sizeof(wanted));
         for (int t = 1; t < 17; t++)
             for (int j = 0; j < D; j++)
-                wanted[j] += vit->features[(i * 17 + t) * D + j] / 16.0f;
-        expect_feature(out + i * 2 * D, vit->features + i * 17 * D, D);
+                wanted[j] += ((float *)vit->features.data)[(i * 17 + t) * D + j] / 16.0f;
+        expect_feature(out + i * 2 * D, (float *)vit->features.data + i * 17 * D, D);
         expect_feature(out + i * 2 * D + D, wanted, D);
     }
     model_fixture_close(&f);

@@ -39,7 +39,7 @@ static void open_filled(struct model_fixture *f)
 static void check(const struct vit *vit, const struct expected *e)
 {
     int64_t n = e->n_rows * 32;
-    const float *y = vit->features + e->first_row * 32;
+    const float *y = (const float *)vit->features.data + e->first_row * 32;
 
     assert_near(sum_of(y, n), e->sum, sum_tolerance);
     assert_near(absolute_sum(y, n), e->absolute, sum_tolerance);
@@ -118,7 +118,7 @@ static void the_last_attention_map_is_the_references(void **state)
     struct vit *vit = &f.ibot->student.vit;
     assert_int_equal(vit_forward(vit, NULL), STATUS_OK);
     struct attention_map_args args = {
-        .qkv = tensor_2d(vit->states[1].qkv, DTYPE_F32, vit->pass.n_tokens, 96),
+        .qkv = shaped(vit->states[1].qkv, vit->pass.n_tokens, 96),
         .map = {map, DTYPE_F32, 4, {2, 2, 17, 17}},
         .group = vit->pass.groups[0],
         .n_heads = 2,

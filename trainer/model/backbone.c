@@ -218,14 +218,14 @@ enum status backbone_plan(struct backbone *b, struct vit *vit, struct swin *swin
     return STATUS_OK;
 }
 
-enum status backbone_bind(struct backbone *b, const struct param_table *table, float *parameters,
-                          float *gradients, float *const patches[2])
+enum status backbone_bind(struct backbone *b, const struct binder *binder,
+                          const struct tensor patches[2])
 {
     if (b->vit != NULL) {
-        TRY(vit_bind(b->vit, table, parameters, gradients));
+        TRY(vit_bind(b->vit, binder));
         b->features = b->vit->features;
     } else {
-        TRY(swin_bind(b->swin, table, parameters, gradients));
+        TRY(swin_bind(b->swin, binder));
         b->features = b->swin->features;
     }
     for (int g = 0; g < 2; g++)
@@ -243,7 +243,7 @@ enum status backbone_forward(struct backbone *b, uint8_t *mask)
     return swin_forward(b->swin, mask);
 }
 
-float *backbone_d_features(struct backbone *b)
+struct tensor backbone_d_features(struct backbone *b)
 {
     return b->vit != NULL ? b->vit->gradients.d_y : b->swin->d_features;
 }

@@ -22,7 +22,7 @@ struct backbone {
     int64_t n_tokens, width;          /* all rows; features of each */
     int64_t n_samples;                /* crops */
     struct block_rows all_rows, rows; /* rows: those that the next forward makes */
-    float *features;                  /* [rows, width] of the last forward */
+    struct tensor features;           /* [rows, width] of the last forward */
     struct block_depth *depths;       /* [blocks] */
 };
 
@@ -34,15 +34,14 @@ enum status backbone_plan(struct backbone *backbone, struct vit *vit, struct swi
                           struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* After workspace_commit. patches: [2] patch rows of both groups, borrowed. */
-enum status backbone_bind(struct backbone *backbone, const struct param_table *table,
-                          float *parameters, float *gradients,
-                          float *const patches[2]) IBOT_WARN_UNUSED;
+enum status backbone_bind(struct backbone *backbone, const struct binder *binder,
+                          const struct tensor patches[2]) IBOT_WARN_UNUSED;
 
 /* Patches -> features. mask [n_global_images*cells] u8 in device memory, or NULL. */
 enum status backbone_forward(struct backbone *backbone, uint8_t *mask) IBOT_WARN_UNUSED;
 
 /* Where the gradient of the features [rows, width] goes before backbone_backward. */
-float *backbone_d_features(struct backbone *backbone);
+struct tensor backbone_d_features(struct backbone *backbone);
 
 /* Parameter gradients are added up. */
 enum status backbone_backward(struct backbone *backbone, uint8_t *mask) IBOT_WARN_UNUSED;

@@ -31,6 +31,33 @@ struct affine binder_affine(const struct binder *b, const char *prefix)
     return affine;
 }
 
+/* A parameter among the operands. */
+static void use_operand(const struct binder *b, struct tensor *parameter)
+{
+    if (parameter->data == NULL)
+        return;
+    char *base = b->operands.data;
+    parameter->dtype = b->operands.dtype;
+    parameter->data = base + (size_t)((const float *)parameter->data - b->parameters) *
+                                 dtype_size_bytes(b->operands.dtype);
+}
+
+struct affine binder_wide_layer(const struct binder *b, const char *prefix)
+{
+    struct affine affine = binder_affine(b, prefix);
+
+    use_operand(b, &affine.weight);
+    return affine;
+}
+
+struct affine binder_layer(const struct binder *b, const char *prefix)
+{
+    struct affine affine = binder_wide_layer(b, prefix);
+
+    use_operand(b, &affine.bias);
+    return affine;
+}
+
 void binder_mask_token(const struct binder *b, struct tensor *token, struct tensor *d_token)
 {
     *token = *d_token = (struct tensor){0};
@@ -48,15 +75,17 @@ void binder_block(const struct binder *b, const char *prefix, struct block_weigh
     const struct {
         const char *name;
         struct affine *affine;
+        struct affine (*bind)(const struct binder *, const char *);
     } parts[] = {
-        {"norm1", &out->norm1}, {"attn.qkv", &out->qkv}, {"attn.proj", &out->proj},
-        {"norm2", &out->norm2}, {"mlp.fc1", &out->fc1},  {"mlp.fc2", &out->fc2},
+        {"norm1", &out->norm1, binder_affine},   {"attn.qkv", &out->qkv, binder_layer},
+        {"attn.proj", &out->proj, binder_layer}, {"norm2", &out->norm2, binder_affine},
+        {"mlp.fc1", &out->fc1, binder_layer},    {"mlp.fc2", &out->fc2, binder_layer},
     };
     char name[MAX_NAME];
 
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
         snprintf(name, sizeof(name), "%s.%s", prefix, parts[i].name);
-        *parts[i].affine = binder_affine(b, name);
+        *parts[i].affine = parts[i].bind(b, name);
     }
 }
 

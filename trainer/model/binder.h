@@ -8,10 +8,15 @@
 struct binder {
     const struct param_table *table;
     float *parameters, *gradients; /* gradients NULL: none */
+    struct tensor operands;        /* the parameters as products take them: in the compute dtype */
 };
 
-/* "PREFIX.weight" and, where the table has it, "PREFIX.bias", with their gradients. */
+/* "PREFIX.weight" and, where the table has it, "PREFIX.bias", with their gradients: of a norm. */
 struct affine binder_affine(const struct binder *binder, const char *prefix);
+
+/* The same of a layer whose result is of the compute dtype; or, wide, of float32 (its bias is). */
+struct affine binder_layer(const struct binder *binder, const char *prefix);
+struct affine binder_wide_layer(const struct binder *binder, const char *prefix);
 
 /* One parameter, or its gradient (data NULL when there are none), in its official shape. */
 struct tensor binder_parameter(const struct binder *binder, const char *name);

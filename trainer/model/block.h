@@ -4,12 +4,16 @@
  *   sum1 = x + s * proj(attention(qkv(y1)));   y2 = LN2(sum1)
  *   out = sum1 + s * fc2(gelu(fc1(y2)));       y_next = LN_next(out)
  *
+ * The residual stream, its gradient, statistics and norms are float32; what is between is of the
+ * pass's dtype, as are the weights of the layers.
+ *
  * The last block may go on with chosen rows only after its attention: the loss reads no others. */
 #ifndef IBOT_TRAINER_MODEL_BLOCK_H
 #define IBOT_TRAINER_MODEL_BLOCK_H
 
 #include "ops/op_table.h"
 #include "ops/workspace.h"
+#include "trainer/model/buffer.h"
 #include "trainer/model/params.h"
 
 /* A weight and a bias, or a gain and a bias, and where their gradients go (data NULL: nowhere). */
@@ -21,6 +25,7 @@ struct affine {
 struct block_window {
     int32_t side, shift; /* side 0: attention over whole sequences instead */
     struct tensor table, d_table;
+    struct tensor pad; /* [3D] f32: qkv of a padding token of zeros, the bias of that layer */
 };
 
 struct block_weights {
@@ -31,13 +36,17 @@ struct block_weights {
 /* What a block keeps for its backward; a network without one uses one set for all blocks. */
 struct block_state {
     float *x; /* [T, D] residual stream coming in */
-    float *y1, *mean1, *rstd1;
-    float *qkv, *attention, *lse;
-    float *branch; /* [T, D] scratch: output of proj, then of fc2 (shared by all blocks) */
-    float *x_rows; /* [R, D] chosen rows of x, and of attention; last block only */
-    float *attention_rows;
-    float *sum1, *y2, *mean2, *rstd2;
-    float *pre, *hidden; /* [R, 4D] */
+    struct tensor y1;
+    float *mean1, *rstd1;
+    struct tensor qkv, attention;
+    float *lse;
+    struct tensor branch; /* [T, D] scratch: output of proj, then of fc2 (shared by all blocks) */
+    float *x_rows;        /* [R, D] chosen rows of x, and of attention; last block only */
+    struct tensor attention_rows;
+    float *sum1;
+    struct tensor y2;
+    float *mean2, *rstd2;
+    struct tensor pre, hidden; /* [R, 4D] */
 };
 
 /* What all blocks of one pass have in common. */
@@ -49,9 +58,16 @@ struct block_pass {
     int32_t n_groups, n_heads;
     int64_t n_tokens, width, hidden; /* T, D, 4D */
     float eps;
-    int32_t *sample; /* [T] i32: sample of each row, for stochastic depth */
-    bool backward;   /* keep what the backward needs */
+    enum dtype dtype;     /* of activations and weights */
+    enum activation gelu; /* its form */
+    int32_t *sample;      /* [T] i32: sample of each row, for stochastic depth */
+    bool backward;        /* keep what the backward needs */
 };
+
+/* Plans the memory of one block of the pass, with room for [n_stream] elements of the stream in
+ * place of T * D (a state that blocks of several widths share). chosen_rows: it is the last one. */
+enum status block_plan(struct block_state *state, const struct block_pass *pass, int64_t n_stream,
+                       bool chosen_rows, struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* Stochastic depth of one block: scales of its two branches [S], or NULL. */
 struct block_depth {
@@ -68,7 +84,9 @@ struct block_rows {
 /* What follows the block: the norm of the next one, and where stream and normed rows go. */
 struct block_next {
     struct affine norm;
-    float *x, *y, *mean, *rstd; /* y NULL: no norm */
+    float *x;
+    struct tensor y; /* data NULL: no norm */
+    float *mean, *rstd;
 };
 
 enum status block_forward(const struct block_pass *pass, const struct block_weights *weights,
@@ -80,12 +98,17 @@ enum status block_forward(const struct block_pass *pass, const struct block_weig
 struct block_gradients {
     float *d_stream; /* [T, D] in: gradient of the stream after the block; out: before it, LN1 left
                         out */
-    float *d_y;      /* [T, D] in: gradient of y_next; out: gradient of y1 */
-    float *d_branch; /* [T, D] */
-    float *d_hidden; /* [T, 4D] */
-    float *d_qkv;    /* [T, 3D] */
     float *d_rows;   /* [T, D] */
+    struct tensor d_y;      /* [T, D] in: gradient of y_next; out: gradient of y1 */
+    struct tensor d_branch; /* [T, D] */
+    struct tensor d_hidden; /* [T, 4D] */
+    struct tensor d_qkv;    /* [T, 3D] */
 };
+
+/* Room for streams of `any` elements, and for blocks of streams of `n_stream`, of mlp_ratio. */
+enum status block_plan_gradients(struct block_gradients *gradients, enum dtype dtype,
+                                 int64_t n_stream, int64_t any, int32_t mlp_ratio,
+                                 struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* y_next's norm, if it has one, is undone here, that of y1 by the block before (or by the caller
  * for the first). */

@@ -3,16 +3,6 @@
 
 static const float batchnorm_momentum = 0.1f, head_norm_eps = 1e-5f, unit_eps = 1e-12f;
 
-static struct tensor matrix(float *data, int64_t n, int64_t m)
-{
-    return tensor_2d(data, DTYPE_F32, n, m);
-}
-
-static enum status plan_floats(struct workspace *w, float **pointer, int64_t n)
-{
-    return workspace_reserve(w, pointer, (size_t)n * sizeof(float));
-}
-
 static struct last_layer *layer_for(struct head *head, bool patch)
 {
     return &head->last[patch && !head->shared];
@@ -25,12 +15,13 @@ static enum status plan_layer(struct head *head, struct workspace *w, int layer)
     int64_t n = head->capacity, hidden = head->options.hidden_dim;
     struct head_layer *l = head->layers[layer];
 
-    TRY(plan_floats(w, &l[0].hidden, n * hidden));
+    TRY(plan_buffer(w, &l[0].hidden, head->dtype, n * hidden));
     if (head->backward || head->options.norm != HEAD_NORM_NONE)
-        TRY(plan_floats(w, &l[0].pre, n * hidden));
+        TRY(plan_buffer(w, &l[0].pre, head->dtype, n * hidden));
     if (head->options.norm == HEAD_NORM_NONE)
         return STATUS_OK;
-    TRY(plan_floats(w, &l[0].linear, n * hidden));
+    TRY(plan_buffer(w, &l[0].linear, head->options.norm == HEAD_NORM_LN ? DTYPE_F32 : head->dtype,
+                    n * hidden));
     for (int span = 0; span < 2; span++) {
         int64_t statistics = head->options.norm == HEAD_NORM_LN ? n : hidden;
         TRY(plan_floats(w, &l[span].mean, statistics));
@@ -39,9 +30,42 @@ static enum status plan_layer(struct head *head, struct workspace *w, int layer)
     return STATUS_OK;
 }
 
+static enum status plan_last(struct head *head, struct workspace *w, int i)
+{
+    struct last_layer *last = &head->last[i];
+    const struct head_options *o = &head->options;
+    int64_t n;
+
+    last->n_out = i == 0 ? o->out_dim : o->patch_out_dim;
+    n = last->n_out * o->bottleneck_dim;
+    TRY(plan_floats(w, &last->weight, n));
+    TRY(plan_floats(w, &last->inverse, last->n_out));
+    if (head->backward)
+        TRY(plan_floats(w, &last->d_weight, n));
+    if (head->dtype == DTYPE_F32)
+        return STATUS_OK;
+    if (head->backward)
+        TRY(plan_buffer(w, &last->weight_bf16, DTYPE_BF16, n));
+    return plan_buffer(w, &last->weight_f16, DTYPE_F16, n);
+}
+
+static enum status plan_backward(struct head *head, struct workspace *w)
+{
+    int64_t n = head->capacity, hidden = head->options.hidden_dim;
+
+    for (int i = 0; i < 2; i++)
+        TRY(plan_buffer(w, &head->d_hidden[i], head->dtype, n * hidden));
+    if (head->dtype == DTYPE_F32)
+        return STATUS_OK;
+    if (head->options.norm == HEAD_NORM_LN)
+        TRY(plan_floats(w, &head->d_linear, n * hidden));
+    return plan_buffer(w, &head->d_raw, head->dtype, n * head->options.bottleneck_dim);
+}
+
 enum status head_plan(struct head *head, struct device *device, const struct op_table *ops,
                       struct collective *collective, const struct head_options *options,
-                      int64_t width, int64_t capacity, bool student, struct workspace *w)
+                      enum dtype dtype, int64_t width, int64_t capacity, bool student,
+                      struct workspace *w)
 {
     int64_t bottleneck = options->bottleneck_dim;
 
@@ -52,6 +76,7 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
         .options = *options,
         .width = width,
         .capacity = capacity,
+        .dtype = dtype,
         .backward = student,
         .shared = student ? options->shared_student : options->shared_teacher,
         .n_spans = 1,
@@ -61,17 +86,10 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
     TRY(plan_floats(w, &head->raw, capacity * bottleneck));
     TRY(plan_floats(w, &head->z, capacity * bottleneck));
     TRY(plan_floats(w, &head->inverse, capacity));
-    for (int i = 0; i < (head->shared ? 1 : 2); i++) {
-        struct last_layer *last = &head->last[i];
-        last->n_out = i == 0 ? options->out_dim : options->patch_out_dim;
-        TRY(plan_floats(w, &last->weight, last->n_out * bottleneck));
-        TRY(plan_floats(w, &last->inverse, last->n_out));
-        if (student)
-            TRY(plan_floats(w, &last->d_weight, last->n_out * bottleneck));
-    }
+    for (int i = 0; i < (head->shared ? 1 : 2); i++)
+        TRY(plan_last(head, w, i));
     if (student)
-        for (int i = 0; i < 2; i++)
-            TRY(plan_floats(w, &head->d_hidden[i], capacity * options->hidden_dim));
+        TRY(plan_backward(head, w));
     if (options->norm == HEAD_NORM_BN) {
         TRY(workspace_reserve(w, &head->moments, 2 * (size_t)options->hidden_dim * sizeof(double)));
         TRY(plan_floats(w, &head->running_mean, options->hidden_dim));
@@ -80,54 +98,45 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
     return STATUS_OK;
 }
 
-static struct affine bind(const struct param_table *table, float *parameters, float *gradients,
-                          const char *weight, const char *bias)
+enum status head_plan_vectors(struct head_vectors *vectors, enum dtype dtype, int64_t n,
+                              bool backward, struct workspace *w)
 {
-    struct affine affine = {
-        .weight = param_tensor(table, parameters, weight),
-        .bias = param_tensor(table, parameters, bias),
-    };
-    if (gradients != NULL) {
-        affine.d_weight = param_tensor(table, gradients, weight);
-        affine.d_bias = param_tensor(table, gradients, bias);
-    }
-    return affine;
+    TRY(plan_floats(w, &vectors->z, n));
+    if (dtype == DTYPE_F32)
+        return STATUS_OK;
+    if (backward)
+        TRY(plan_buffer(w, &vectors->bf16, DTYPE_BF16, n));
+    return plan_buffer(w, &vectors->f16, DTYPE_F16, n);
 }
 
-static void bind_last(struct last_layer *last, const struct param_table *table, float *parameters,
-                      float *gradients, const char *gain, const char *direction)
+static void bind_last(struct last_layer *last, const struct binder *b, const char *gain,
+                      const char *direction)
 {
-    last->gain = param_tensor(table, parameters, gain);
-    last->direction = param_tensor(table, parameters, direction);
-    if (gradients == NULL)
-        return;
-    last->d_direction = param_tensor(table, gradients, direction);
-    if (!(table->params[param_find(table, gain)].flags & SEGMENT_FIXED))
-        last->d_gain = param_tensor(table, gradients, gain);
+    last->gain = binder_parameter(b, gain);
+    last->direction = binder_parameter(b, direction);
+    last->d_direction = binder_gradient(b, direction);
+    if (!(b->table->params[param_find(b->table, gain)].flags & SEGMENT_FIXED))
+        last->d_gain = binder_gradient(b, gain);
 }
 
-enum status head_bind(struct head *head, const struct param_table *table, float *parameters,
-                      float *gradients)
+enum status head_bind(struct head *head, const struct binder *b)
 {
     bool norm = head->options.norm != HEAD_NORM_NONE;
     int64_t hidden = head->options.hidden_dim;
+    /* what an LN reads is float32 */
+    struct affine (*layer)(const struct binder *, const char *) =
+        head->options.norm == HEAD_NORM_LN ? binder_wide_layer : binder_layer;
 
-    head->mlp[0] = bind(table, parameters, gradients, "head.mlp.0.weight", "head.mlp.0.bias");
-    head->mlp[1] =
-        bind(table, parameters, gradients, norm ? "head.mlp.3.weight" : "head.mlp.2.weight",
-             norm ? "head.mlp.3.bias" : "head.mlp.2.bias");
-    head->mlp[2] =
-        bind(table, parameters, gradients, norm ? "head.mlp.6.weight" : "head.mlp.4.weight",
-             norm ? "head.mlp.6.bias" : "head.mlp.4.bias");
+    head->mlp[0] = layer(b, "head.mlp.0");
+    head->mlp[1] = layer(b, norm ? "head.mlp.3" : "head.mlp.2");
+    head->mlp[2] = binder_wide_layer(b, norm ? "head.mlp.6" : "head.mlp.4");
     if (norm)
-        head->norm = bind(table, parameters, gradients, "head.mlp.1.weight", "head.mlp.1.bias");
-    bind_last(&head->last[0], table, parameters, gradients, "head.last_layer.weight_g",
-              "head.last_layer.weight_v");
+        head->norm = binder_affine(b, "head.mlp.1");
+    bind_last(&head->last[0], b, "head.last_layer.weight_g", "head.last_layer.weight_v");
     if (!head->shared)
-        bind_last(&head->last[1], table, parameters, gradients, "head.last_layer2.weight_g",
-                  "head.last_layer2.weight_v");
-    for (int layer = 0; layer < 2; layer++) {
-        struct head_layer *l = head->layers[layer];
+        bind_last(&head->last[1], b, "head.last_layer2.weight_g", "head.last_layer2.weight_v");
+    for (int i = 0; i < 2; i++) {
+        struct head_layer *l = head->layers[i];
         l[1].hidden = l[0].hidden;
         l[1].pre = l[0].pre;
         l[1].linear = l[0].linear;
@@ -141,12 +150,20 @@ enum status head_bind(struct head *head, const struct param_table *table, float 
     return STATUS_OK;
 }
 
+/* to = from in another type; nothing where there is no such copy. */
+static enum status copy_as(struct head *head, float *from, struct tensor to, int64_t n)
+{
+    struct cast_args args = {vector(from, n), tensor_1d(to.data, to.dtype, n)};
+    return to.data != NULL && n > 0 ? head->ops->cast(head->device, &args) : STATUS_OK;
+}
+
 enum status head_prepare(struct head *head)
 {
     int64_t bottleneck = head->options.bottleneck_dim;
 
     for (int i = 0; i < (head->shared ? 1 : 2); i++) {
         struct last_layer *last = &head->last[i];
+        int64_t n = last->n_out * bottleneck;
         struct weight_norm_args args = {
             .direction = last->direction,
             .gain = tensor_1d(last->gain.data, DTYPE_F32, last->n_out),
@@ -154,9 +171,10 @@ enum status head_prepare(struct head *head)
             .inverse = tensor_1d(last->inverse, DTYPE_F32, last->n_out),
         };
         TRY(head->ops->weight_norm_forward(head->device, &args));
+        TRY(copy_as(head, last->weight, last->weight_f16, n));
+        TRY(copy_as(head, last->weight, last->weight_bf16, n));
         if (last->d_weight != NULL)
-            TRY(head->device->zero(head->device, last->d_weight,
-                                   (size_t)(last->n_out * bottleneck) * sizeof(float)));
+            TRY(head->device->zero(head->device, last->d_weight, (size_t)n * sizeof(float)));
     }
     return STATUS_OK;
 }
@@ -175,14 +193,14 @@ static enum status batchnorm(struct head *head, struct head_layer *l, int32_t s)
     int64_t hidden = head->options.hidden_dim;
     int64_t first = head->spans[s].first * hidden, n = head->spans[s].n;
     struct tensor moments = {head->moments, DTYPE_F64, 2, {2, hidden}};
-    struct batchnorm_moments_args measure = {matrix(l->linear + first, n, hidden), moments};
+    struct batchnorm_moments_args measure = {shaped_from(l->linear, first, n, hidden), moments};
     struct batchnorm_apply_args apply = {
         .x = measure.x,
         .moments = moments,
         .gamma = head->norm.weight,
         .beta = head->norm.bias,
-        .y = matrix(l->hidden + first, n, hidden),
-        .pre = matrix(l->pre + first, n, hidden),
+        .y = shaped_from(l->hidden, first, n, hidden),
+        .pre = shaped_from(l->pre, first, n, hidden),
         .mean = tensor_1d(l[s].mean, DTYPE_F32, hidden),
         .rstd = tensor_1d(l[s].rstd, DTYPE_F32, hidden),
         .n_rows = n * head->collective->world,
@@ -204,43 +222,46 @@ static enum status layernorm(struct head *head, struct head_layer *l, int64_t n)
 {
     int64_t hidden = head->options.hidden_dim;
     struct residual_layernorm_args norm = {
-        .x = matrix(l->linear, n, hidden),
+        .x = shaped(l->linear, n, hidden),
         .gamma = head->norm.weight,
         .beta = head->norm.bias,
-        .y = matrix(l->pre, n, hidden),
+        .y = shaped(l->pre, n, hidden),
         .mean = tensor_1d(l->mean, DTYPE_F32, n),
         .rstd = tensor_1d(l->rstd, DTYPE_F32, n),
         .eps = head_norm_eps,
     };
-    struct activation_args act = {norm.y, matrix(l->hidden, n, hidden), head->options.activation};
+    struct activation_args act = {norm.y, shaped(l->hidden, n, hidden), head->options.activation};
     TRY(head->ops->residual_layernorm_forward(head->device, &norm));
     return head->ops->activation_forward(head->device, &act);
 }
 
 /* Gradient before the norm, in place of the one after it. */
-static enum status norm_backward(struct head *head, struct head_layer *l, float *d, int64_t n)
+static enum status norm_backward(struct head *head, struct head_layer *l, struct tensor d,
+                                 int64_t n)
 {
     int64_t hidden = head->options.hidden_dim;
 
     if (head->options.norm == HEAD_NORM_LN) {
+        bool wide = head->dtype == DTYPE_F32;
         struct residual_layernorm_backward_args args = {
-            .d_y = matrix(d, n, hidden),
-            .sum = matrix(l->linear, n, hidden),
+            .d_y = shaped(d, n, hidden),
+            .sum = shaped(l->linear, n, hidden),
             .mean = tensor_1d(l->mean, DTYPE_F32, n),
             .rstd = tensor_1d(l->rstd, DTYPE_F32, n),
             .gamma = head->norm.weight,
-            .d_sum_out = matrix(d, n, hidden),
+            .d_sum_out = wide ? shaped(d, n, hidden) : matrix(head->d_linear, n, hidden),
             .d_gamma = head->norm.d_weight,
             .d_beta = head->norm.d_bias,
         };
-        return head->ops->residual_layernorm_backward(head->device, &args);
+        TRY(head->ops->residual_layernorm_backward(head->device, &args));
+        return wide ? STATUS_OK : copy_as(head, head->d_linear, d, n * hidden);
     }
     for (int32_t s = 0; s < head->n_spans; s++) {
         int64_t first = head->spans[s].first * hidden, rows = head->spans[s].n;
         struct tensor moments = {head->moments, DTYPE_F64, 2, {2, hidden}};
         struct batchnorm_backward_moments_args measure = {
-            .d_y = matrix(d + first, rows, hidden),
-            .x = matrix(l->linear + first, rows, hidden),
+            .d_y = shaped_from(d, first, rows, hidden),
+            .x = shaped_from(l->linear, first, rows, hidden),
             .mean = tensor_1d(l[s].mean, DTYPE_F32, hidden),
             .rstd = tensor_1d(l[s].rstd, DTYPE_F32, hidden),
             .moments = moments,
@@ -267,28 +288,29 @@ static enum status norm_backward(struct head *head, struct head_layer *l, float 
 /* ------------------------------------------------------------------------------ MLP */
 
 /* One hidden layer, for `n` rows from `first` on, which are span `s` of the batch norm. */
-static enum status hidden_layer(struct head *head, int layer, float *x, int32_t s, int64_t first,
-                                int64_t n)
+static enum status hidden_layer(struct head *head, int layer, struct tensor x, int32_t s,
+                                int64_t first, int64_t n)
 {
     struct head_layer *l = head->layers[layer];
     const struct affine *w = &head->mlp[layer];
     bool norm = head->options.norm != HEAD_NORM_NONE;
     int64_t hidden = head->options.hidden_dim, n_in = w->weight.shape[1], at = first * hidden;
     struct linear_args args = {
-        .x = matrix(x + first * n_in, n, n_in),
+        .x = shaped_from(x, first * n_in, n, n_in),
         .weight = w->weight,
         .bias = w->bias,
-        .y = matrix((norm ? l->linear : l->hidden) + at, n, hidden),
-        .pre = !norm && l->pre != NULL ? matrix(l->pre + at, n, hidden) : (struct tensor){0},
+        .y = shaped_from(norm ? l->linear : l->hidden, at, n, hidden),
         .activation = norm ? ACTIVATION_NONE : head->options.activation,
     };
+    if (!norm && l->pre.data != NULL)
+        args.pre = shaped_from(l->pre, at, n, hidden);
     TRY(head->ops->linear_forward(head->device, &args));
     if (head->options.norm == HEAD_NORM_LN)
         return layernorm(head, l, n);
     return norm ? batchnorm(head, l, s) : STATUS_OK;
 }
 
-enum status head_forward(struct head *head, float *x, int64_t n)
+enum status head_forward(struct head *head, struct tensor x, int64_t n)
 {
     int64_t bottleneck = head->options.bottleneck_dim, hidden = head->options.hidden_dim;
     bool by_span = head->options.norm == HEAD_NORM_BN;
@@ -301,7 +323,7 @@ enum status head_forward(struct head *head, float *x, int64_t n)
         TRY(hidden_layer(head, 1, head->layers[0]->hidden, s, first, rows));
     }
     struct linear_args last = {
-        .x = matrix(head->layers[1]->hidden, n, hidden),
+        .x = shaped(head->layers[1]->hidden, n, hidden),
         .weight = head->mlp[2].weight,
         .bias = head->mlp[2].bias,
         .y = matrix(head->raw, n, bottleneck),
@@ -317,28 +339,32 @@ enum status head_forward(struct head *head, float *x, int64_t n)
 }
 
 /* d_y of linear `i` -> gradient of its input, through the activation that made the input. */
-static enum status linear_back(struct head *head, int i, float *d_y, float *x, float *pre,
-                               float *d_x, int64_t n)
+static enum status linear_back(struct head *head, int i, struct tensor d_y, struct tensor x,
+                               struct tensor pre, struct tensor d_x, int64_t n)
 {
     const struct affine *w = &head->mlp[i];
     struct linear_backward_args args = {
-        .d_y = matrix(d_y, n, w->weight.shape[0]),
-        .x = matrix(x, n, w->weight.shape[1]),
+        .d_y = shaped(d_y, n, w->weight.shape[0]),
+        .x = shaped(x, n, w->weight.shape[1]),
         .weight = w->weight,
-        .pre = pre != NULL ? matrix(pre, n, w->weight.shape[1]) : (struct tensor){0},
-        .d_x = matrix(d_x, n, w->weight.shape[1]),
+        .d_x = shaped(d_x, n, w->weight.shape[1]),
         .d_weight = w->d_weight,
         .d_bias = w->d_bias,
-        .activation = pre != NULL ? head->options.activation : ACTIVATION_NONE,
     };
+    if (pre.data != NULL) {
+        args.pre = shaped(pre, n, w->weight.shape[1]);
+        args.activation = head->options.activation;
+    }
     return head->ops->linear_backward(head->device, &args);
 }
 
-enum status head_backward(struct head *head, float *x, float *d_z, float *d_x, int64_t n)
+enum status head_backward(struct head *head, struct tensor x, float *d_z, struct tensor d_x,
+                          int64_t n)
 {
     int64_t bottleneck = head->options.bottleneck_dim;
     struct head_layer *first = head->layers[0], *second = head->layers[1];
     bool norm = head->options.norm != HEAD_NORM_NONE;
+    struct tensor d_raw = head->dtype == DTYPE_F32 ? vector(d_z, 0) : head->d_raw, none = {0};
     struct unit_norm_backward_args unit = {
         .d_y = matrix(d_z, n, bottleneck),
         .y = matrix(head->z, n, bottleneck),
@@ -347,38 +373,67 @@ enum status head_backward(struct head *head, float *x, float *d_z, float *d_x, i
     };
 
     TRY(head->ops->unit_norm_backward(head->device, &unit));
-    TRY(linear_back(head, 2, d_z, second->hidden, second->pre, head->d_hidden[0], n));
+    TRY(copy_as(head, d_z, head->d_raw, n * bottleneck));
+    TRY(linear_back(head, 2, d_raw, second->hidden, second->pre, head->d_hidden[0], n));
     if (norm)
         TRY(norm_backward(head, second, head->d_hidden[0], n));
     TRY(linear_back(head, 1, head->d_hidden[0], first->hidden, first->pre, head->d_hidden[1], n));
     if (norm)
         TRY(norm_backward(head, first, head->d_hidden[1], n));
-    return linear_back(head, 0, head->d_hidden[1], x, NULL, d_x, n);
+    return linear_back(head, 0, head->d_hidden[1], x, none, d_x, n);
 }
 
 /* ------------------------------------------------------------------------------ last layers */
 
-enum status head_logits(struct head *head, bool patch, float *z, int64_t n, float *logits)
+enum status head_copy_vectors(struct head *head, const struct head_vectors *vectors, int64_t n)
 {
-    struct last_layer *last = layer_for(head, patch);
-    int64_t bottleneck = head->options.bottleneck_dim;
-    struct linear_args args = {
-        .x = matrix(z, n, bottleneck),
-        .weight = matrix(last->weight, last->n_out, bottleneck),
-        .y = matrix(logits, n, last->n_out),
-    };
-    return n > 0 ? head->ops->linear_forward(head->device, &args) : STATUS_OK;
+    TRY(copy_as(head, vectors->z, vectors->f16, n * head->options.bottleneck_dim));
+    return copy_as(head, vectors->z, vectors->bf16, n * head->options.bottleneck_dim);
 }
 
-enum status head_logits_backward(struct head *head, bool patch, float *d_logits, float *z,
-                                 int64_t n, float *d_z)
+static enum status multiply(struct head *head, struct tensor z, struct tensor weight, float *logits)
+{
+    struct linear_args args = {
+        .x = z,
+        .weight = weight,
+        .y = matrix(logits, z.shape[0], weight.shape[0]),
+    };
+    return z.shape[0] > 0 ? head->ops->linear_forward(head->device, &args) : STATUS_OK;
+}
+
+enum status head_exact_logits(struct head *head, bool patch, float *z, int64_t n, float *logits)
 {
     struct last_layer *last = layer_for(head, patch);
     int64_t bottleneck = head->options.bottleneck_dim;
+    return multiply(head, matrix(z, n, bottleneck), matrix(last->weight, last->n_out, bottleneck),
+                    logits);
+}
+
+enum status head_logits(struct head *head, bool patch, const struct head_vectors *vectors,
+                        int64_t first, int64_t n, float *logits)
+{
+    struct last_layer *last = layer_for(head, patch);
+    int64_t bottleneck = head->options.bottleneck_dim;
+
+    if (vectors->f16.data == NULL)
+        return head_exact_logits(head, patch, vectors->z + first * bottleneck, n, logits);
+    return multiply(head, shaped_from(vectors->f16, first * bottleneck, n, bottleneck),
+                    shaped(last->weight_f16, last->n_out, bottleneck), logits);
+}
+
+enum status head_logits_backward(struct head *head, bool patch, struct tensor d_logits,
+                                 const struct head_vectors *vectors, int64_t first, int64_t n,
+                                 float *d_z)
+{
+    struct last_layer *last = layer_for(head, patch);
+    int64_t bottleneck = head->options.bottleneck_dim;
+    bool half = vectors->bf16.data != NULL;
+    struct tensor z = half ? vectors->bf16 : vector(vectors->z, 0);
+    struct tensor weight = half ? last->weight_bf16 : vector(last->weight, 0);
     struct linear_backward_args args = {
-        .d_y = matrix(d_logits, n, last->n_out),
-        .x = matrix(z, n, bottleneck),
-        .weight = matrix(last->weight, last->n_out, bottleneck),
+        .d_y = shaped(d_logits, n, last->n_out),
+        .x = shaped_from(z, first * bottleneck, n, bottleneck),
+        .weight = shaped(weight, last->n_out, bottleneck),
         .d_x = matrix(d_z, n, bottleneck),
         .d_weight = matrix(last->d_weight, last->n_out, bottleneck),
     };

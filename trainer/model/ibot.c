@@ -55,15 +55,25 @@ static enum status plan(struct ibot *ibot, void *pointer, int64_t n, size_t size
     return workspace_reserve(&ibot->workspace, pointer, (size_t)n * size);
 }
 
+static enum status plan_network(struct ibot *ibot, struct network *network)
+{
+    int64_t n = network->table.n_elements;
+
+    TRY(plan_floats(&ibot->workspace, &network->parameters, n));
+    return ibot->dtype == DTYPE_F32
+               ? STATUS_OK
+               : plan_buffer(&ibot->workspace, &network->operands, ibot->dtype, n);
+}
+
 /* The flat arrays: parameters, gradients, moments, teacher. */
 static enum status plan_parameters(struct ibot *ibot)
 {
     int64_t n = ibot->student.table.n_elements;
 
-    TRY(plan(ibot, &ibot->teacher.parameters, ibot->teacher.table.n_elements, sizeof(float)));
+    TRY(plan_network(ibot, &ibot->teacher));
+    TRY(plan_network(ibot, &ibot->student));
     if (ibot->options.inference_only)
-        return plan(ibot, &ibot->student.parameters, n, sizeof(float));
-    TRY(plan(ibot, &ibot->student.parameters, n, sizeof(float)));
+        return STATUS_OK;
     TRY(plan(ibot, &ibot->gradients, n, sizeof(float)));
     TRY(plan(ibot, &ibot->moment1, n, sizeof(float)));
     if (ibot->options.optimizer == OPTIMIZER_ADAMW)
@@ -82,6 +92,8 @@ static enum status plan_networks(struct ibot *ibot)
         .n_local_images = o->inference_only ? 0 : b * o->n_local,
         .global_size_px = o->global_size_px,
         .local_size_px = o->local_size_px,
+        .dtype = ibot->dtype,
+        .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
         .backward = !o->inference_only,
         .stochastic = !o->inference_only,
     };
@@ -91,9 +103,10 @@ static enum status plan_networks(struct ibot *ibot)
 
     TRY(backbone_plan(&student->backbone, &student->vit, &student->swin, ibot->device, ibot->ops,
                       &o->backbone, &layout, &ibot->workspace));
-    TRY(plan(ibot, &ibot->patches[0], layout.n_global_images * global * global * row,
-             sizeof(float)));
-    TRY(plan(ibot, &ibot->patches[1], layout.n_local_images * local * local * row, sizeof(float)));
+    TRY(plan_buffer(&ibot->workspace, &ibot->patches[0], ibot->dtype,
+                    layout.n_global_images * global * global * row));
+    TRY(plan_buffer(&ibot->workspace, &ibot->patches[1], ibot->dtype,
+                    layout.n_local_images * local * local * row));
     layout.n_local_images = 0;
     layout.backward = layout.stochastic = false;
     TRY(backbone_plan(&teacher->backbone, &teacher->vit, &teacher->swin, ibot->device, ibot->ops,
@@ -101,11 +114,12 @@ static enum status plan_networks(struct ibot *ibot)
     if (o->inference_only)
         return STATUS_OK;
     int64_t needed = ibot->n_cls + b * o->n_global * ibot_n_patches(ibot);
-    TRY(head_plan(&student->head, ibot->device, ibot->ops, ibot->collective, &o->head,
+    TRY(head_plan(&student->head, ibot->device, ibot->ops, ibot->collective, &o->head, ibot->dtype,
                   student->backbone.width, all_rows ? student->backbone.n_tokens : needed, true,
                   &ibot->workspace));
     return head_plan(&teacher->head, ibot->device, ibot->ops, ibot->collective, &o->head,
-                     teacher->backbone.width, teacher->backbone.n_tokens, false, &ibot->workspace);
+                     ibot->dtype, teacher->backbone.width, teacher->backbone.n_tokens, false,
+                     &ibot->workspace);
 }
 
 /* Rows, logits, centres, sums of a step. */
@@ -126,12 +140,18 @@ static enum status plan_step(struct ibot *ibot)
     TRY(plan(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
     TRY(plan(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
     TRY(plan(ibot, &t->cls_weight, ibot->n_cls, sizeof(float)));
-    TRY(plan(ibot, &ibot->student_z, needed * bottleneck, sizeof(float)));
+    TRY(head_plan_vectors(&ibot->student_z, ibot->dtype, needed * bottleneck, true,
+                          &ibot->workspace));
     TRY(plan(ibot, &ibot->d_z,
              (needed > ibot->student.backbone.n_tokens ? needed : ibot->student.backbone.n_tokens) *
                  bottleneck,
              sizeof(float)));
-    TRY(plan(ibot, &ibot->teacher_z, (g * b + masked) * bottleneck, sizeof(float)));
+    TRY(head_plan_vectors(&ibot->teacher_z, ibot->dtype, (g * b + masked) * bottleneck, false,
+                          &ibot->workspace));
+    if (ibot->dtype != DTYPE_F32) {
+        TRY(plan_buffer(&ibot->workspace, &ibot->d_cls, ibot->dtype, ibot->n_cls * k));
+        TRY(plan_buffer(&ibot->workspace, &ibot->d_patch, ibot->dtype, PATCH_CHUNK * k2));
+    }
     TRY(plan(ibot, &ibot->student_cls, ibot->n_cls * k, sizeof(float)));
     TRY(plan(ibot, &ibot->teacher_cls, g * b * k, sizeof(float)));
     TRY(plan(ibot, &ibot->student_patch, PATCH_CHUNK * k2, sizeof(float)));
@@ -223,19 +243,31 @@ static enum status fill_segments(struct ibot *ibot)
                                  student->n_params * sizeof(struct segment));
 }
 
+/* In float32 products take the parameters themselves. */
+static struct binder binder_of(struct network *network, float *gradients)
+{
+    if (network->operands.data == NULL)
+        network->operands = vector(network->parameters, network->table.n_elements);
+    return (struct binder){&network->table, network->parameters, gradients, network->operands};
+}
+
 static enum status bind_networks(struct ibot *ibot)
 {
     bool train = !ibot->options.inference_only;
 
-    TRY(backbone_bind(&ibot->student.backbone, &ibot->student.table, ibot->student.parameters,
-                      ibot->gradients, ibot->patches));
-    TRY(backbone_bind(&ibot->teacher.backbone, &ibot->teacher.table, ibot->teacher.parameters, NULL,
-                      ibot->patches));
+    struct binder student = binder_of(&ibot->student, ibot->gradients);
+    struct binder teacher = binder_of(&ibot->teacher, NULL);
+
+    TRY(backbone_bind(&ibot->student.backbone, &student, ibot->patches));
+    TRY(backbone_bind(&ibot->teacher.backbone, &teacher, ibot->patches));
     if (!train)
         return STATUS_OK;
-    TRY(head_bind(&ibot->student.head, &ibot->student.table, ibot->student.parameters,
-                  ibot->gradients));
-    return head_bind(&ibot->teacher.head, &ibot->teacher.table, ibot->teacher.parameters, NULL);
+    if (ibot->dtype == DTYPE_F32) { /* gradients of logits lie on the logits */
+        ibot->d_cls = vector(ibot->student_cls, 0);
+        ibot->d_patch = vector(ibot->student_patch, 0);
+    }
+    TRY(head_bind(&ibot->student.head, &student));
+    return head_bind(&ibot->teacher.head, &teacher);
 }
 
 enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
@@ -250,6 +282,9 @@ enum status ibot_open(struct ibot **out, struct device *device, const struct op_
     ibot->ops = ops;
     ibot->collective = collective;
     ibot->options = *options;
+    ibot->dtype = options->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    if (options->gelu_tanh && options->head.activation == ACTIVATION_GELU)
+        ibot->options.head.activation = ACTIVATION_GELU_TANH;
     if (ibot->options.accumulation_steps < 1)
         ibot->options.accumulation_steps = 1;
     ibot->n_cls = (int64_t)options->batch_size * (options->n_global + options->n_local);
@@ -358,7 +393,7 @@ enum status ibot_teacher_from_student(struct ibot *ibot)
                                ibot->student.parameters + student->params[from].offset,
                                (size_t)to->n * sizeof(float)));
     }
-    return STATUS_OK;
+    return ibot_state_written(ibot);
 }
 
 enum status ibot_initialise(struct ibot *ibot, uint64_t seed)

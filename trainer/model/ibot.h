@@ -17,6 +17,10 @@
 #include "ops/step_control.h"
 #include "proto/base/status.h"
 
+/* What products are made of; sums, the residual stream, parameters, moments, logits and losses are
+ * float32 (or more) in either. BF16 wants an op table that has the type. */
+enum ibot_precision { PRECISION_F32, PRECISION_BF16 };
+
 enum head_norm { HEAD_NORM_NONE, HEAD_NORM_LN, HEAD_NORM_BN };
 
 enum { BACKBONE_MAX_STAGES = 4, BACKBONE_MAX_WINDOW = 64 };
@@ -54,7 +58,9 @@ struct ibot_options {
     enum optimizer_kind optimizer;
     bool clip_global_norm;
     int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
-    bool inference_only;        /* teacher backbone (and head) without gradients: evaluation */
+    enum ibot_precision precision;
+    bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
+    bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
 };
 
 /* The input of one micro-batch; device memory. */
@@ -144,6 +150,9 @@ enum status ibot_result(struct ibot *ibot, struct ibot_result *out) IBOT_WARN_UN
  * parameters, moments, centres. Parameter views stay valid until close. */
 size_t ibot_n_state(const struct ibot *ibot);
 void ibot_state(const struct ibot *ibot, size_t i, struct ibot_state_entry *out);
+/* To be called when parameters have been written through the views of ibot_state: copies of them
+ * are made again. */
+enum status ibot_state_written(struct ibot *ibot) IBOT_WARN_UNUSED;
 /* Gradient of student parameter state entry i, before clipping; data NULL for other entries. */
 struct tensor ibot_gradient(const struct ibot *ibot, size_t i);
 

@@ -1,5 +1,8 @@
 /* Features for evaluation: [CLS] tokens (of a Swin: mean tokens) of the last blocks, mean patch
  * tokens. */
+#include <string.h>
+
+#include "ops/half_float.h"
 #include "proto/base/memory.h"
 #include "trainer/model/ibot_internal.h"
 
@@ -21,16 +24,32 @@ int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_opti
     return dim;
 }
 
+/* n values of a buffer to the host, as floats. The last n floats of memory take what is narrower,
+ * and are read before they are written. */
+static enum status copy_floats(struct device *device, struct tensor from, int64_t n, float *to)
+{
+    size_t size = dtype_size_bytes(from.dtype);
+    char *raw = (char *)to + (size_t)n * (sizeof(float) - size);
+
+    TRY(device->copy_out(device, raw, from.data, (size_t)n * size));
+    TRY(device->synchronize(device));
+    for (int64_t i = 0; i < n && from.dtype == DTYPE_BF16; i++) {
+        uint16_t bits;
+        memcpy(&bits, raw + (size_t)i * size, sizeof(bits));
+        to[i] = half_float_from_bf16(bits);
+    }
+    return STATUS_OK;
+}
+
 /* Writes token 0 (or the mean of the others) of every image to its place in the feature rows. */
-static enum status copy_part(struct vit *vit, const float *tokens, bool mean, int64_t n_images,
+static enum status copy_part(struct vit *vit, struct tensor tokens, bool mean, int64_t n_images,
                              int64_t width, int64_t column, float *host_tokens, float *out)
 {
     const struct vit_group *group = &vit->groups[0];
     struct device *device = vit->pass.device;
     int64_t d = vit->pass.width, row = group->length * d;
 
-    TRY(device->copy_out(device, host_tokens, tokens, (size_t)(n_images * row) * sizeof(float)));
-    TRY(device->synchronize(device));
+    TRY(copy_floats(device, tokens, n_images * row, host_tokens));
     for (int64_t i = 0; i < n_images; i++)
         for (int64_t j = 0; j < d; j++) {
             const float *at = host_tokens + i * row + j;
@@ -65,12 +84,13 @@ static enum status run_blocks(struct vit *vit, const struct ibot_feature_options
         if (i < depth - options->n_last_blocks || options->avgpool == 1)
             continue;
         if (!last)
-            TRY(vit_normed_stream(vit, next.x, vit->features));
+            TRY(vit_normed_stream(vit, next.x));
         TRY(copy_part(vit, vit->features, false, n_images, width, column, host_tokens, out));
         column += d;
     }
     if (options->avgpool == 1) /* the original's final norm is the identity in this mode */
-        return copy_part(vit, vit->final_x, true, n_images, width, column, host_tokens, out);
+        return copy_part(vit, vector(vit->final_x, 0), true, n_images, width, column, host_tokens,
+                         out);
     if (options->avgpool == 2)
         return copy_part(vit, vit->features, true, n_images, width, column, host_tokens, out);
     return STATUS_OK;
@@ -80,14 +100,12 @@ static enum status run_blocks(struct vit *vit, const struct ibot_feature_options
 
 /* Writes the mean token of every image to its place in the feature rows. */
 static enum status copy_mean(const struct swin *swin, const struct swin_stage *stage,
-                             const float *tokens, int64_t n_images, int64_t row_width,
+                             struct tensor tokens, int64_t n_images, int64_t row_width,
                              int64_t column, float *host_tokens, float *out)
 {
     int64_t n = stage->pass.regions[0].side * stage->pass.regions[0].side, d = stage->pass.width;
 
-    TRY(swin->device->copy_out(swin->device, host_tokens, tokens,
-                               (size_t)(n_images * n * d) * sizeof(float)));
-    TRY(swin->device->synchronize(swin->device));
+    TRY(copy_floats(swin->device, tokens, n_images * n * d, host_tokens));
     for (int64_t i = 0; i < n_images; i++)
         for (int64_t j = 0; j < d; j++) {
             double sum = 0.0;
@@ -108,12 +126,12 @@ static enum status run_swin(struct swin *swin, const struct ibot_feature_options
     TRY(swin_embed(swin, NULL));
     for (int32_t i = 0; i < depth; i++) {
         const struct swin_stage *stage = swin_stage_of(swin, i);
-        float *tokens = swin_stream(swin, i);
+        struct tensor tokens = vector(swin_stream(swin, i), 0);
         TRY(swin_block(swin, i));
         if (i < depth - options->n_last_blocks || options->avgpool == 1)
             continue;
         if (stage == &swin->stages[swin->options.n_stages - 1]) {
-            TRY(swin_normed_stream(swin, tokens, swin->final_y));
+            TRY(swin_normed_stream(swin, tokens.data));
             tokens = swin->final_y;
         }
         TRY(copy_mean(swin, stage, tokens, n_images, width, column, host_tokens, out));

@@ -13,6 +13,7 @@ enum { PATCH_CHUNK = 1024 }; /* masked rows whose logits are in memory at a time
 struct network {
     struct param_table table;
     float *parameters;
+    struct tensor operands; /* the parameters as products take them: a bf16 copy, or themselves */
     struct backbone backbone;
     struct vit vit; /* the backbone's family: one of the two is in use */
     struct swin swin;
@@ -41,14 +42,17 @@ struct ibot {
     double *norms, *host_norms;
     struct step_control *control; /* device */
 
-    float *patches[2];                    /* normalised patches of global and local crops */
+    enum dtype dtype;                     /* of activations and operands */
+    struct tensor patches[2];             /* normalised patches of global and local crops */
     uint8_t *mask;                        /* device [G*B*N] */
     struct step_tables host, tables;      /* host memory; device memory */
     int64_t n_cls, n_masked, n_needed;    /* V*B; this micro-batch; sum */
-    float *student_z, *d_z;               /* [R, b] rows in order: [CLS], masked */
-    float *teacher_z;                     /* [G*B + M, b] */
+    struct head_vectors student_z;        /* [R, b] rows in order: [CLS], masked */
+    struct head_vectors teacher_z;        /* [G*B + M, b] */
+    float *d_z;                           /* [R, b] */
     float *student_cls, *teacher_cls;     /* logits [V*B, K], [G*B, K] */
     float *student_patch, *teacher_patch; /* [PATCH_CHUNK, K'] */
+    struct tensor d_cls, d_patch;         /* their gradients: in place, or bf16 */
     float *scratch;                       /* [2, max(G*B, PATCH_CHUNK)] softmax statistics */
     float *centre, *centre_patch;         /* [K], [K'] */
     float *bottleneck_mean;               /* [2, b] sums over micro-batches of the means */
@@ -79,6 +83,7 @@ enum status ibot_prepare_rows(struct ibot *ibot, const uint8_t *masks) IBOT_WARN
 enum status ibot_prepare_depth(struct ibot *ibot, const struct ibot_input *input) IBOT_WARN_UNUSED;
 
 /* u8 or f32 crops to patch rows. */
-enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, float *patches) IBOT_WARN_UNUSED;
+enum status ibot_patchify(struct ibot *ibot, struct tensor pixels,
+                          struct tensor patches) IBOT_WARN_UNUSED;
 
 #endif

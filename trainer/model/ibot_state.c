@@ -78,6 +78,18 @@ void ibot_state(const struct ibot *ibot, size_t i, struct ibot_state_entry *out)
     extra_entry(ibot, i - n_moments(ibot) * student->n_params, out);
 }
 
+enum status ibot_state_written(struct ibot *ibot)
+{
+    struct network *networks[] = {&ibot->student, &ibot->teacher};
+
+    for (int i = 0; i < 2 && ibot->dtype != DTYPE_F32; i++) {
+        struct cast_args args = {vector(networks[i]->parameters, networks[i]->table.n_elements),
+                                 networks[i]->operands};
+        TRY(ibot->ops->cast(ibot->device, &args));
+    }
+    return STATUS_OK;
+}
+
 struct tensor ibot_gradient(const struct ibot *ibot, size_t i)
 {
     if (ibot->gradients == NULL || i >= ibot->student.table.n_params)

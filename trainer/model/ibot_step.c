@@ -5,11 +5,6 @@
 
 #include "trainer/model/ibot_internal.h"
 
-static struct tensor matrix(void *data, int64_t n, int64_t m)
-{
-    return tensor_2d(data, DTYPE_F32, n, m);
-}
-
 static const float *control_field(const struct ibot *ibot, size_t offset)
 {
     return (const float *)(const void *)((const char *)ibot->control + offset);
@@ -17,12 +12,12 @@ static const float *control_field(const struct ibot *ibot, size_t offset)
 
 /* ------------------------------------------------------------------------------ input */
 
-enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, float *patches)
+enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, struct tensor patches)
 {
     int64_t p = ibot->options.backbone.patch_size_px, grid = pixels.shape[2] / p;
     struct patchify_args args = {
         .pixels = pixels,
-        .patches = matrix(patches, pixels.shape[0] * grid * grid, 3 * p * p),
+        .patches = shaped(patches, pixels.shape[0] * grid * grid, 3 * p * p),
         .patch_size = (int32_t)p,
         .mean = {0.485f, 0.456f, 0.406f},
         .std = {0.229f, 0.224f, 0.225f},
@@ -84,10 +79,11 @@ static enum status teacher_forward(struct ibot *ibot)
     teacher->head.spans[0] = (struct head_span){0, n};
     TRY(head_forward(&teacher->head, teacher->backbone.features, n));
     TRY(gather(ibot, teacher->head.z, n, ibot->tables.teacher_rows, images + ibot->n_masked,
-               ibot->teacher_z));
+               ibot->teacher_z.z));
+    TRY(head_copy_vectors(&teacher->head, &ibot->teacher_z, images + ibot->n_masked));
     TRY(add_mean(ibot, 0));
     TRY(add_mean(ibot, 1));
-    return head_logits(&teacher->head, false, ibot->teacher_z, images, ibot->teacher_cls);
+    return head_logits(&teacher->head, false, &ibot->teacher_z, 0, images, ibot->teacher_cls);
 }
 
 static uint8_t *student_mask(struct ibot *ibot, bool masked)
@@ -118,12 +114,13 @@ static enum status student_forward(struct ibot *ibot, bool masked)
     TRY(head_forward(&student->head, backbone->features, backbone->rows.n_rows));
     if (backbone->rows.index == NULL)
         TRY(gather(ibot, student->head.z, backbone->n_tokens, ibot->tables.needed, ibot->n_needed,
-                   ibot->student_z));
+                   ibot->student_z.z));
     else
-        TRY(ibot->device->copy(ibot->device, ibot->student_z, student->head.z,
+        TRY(ibot->device->copy(ibot->device, ibot->student_z.z, student->head.z,
                                (size_t)(ibot->n_needed * ibot->options.head.bottleneck_dim) *
                                    sizeof(float)));
-    return head_logits(&student->head, false, ibot->student_z, ibot->n_cls, ibot->student_cls);
+    TRY(head_copy_vectors(&student->head, &ibot->student_z, ibot->n_needed));
+    return head_logits(&student->head, false, &ibot->student_z, 0, ibot->n_cls, ibot->student_cls);
 }
 
 /* Arg-max of the teacher on crop 0 and of the student on crop 1 (0 if there is one): `acc`, NMI. */
@@ -160,12 +157,12 @@ static enum status cls_loss(struct ibot *ibot)
         .student_temp = control_field(ibot, offsetof(struct step_control, student_temp)),
         .teacher_temp = control_field(ibot, offsetof(struct step_control, teacher_temp)),
         .loss = tensor_1d(&ibot->sums[0], DTYPE_F64, 1),
-        .d_student = matrix(ibot->student_cls, ibot->n_cls, k),
+        .d_student = shaped(ibot->d_cls, ibot->n_cls, k),
         .entropy = tensor_1d(&ibot->sums[2], DTYPE_F64, 1),
         .scratch = matrix(ibot->scratch, 2, images),
     };
     TRY(ibot->ops->distill_loss(ibot->device, &args));
-    return head_logits_backward(&ibot->student.head, false, ibot->student_cls, ibot->student_z,
+    return head_logits_backward(&ibot->student.head, false, ibot->d_cls, &ibot->student_z, 0,
                                 ibot->n_cls, ibot->d_z);
 }
 
@@ -176,7 +173,6 @@ static enum status patch_chunk(struct ibot *ibot, int64_t first, int64_t n)
     int64_t images = (int64_t)ibot->options.n_global * ibot->options.batch_size;
     struct head *student = &ibot->student.head, *teacher = &ibot->teacher.head;
     int64_t k = student->last[student->shared ? 0 : 1].n_out;
-    float *student_z = ibot->student_z + (ibot->n_cls + first) * bottleneck;
     float *d_z = ibot->d_z + (ibot->n_cls + first) * bottleneck;
     struct distill_loss_args args = {
         .student = matrix(ibot->student_patch, n, k),
@@ -187,15 +183,15 @@ static enum status patch_chunk(struct ibot *ibot, int64_t first, int64_t n)
         .student_temp = control_field(ibot, offsetof(struct step_control, student_temp)),
         .teacher_temp = control_field(ibot, offsetof(struct step_control, teacher_patch_temp)),
         .loss = tensor_1d(&ibot->sums[1], DTYPE_F64, 1),
-        .d_student = matrix(ibot->student_patch, n, k),
+        .d_student = shaped(ibot->d_patch, n, k),
         .entropy = tensor_1d(&ibot->sums[3], DTYPE_F64, 1),
         .scratch = matrix(ibot->scratch, 2, n),
     };
-    TRY(head_logits(teacher, true, ibot->teacher_z + (images + first) * bottleneck, n,
-                    ibot->teacher_patch));
-    TRY(head_logits(student, true, student_z, n, ibot->student_patch));
+    TRY(head_logits(teacher, true, &ibot->teacher_z, images + first, n, ibot->teacher_patch));
+    TRY(head_logits(student, true, &ibot->student_z, ibot->n_cls + first, n, ibot->student_patch));
     TRY(ibot->ops->distill_loss(ibot->device, &args));
-    return head_logits_backward(student, true, ibot->student_patch, student_z, n, d_z);
+    return head_logits_backward(student, true, ibot->d_patch, &ibot->student_z, ibot->n_cls + first,
+                                n, d_z);
 }
 
 /* ------------------------------------------------------------------------------ backward */
@@ -281,8 +277,8 @@ static enum status move_centre(struct ibot *ibot, bool patch, float *centre, siz
         .momentum = control_field(ibot, momentum),
         .scale = 1.0f / (float)(ibot->n_micro * ibot->collective->world),
     };
-    TRY(head_logits(teacher, patch, ibot->bottleneck_mean + (patch ? bottleneck : 0), 1,
-                    ibot->mean_logits));
+    TRY(head_exact_logits(teacher, patch, ibot->bottleneck_mean + (patch ? bottleneck : 0), 1,
+                          ibot->mean_logits));
     return ibot->ops->centre_update(ibot->device, &args);
 }
 
@@ -326,6 +322,11 @@ enum status ibot_update(struct ibot *ibot, const struct step_control *control)
         .kind = ibot->options.optimizer,
         .global_norm = ibot->options.clip_global_norm,
     };
+
+    if (ibot->dtype != DTYPE_F32) {
+        step.parameter_half = ibot->student.operands;
+        step.teacher_half = ibot->teacher.operands;
+    }
 
     CHECK(ibot->n_micro > 0, "ibot_update without ibot_accumulate");
     TRY(ibot->device->copy_in(ibot->device, ibot->control, control, sizeof(*control)));
@@ -382,7 +383,7 @@ static enum status copy_logits(struct ibot *ibot, struct head *head, bool patch,
         for (int64_t j = 0; j < per_image; j += PATCH_CHUNK) {
             int64_t n = per_image - j < PATCH_CHUNK ? per_image - j : PATCH_CHUNK;
             int64_t row = first_row + i * length + (patch ? 1 : 0) + j;
-            TRY(head_logits(head, patch, head->z + row * bottleneck, n, ibot->student_patch));
+            TRY(head_exact_logits(head, patch, head->z + row * bottleneck, n, ibot->student_patch));
             TRY(ibot->device->copy_out(ibot->device, out + (i * per_image + j) * k,
                                        ibot->student_patch, (size_t)(n * k) * sizeof(float)));
         }
@@ -399,7 +400,7 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
     const struct backbone_group *group = &backbone->groups[local ? 1 : 0];
     int64_t rows = backbone->groups[0].n_images * backbone->groups[0].length;
     int64_t first = 0, k = network->head.last[patch && !network->head.shared].n_out;
-    float *features = backbone->features;
+    struct tensor features = backbone->features;
 
     if (local && backbone->n_groups < 2)
         FAIL(STATUS_INVALID, "there are no local crops");
@@ -416,7 +417,7 @@ enum status ibot_logits(struct ibot *ibot, enum ibot_logits_kind kind, float *ou
         if (!teacher)
             set_spans(ibot);
     } else if (local) {
-        features += group->first_row * backbone->width;
+        features = shaped_from(features, group->first_row * backbone->width, 0, 0);
         rows = group->n_images * group->length;
     }
     enum status status = head_forward(&network->head, features, rows);

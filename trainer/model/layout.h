@@ -5,11 +5,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ops/linear.h"
+
 struct backbone_layout {
     int64_t n_global_images, n_local_images;
     int32_t global_size_px, local_size_px;
-    bool backward;   /* student */
-    bool stochastic; /* stochastic depth: plans the scales */
+    bool backward;        /* student */
+    enum dtype dtype;     /* of activations and operands */
+    enum activation gelu; /* its form */
+    bool stochastic;      /* stochastic depth: plans the scales */
 };
 
 #endif

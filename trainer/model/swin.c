@@ -3,16 +3,6 @@
 
 #include "trainer/model/backbone.h"
 
-static struct tensor matrix(float *data, int64_t n, int64_t m)
-{
-    return tensor_2d(data, DTYPE_F32, n, m);
-}
-
-static struct tensor vector(float *data, int64_t n)
-{
-    return tensor_1d(data, DTYPE_F32, n);
-}
-
 static struct swin_stage *stage_at(struct swin *swin, int32_t block)
 {
     struct swin_stage *stage = swin->stages;
@@ -63,14 +53,14 @@ float *swin_stream(const struct swin *swin, int32_t block)
 /* ------------------------------------------------------------------------------ forward */
 
 /* y = norm(x) over n rows; keeps what a backward needs. */
-static enum status norm_rows(const struct swin *swin, const struct affine *norm, float *x, float *y,
-                             float *mean, float *rstd, int64_t n, int64_t width)
+static enum status norm_rows(const struct swin *swin, const struct affine *norm, float *x,
+                             struct tensor y, float *mean, float *rstd, int64_t n, int64_t width)
 {
     struct residual_layernorm_args args = {
         .x = matrix(x, n, width),
         .gamma = norm->weight,
         .beta = norm->bias,
-        .y = matrix(y, n, width),
+        .y = shaped(y, n, width),
         .eps = swin->options.layer_norm_eps,
     };
     if (swin->backward) {
@@ -113,15 +103,15 @@ enum status swin_embed(struct swin *swin, uint8_t *mask)
         const struct region_group *group = &stage->pass.regions[g];
         int64_t n = group->n_images * group->side * group->side;
         struct linear_args project = {
-            .x = matrix(swin->patches[g], n, row),
+            .x = shaped(swin->patches[g], n, row),
             .weight = swin->patch_embed.weight,
             .bias = swin->patch_embed.bias,
             .y = matrix(swin->projected + group->first_row * width, n, width),
         };
         TRY(swin->ops->linear_forward(swin->device, &project));
     }
-    TRY(norm_rows(swin, &swin->patch_norm, swin->projected, x, swin->patch_mean, swin->patch_rstd,
-                  stage->pass.n_tokens, width));
+    TRY(norm_rows(swin, &swin->patch_norm, swin->projected, vector(x, 0), swin->patch_mean,
+                  swin->patch_rstd, stage->pass.n_tokens, width));
     if (mask != NULL) {
         struct region_mask_args args = {
             .x = masked_rows(swin, x),
@@ -145,7 +135,7 @@ static enum status merge(const struct swin *swin, const struct swin_stage *stage
         .n_groups = stage->pass.n_groups,
     };
     struct linear_args reduce = {
-        .x = matrix(stage->normed, n, wide),
+        .x = shaped(stage->normed, n, wide),
         .weight = stage->reduction.weight,
         .y = matrix(swin->states[next->first_block].x, n, next->pass.width),
     };
@@ -173,19 +163,19 @@ enum status swin_block(struct swin *swin, int32_t block)
     return STATUS_OK;
 }
 
-enum status swin_normed_stream(struct swin *swin, float *x, float *y)
+enum status swin_normed_stream(struct swin *swin, float *x)
 {
     const struct block_pass *p = &swin->stages[swin->options.n_stages - 1].pass;
-    return norm_rows(swin, &swin->norm, x, y, swin->final_mean, swin->final_rstd, p->n_tokens,
-                     p->width);
+    return norm_rows(swin, &swin->norm, x, swin->final_y, swin->final_mean, swin->final_rstd,
+                     p->n_tokens, p->width);
 }
 
 enum status swin_forward(struct swin *swin, uint8_t *mask)
 {
     const struct block_pass *p = &swin->stages[swin->options.n_stages - 1].pass;
     struct region_mean_args mean = {
-        .x = matrix(swin->final_y, p->n_tokens, p->width),
-        .y = matrix(swin->all, swin->n_rows, p->width),
+        .x = shaped(swin->final_y, p->n_tokens, p->width),
+        .y = shaped(swin->all, swin->n_rows, p->width),
         .n_groups = p->n_groups,
     };
 
@@ -197,27 +187,29 @@ enum status swin_forward(struct swin *swin, uint8_t *mask)
         mean.to_row[g] = swin->first_row[g];
     }
     if (swin->rows.index == NULL)
-        mean.y.data = swin->features;
+        mean.y.data = swin->features.data;
     TRY(swin->ops->region_mean(swin->device, &mean));
     if (swin->rows.index == NULL)
         return STATUS_OK;
     struct rows_gather_args gather = {
         .from = mean.y,
         .index = tensor_1d(swin->rows.index, DTYPE_I32, swin->rows.n_rows),
-        .to = matrix(swin->features, swin->rows.n_rows, p->width),
+        .to = shaped(swin->features, swin->rows.n_rows, p->width),
     };
     return swin->ops->rows_gather(swin->device, &gather);
 }
 
 /* ------------------------------------------------------------------------------ backward */
 
-/* Undoes norm_rows: d_x from d_y, and d_sum where a stream went past the norm (d_x may be it). */
-static enum status norm_rows_back(const struct swin *swin, const struct affine *norm, float *d_y,
-                                  float *d_sum, float *x, float *mean, float *rstd, float *d_x,
-                                  int64_t n, int64_t width)
+/* Undoes norm_rows: d_x from d_y, and from d_sum where a stream went past the norm (d_x may be it).
+ * What is left of d_x as the operand of a product: itself, or a copy in `half`. */
+static enum status norm_rows_back(const struct swin *swin, const struct affine *norm,
+                                  struct tensor d_y, float *d_sum, float *x, float *mean,
+                                  float *rstd, float *d_x, struct tensor half, int64_t n,
+                                  int64_t width)
 {
     struct residual_layernorm_backward_args args = {
-        .d_y = matrix(d_y, n, width),
+        .d_y = shaped(d_y, n, width),
         .sum = matrix(x, n, width),
         .mean = vector(mean, n),
         .rstd = vector(rstd, n),
@@ -228,7 +220,15 @@ static enum status norm_rows_back(const struct swin *swin, const struct affine *
     };
     if (d_sum != NULL)
         args.d_sum = matrix(d_sum, n, width);
+    if (half.data != NULL && half.data != (void *)d_x)
+        args.d_branch = shaped(half, n, width);
     return swin->ops->residual_layernorm_backward(swin->device, &args);
+}
+
+/* Where a product reads the gradient that float32 memory `wide` has: there, or from a copy. */
+static struct tensor operand_of(const struct swin *swin, float *wide)
+{
+    return swin->dtype == DTYPE_F32 ? vector(wide, 0) : swin->gradients.d_branch;
 }
 
 /* gradients.d_y: of y1 of the stage's first block -> gradients.d_stream: of the stream. */
@@ -236,8 +236,11 @@ static enum status enter_stage_back(struct swin *swin, const struct swin_stage *
 {
     struct block_gradients *g = &swin->gradients;
     struct block_state *s = &swin->states[stage->first_block];
+    struct tensor half = stage != swin->stages ? operand_of(swin, g->d_stream) : vector(NULL, 0);
+
     return norm_rows_back(swin, &swin->weights[stage->first_block].norm1, g->d_y, g->d_stream, s->x,
-                          s->mean1, s->rstd1, g->d_stream, stage->pass.n_tokens, stage->pass.width);
+                          s->mean1, s->rstd1, g->d_stream, half, stage->pass.n_tokens,
+                          stage->pass.width);
 }
 
 /* gradients.d_stream of the next stage's first stream -> that of this stage's last. */
@@ -247,10 +250,10 @@ static enum status merge_back(struct swin *swin, struct swin_stage *stage)
     struct block_gradients *g = &swin->gradients;
     int64_t n = next->pass.n_tokens, wide = 4 * stage->pass.width;
     struct linear_backward_args reduce = {
-        .d_y = matrix(g->d_stream, n, next->pass.width),
-        .x = matrix(stage->normed, n, wide),
+        .d_y = shaped(operand_of(swin, g->d_stream), n, next->pass.width),
+        .x = shaped(stage->normed, n, wide),
         .weight = stage->reduction.weight,
-        .d_x = matrix(g->d_branch, n, wide),
+        .d_x = shaped(g->d_y, n, wide),
         .d_weight = stage->reduction.d_weight,
     };
     struct patch_merge_backward_args part = {
@@ -263,8 +266,8 @@ static enum status merge_back(struct swin *swin, struct swin_stage *stage)
         part.to[i] = next->pass.regions[i];
     }
     TRY(swin->ops->linear_backward(swin->device, &reduce));
-    TRY(norm_rows_back(swin, &stage->merge_norm, g->d_branch, NULL, stage->merged, stage->mean,
-                       stage->rstd, g->d_rows, n, wide));
+    TRY(norm_rows_back(swin, &stage->merge_norm, g->d_y, NULL, stage->merged, stage->mean,
+                       stage->rstd, g->d_rows, (struct tensor){0}, n, wide));
     return swin->ops->patch_merge_backward(swin->device, &part);
 }
 
@@ -274,8 +277,8 @@ static enum status features_back(struct swin *swin)
     const struct block_pass *p = &swin->stages[swin->options.n_stages - 1].pass;
     bool chosen = swin->rows.index != NULL;
     struct region_mean_backward_args mean = {
-        .d_y = matrix(chosen ? swin->d_all : swin->d_features, swin->n_rows, p->width),
-        .d_x = matrix(swin->gradients.d_y, p->n_tokens, p->width),
+        .d_y = shaped(chosen ? swin->d_all : swin->d_features, swin->n_rows, p->width),
+        .d_x = shaped(swin->gradients.d_y, p->n_tokens, p->width),
         .n_groups = p->n_groups,
     };
 
@@ -285,7 +288,7 @@ static enum status features_back(struct swin *swin)
     }
     if (chosen) {
         struct rows_scatter_args scatter = {
-            .from = matrix(swin->d_features, swin->rows.n_rows, p->width),
+            .from = shaped(swin->d_features, swin->rows.n_rows, p->width),
             .index = tensor_1d(swin->rows.index, DTYPE_I32, swin->rows.n_rows),
             .to = mean.d_y,
             .zero_others = true,
@@ -311,15 +314,16 @@ static enum status embed_back(struct swin *swin, uint8_t *mask)
         args.mask = mask_of(swin, mask, &args.cells);
         TRY(swin->ops->region_mask_backward(swin->device, &args));
     }
-    TRY(norm_rows_back(swin, &swin->patch_norm, gradients->d_stream, NULL, swin->projected,
-                       swin->patch_mean, swin->patch_rstd, gradients->d_branch,
-                       stage->pass.n_tokens, width));
+    struct tensor d_projected = operand_of(swin, gradients->d_rows);
+    TRY(norm_rows_back(swin, &swin->patch_norm, vector(gradients->d_stream, 0), NULL,
+                       swin->projected, swin->patch_mean, swin->patch_rstd, gradients->d_rows,
+                       d_projected, stage->pass.n_tokens, width));
     for (int32_t g = 0; g < stage->pass.n_groups; g++) {
         const struct region_group *group = &stage->pass.regions[g];
         int64_t n = group->n_images * group->side * group->side;
         struct linear_backward_args project = {
-            .d_y = matrix(gradients->d_branch + group->first_row * width, n, width),
-            .x = matrix(swin->patches[g], n, row),
+            .d_y = shaped_from(d_projected, group->first_row * width, n, width),
+            .x = shaped(swin->patches[g], n, row),
             .weight = swin->patch_embed.weight,
             .d_weight = swin->patch_embed.d_weight,
             .d_bias = swin->patch_embed.d_bias,

@@ -9,6 +9,7 @@
 #ifndef IBOT_TRAINER_MODEL_SWIN_H
 #define IBOT_TRAINER_MODEL_SWIN_H
 
+#include "trainer/model/binder.h"
 #include "trainer/model/block.h"
 #include "trainer/model/layout.h"
 
@@ -19,7 +20,8 @@ struct swin_stage {
     /* Towards the next stage; unused in the last one. */
     struct affine merge_norm, reduction; /* [4C]; [2C, 4C] without bias */
     float *end;                          /* [T, C] stream after the last block */
-    float *merged, *normed;              /* [T', 4C] */
+    float *merged;                       /* [T', 4C] */
+    struct tensor normed;                /* [T', 4C] */
     float *mean, *rstd;                  /* [T'] */
 };
 
@@ -27,21 +29,23 @@ struct swin {
     struct backbone_options options;
     struct device *device;
     const struct op_table *ops;
+    enum dtype dtype;
     bool backward;
     struct swin_stage stages[BACKBONE_MAX_STAGES];
     struct block_weights *weights; /* [blocks of all stages] */
     struct block_state *states;
     struct block_depth *depths;
     struct affine patch_embed, patch_norm, norm;
-    struct tensor mask_token, d_mask_token;             /* data NULL: none */
-    int64_t n_samples;                                  /* crops */
-    float *patches[2];                                  /* [T0 of the group, 48]; borrowed */
-    float *projected, *patch_mean, *patch_rstd;         /* [T0, C] before the patch norm */
-    float *final_x, *final_y, *final_mean, *final_rstd; /* [T, F] of the last stage */
-    int64_t n_rows;                                     /* [T + crops]: rows with the means */
-    int64_t first_row[2];                               /* of each group in them */
-    float *all, *features;                              /* [n_rows, F]; [R, F] the chosen ones */
-    float *d_features, *d_all;
+    struct tensor mask_token, d_mask_token;     /* data NULL: none */
+    int64_t n_samples;                          /* crops */
+    struct tensor patches[2];                   /* [T0 of the group, 48]; borrowed */
+    float *projected, *patch_mean, *patch_rstd; /* [T0, C] before the patch norm */
+    float *final_x, *final_mean, *final_rstd;   /* [T, F] of the last stage */
+    struct tensor final_y;                      /* [T, F] normed */
+    int64_t n_rows;                             /* [T + crops]: rows with the means */
+    int64_t first_row[2];                       /* of each group in them */
+    struct tensor all, features;                /* [n_rows, F]; [R, F] the chosen ones */
+    struct tensor d_features, d_all;
     struct block_rows all_rows, rows; /* chosen for this step */
     struct block_gradients gradients;
 };
@@ -52,8 +56,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
                       struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
-enum status swin_bind(struct swin *swin, const struct param_table *table, float *parameters,
-                      float *gradients) IBOT_WARN_UNUSED;
+enum status swin_bind(struct swin *swin, const struct binder *binder) IBOT_WARN_UNUSED;
 
 /* Patches -> features [R, F]. mask [n_global_images*cells] u8 in device memory, or NULL. */
 enum status swin_forward(struct swin *swin, uint8_t *mask) IBOT_WARN_UNUSED;
@@ -68,8 +71,8 @@ enum status swin_block(struct swin *swin, int32_t block) IBOT_WARN_UNUSED;
 /* Stage that a block belongs to, and the stream [T, C] after it (until the next swin_block). */
 const struct swin_stage *swin_stage_of(const struct swin *swin, int32_t block);
 float *swin_stream(const struct swin *swin, int32_t block);
-/* y [T, F] = final norm of a stream of the last stage. */
-enum status swin_normed_stream(struct swin *swin, float *x, float *y) IBOT_WARN_UNUSED;
+/* final_y [T, F] = final norm of a stream of the last stage. */
+enum status swin_normed_stream(struct swin *swin, float *x) IBOT_WARN_UNUSED;
 
 /* Side of the windows of a block, and how far they are shifted. They follow from the map of a crop
  * of image_size_px and stay the same for crops of other sizes, as in the original: a map no larger

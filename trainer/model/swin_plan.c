@@ -4,7 +4,6 @@
 
 #include "proto/base/memory.h"
 #include "trainer/model/backbone.h"
-#include "trainer/model/binder.h"
 #include "trainer/model/swin.h"
 
 void swin_window(const struct backbone_options *o, int32_t stage, int32_t block, int32_t *side,
@@ -21,11 +20,6 @@ void swin_window(const struct backbone_options *o, int32_t stage, int32_t block,
 }
 
 /* ------------------------------------------------------------------------------ planning */
-
-static enum status plan_floats(struct workspace *w, float **pointer, int64_t n)
-{
-    return workspace_reserve(w, pointer, (size_t)n * sizeof(float));
-}
 
 static enum status check_ops(const struct op_table *ops)
 {
@@ -58,6 +52,8 @@ static void shape_stages(struct swin *swin, const struct backbone_layout *layout
             .width = width,
             .hidden = width * o->mlp_ratio,
             .eps = o->layer_norm_eps,
+            .dtype = layout->dtype,
+            .gelu = layout->gelu,
             .backward = swin->backward,
         };
         stage->first_block = first_block;
@@ -95,29 +91,6 @@ static void widest(const struct swin *swin, int64_t *stream, int64_t *any)
     *any = *stream > *any ? *stream : *any;
 }
 
-/* The memory of one block: what it keeps; `n` floats in a stream [T, C] of `rows` rows. */
-static enum status plan_block(const struct swin *swin, struct workspace *w, struct block_state *s,
-                              int64_t n, int64_t rows, int64_t n_heads)
-{
-    int64_t hidden = n * swin->options.mlp_ratio;
-
-    TRY(plan_floats(w, &s->x, n));
-    TRY(plan_floats(w, &s->y1, n));
-    TRY(plan_floats(w, &s->qkv, 3 * n));
-    TRY(plan_floats(w, &s->attention, n));
-    TRY(plan_floats(w, &s->sum1, n));
-    TRY(plan_floats(w, &s->y2, n));
-    TRY(plan_floats(w, &s->hidden, hidden));
-    if (!swin->backward)
-        return STATUS_OK;
-    TRY(plan_floats(w, &s->pre, hidden));
-    TRY(plan_floats(w, &s->lse, rows * n_heads));
-    TRY(plan_floats(w, &s->mean1, rows));
-    TRY(plan_floats(w, &s->rstd1, rows));
-    TRY(plan_floats(w, &s->mean2, rows));
-    return plan_floats(w, &s->rstd2, rows);
-}
-
 static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i, bool stochastic,
                               int64_t most)
 {
@@ -127,7 +100,7 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
 
     for (int32_t b = stage->first_block; b < stage->first_block + stage->n_blocks; b++) {
         if (swin->backward || b == 0)
-            TRY(plan_block(swin, w, &swin->states[b], n, p->n_tokens, p->n_heads));
+            TRY(block_plan(&swin->states[b], p, n, false, w));
         if (stochastic && backbone_drop_rate(&swin->options, b) > 0.0f) {
             swin->depths[b].n_samples = swin->n_samples;
             TRY(plan_floats(w, &swin->depths[b].attention_scale, swin->n_samples));
@@ -140,7 +113,7 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
     int64_t rows = swin->stages[i + 1].pass.n_tokens;
     TRY(plan_floats(w, &stage->end, p->n_tokens * p->width));
     TRY(plan_floats(w, &stage->merged, rows * 4 * p->width));
-    TRY(plan_floats(w, &stage->normed, rows * 4 * p->width));
+    TRY(plan_buffer(w, &stage->normed, swin->dtype, rows * 4 * p->width));
     TRY(plan_floats(w, &stage->mean, rows));
     return plan_floats(w, &stage->rstd, rows);
 }
@@ -148,17 +121,12 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
 static enum status plan_gradients(struct swin *swin, struct workspace *w, int64_t stream,
                                   int64_t any)
 {
-    const struct block_pass *last = &swin->stages[swin->options.n_stages - 1].pass;
-    struct block_gradients *g = &swin->gradients;
+    int64_t n = swin->n_rows * swin->stages[swin->options.n_stages - 1].pass.width;
 
-    TRY(plan_floats(w, &g->d_stream, any));
-    TRY(plan_floats(w, &g->d_y, any));
-    TRY(plan_floats(w, &g->d_branch, any));
-    TRY(plan_floats(w, &g->d_rows, any));
-    TRY(plan_floats(w, &g->d_qkv, 3 * stream));
-    TRY(plan_floats(w, &g->d_hidden, stream * swin->options.mlp_ratio));
-    TRY(plan_floats(w, &swin->d_features, swin->n_rows * last->width));
-    return plan_floats(w, &swin->d_all, swin->n_rows * last->width);
+    TRY(block_plan_gradients(&swin->gradients, swin->dtype, stream, any, swin->options.mlp_ratio,
+                             w));
+    TRY(plan_buffer(w, &swin->d_features, swin->dtype, n));
+    return plan_buffer(w, &swin->d_all, swin->dtype, n);
 }
 
 enum status swin_plan(struct swin *swin, struct device *device, const struct op_table *ops,
@@ -173,6 +141,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     swin->options = *options;
     swin->device = device;
     swin->ops = ops;
+    swin->dtype = layout->dtype;
     swin->backward = layout->backward;
     shape_stages(swin, layout);
     widest(swin, &stream, &any);
@@ -187,13 +156,13 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     TRY(plan_floats(w, &swin->patch_rstd, first->n_tokens));
     for (int32_t i = 0; i < options->n_stages; i++)
         TRY(plan_stage(swin, w, i, layout->stochastic, stream));
-    TRY(plan_floats(w, &swin->states[0].branch, stream));
+    TRY(plan_buffer(w, &swin->states[0].branch, swin->dtype, stream));
     TRY(plan_floats(w, &swin->final_x, last->n_tokens * last->width));
-    TRY(plan_floats(w, &swin->final_y, last->n_tokens * last->width));
+    TRY(plan_buffer(w, &swin->final_y, swin->dtype, last->n_tokens * last->width));
     TRY(plan_floats(w, &swin->final_mean, last->n_tokens));
     TRY(plan_floats(w, &swin->final_rstd, last->n_tokens));
-    TRY(plan_floats(w, &swin->all, swin->n_rows * last->width));
-    TRY(plan_floats(w, &swin->features, swin->n_rows * last->width));
+    TRY(plan_buffer(w, &swin->all, swin->dtype, swin->n_rows * last->width));
+    TRY(plan_buffer(w, &swin->features, swin->dtype, swin->n_rows * last->width));
     if (layout->backward)
         return plan_gradients(swin, w, stream, any);
     return STATUS_OK;
@@ -213,6 +182,8 @@ static void bind_block(struct swin *swin, const struct binder *b, int32_t stage,
              stage, block);
     window->table = binder_parameter(b, name);
     window->d_table = binder_gradient(b, name);
+    snprintf(name, sizeof(name), "backbone.layers.%d.blocks.%d.attn.qkv.bias", stage, block);
+    window->pad = binder_parameter(b, name);
     swin_window(&swin->options, stage, block, &window->side, &window->shift);
     if (i > 0 && !swin->backward)
         swin->states[i] = swin->states[0];
@@ -241,28 +212,26 @@ static enum status fill_samples(struct swin *swin, struct swin_stage *stage)
     return status;
 }
 
-enum status swin_bind(struct swin *swin, const struct param_table *table, float *parameters,
-                      float *gradients)
+enum status swin_bind(struct swin *swin, const struct binder *b)
 {
-    struct binder b = {table, parameters, gradients};
     char name[96];
 
-    swin->patch_embed = binder_affine(&b, "backbone.patch_embed.proj");
+    swin->patch_embed = binder_wide_layer(b, "backbone.patch_embed.proj");
     binder_flatten(&swin->patch_embed);
-    swin->patch_norm = binder_affine(&b, "backbone.patch_embed.norm");
-    swin->norm = binder_affine(&b, "backbone.norm");
-    binder_mask_token(&b, &swin->mask_token, &swin->d_mask_token);
+    swin->patch_norm = binder_affine(b, "backbone.patch_embed.norm");
+    swin->norm = binder_affine(b, "backbone.norm");
+    binder_mask_token(b, &swin->mask_token, &swin->d_mask_token);
     for (int32_t i = 0; i < swin->options.n_stages; i++) {
         struct swin_stage *stage = &swin->stages[i];
         for (int32_t k = 0; k < stage->n_blocks; k++)
-            bind_block(swin, &b, i, k);
+            bind_block(swin, b, i, k);
         TRY(fill_samples(swin, stage));
         if (i + 1 == swin->options.n_stages)
             continue;
         snprintf(name, sizeof(name), "backbone.layers.%d.downsample.norm", i);
-        stage->merge_norm = binder_affine(&b, name);
+        stage->merge_norm = binder_affine(b, name);
         snprintf(name, sizeof(name), "backbone.layers.%d.downsample.reduction", i);
-        stage->reduction = binder_affine(&b, name);
+        stage->reduction = binder_wide_layer(b, name);
     }
     swin->all_rows = (struct block_rows){.n_rows = swin->n_rows};
     swin->rows = swin->all_rows;

@@ -5,56 +5,8 @@
 #include <string.h>
 
 #include "proto/base/memory.h"
-#include "trainer/model/binder.h"
 
 /* ------------------------------------------------------------------------------ planning */
-
-static enum status plan_floats(struct workspace *w, float **pointer, int64_t n)
-{
-    return workspace_reserve(w, pointer, (size_t)n * sizeof(float));
-}
-
-/* The memory of one block: what it keeps. Without a backward all blocks share block 0's. */
-static enum status plan_block(struct vit *vit, struct workspace *w, struct block_state *s,
-                              bool last)
-{
-    int64_t t = vit->pass.n_tokens, d = vit->pass.width;
-    bool backward = vit->pass.backward;
-
-    TRY(plan_floats(w, &s->x, t * d));
-    TRY(plan_floats(w, &s->y1, t * d));
-    TRY(plan_floats(w, &s->qkv, 3 * t * d));
-    TRY(plan_floats(w, &s->attention, t * d));
-    TRY(plan_floats(w, &s->sum1, t * d));
-    TRY(plan_floats(w, &s->y2, t * d));
-    TRY(plan_floats(w, &s->hidden, t * vit->pass.hidden));
-    if (!backward)
-        return STATUS_OK;
-    TRY(plan_floats(w, &s->pre, t * vit->pass.hidden));
-    TRY(plan_floats(w, &s->lse, t * vit->pass.n_heads));
-    TRY(plan_floats(w, &s->mean1, t));
-    TRY(plan_floats(w, &s->rstd1, t));
-    TRY(plan_floats(w, &s->mean2, t));
-    TRY(plan_floats(w, &s->rstd2, t));
-    if (last) {
-        TRY(plan_floats(w, &s->x_rows, t * d));
-        TRY(plan_floats(w, &s->attention_rows, t * d));
-    }
-    return STATUS_OK;
-}
-
-static enum status plan_gradients(struct vit *vit, struct workspace *w)
-{
-    int64_t t = vit->pass.n_tokens, d = vit->pass.width;
-    struct block_gradients *g = &vit->gradients;
-
-    TRY(plan_floats(w, &g->d_stream, t * d));
-    TRY(plan_floats(w, &g->d_y, t * d));
-    TRY(plan_floats(w, &g->d_branch, t * d));
-    TRY(plan_floats(w, &g->d_rows, t * d));
-    TRY(plan_floats(w, &g->d_qkv, 3 * t * d));
-    return plan_floats(w, &g->d_hidden, t * vit->pass.hidden);
-}
 
 static void add_group(struct vit *vit, int64_t n_images, int32_t size_px)
 {
@@ -78,7 +30,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
                      const struct backbone_options *options, const struct backbone_layout *layout,
                      struct workspace *w)
 {
-    int64_t d = options->embed_dim;
+    int64_t d = options->embed_dim, n;
     size_t depth = (size_t)options->depth;
 
     memset(vit, 0, sizeof(*vit));
@@ -90,18 +42,22 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         .width = d,
         .hidden = d * options->mlp_ratio,
         .eps = options->layer_norm_eps,
+        .dtype = layout->dtype,
+        .gelu = layout->gelu,
         .backward = layout->backward,
     };
     add_group(vit, layout->n_global_images, layout->global_size_px);
     add_group(vit, layout->n_local_images, layout->local_size_px);
     vit->pass.n_groups = vit->n_groups;
+    n = vit->pass.n_tokens * d;
     TRY(memory_alloc(&vit->weights, depth, sizeof(*vit->weights), "block weights"));
     TRY(memory_alloc(&vit->states, depth, sizeof(*vit->states), "block states"));
     TRY(memory_alloc(&vit->depths, depth, sizeof(*vit->depths), "block depths"));
 
     for (int32_t i = 0; i < vit->n_groups; i++) {
         struct vit_group *group = &vit->groups[i];
-        TRY(plan_floats(w, &group->embedded, group->n_images * group->grid * group->grid * d));
+        TRY(plan_buffer(w, &group->embedded, layout->dtype,
+                        group->n_images * group->grid * group->grid * d));
         if (group->interpolated) {
             TRY(plan_floats(w, &group->pos, group->length * d));
             TRY(plan_floats(w, &group->d_pos, group->length * d));
@@ -110,21 +66,21 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
     for (int32_t i = 0; i < options->depth; i++) {
         bool own = layout->backward || i == 0;
         if (own)
-            TRY(plan_block(vit, w, &vit->states[i], i == options->depth - 1));
+            TRY(block_plan(&vit->states[i], &vit->pass, n, i == options->depth - 1, w));
         if (layout->stochastic && backbone_drop_rate(options, i) > 0.0f) {
             vit->depths[i].n_samples = vit->n_samples;
             TRY(plan_floats(w, &vit->depths[i].attention_scale, vit->n_samples));
             TRY(plan_floats(w, &vit->depths[i].mlp_scale, vit->n_samples));
         }
     }
-    TRY(plan_floats(w, &vit->states[0].branch, vit->pass.n_tokens * d));
-    TRY(plan_floats(w, &vit->final_x, vit->pass.n_tokens * d));
-    TRY(plan_floats(w, &vit->features, vit->pass.n_tokens * d));
+    TRY(plan_buffer(w, &vit->states[0].branch, layout->dtype, n));
+    TRY(plan_floats(w, &vit->final_x, n));
+    TRY(plan_buffer(w, &vit->features, layout->dtype, n));
     TRY(plan_floats(w, &vit->final_mean, vit->pass.n_tokens));
     TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
     TRY(workspace_reserve(w, &vit->sample, (size_t)vit->pass.n_tokens * sizeof(int32_t)));
     if (layout->backward)
-        TRY(plan_gradients(vit, w));
+        TRY(block_plan_gradients(&vit->gradients, layout->dtype, n, n, options->mlp_ratio, w));
     return STATUS_OK;
 }
 
@@ -136,7 +92,7 @@ static void bind_embedding(struct vit *vit, const struct binder *b)
     struct tensor pos = binder_parameter(b, "backbone.pos_embed");
     int64_t d = vit->pass.width;
 
-    vit->patch_embed = binder_affine(b, "backbone.patch_embed.proj");
+    vit->patch_embed = binder_layer(b, "backbone.patch_embed.proj");
     binder_flatten(&vit->patch_embed);
     vit->cls = tensor_1d(cls.data, DTYPE_F32, d);
     vit->pos = tensor_2d(pos.data, DTYPE_F32, pos.shape[1], d);
@@ -149,23 +105,21 @@ static void bind_embedding(struct vit *vit, const struct binder *b)
     binder_mask_token(b, &vit->mask_token, &vit->d_mask_token);
 }
 
-enum status vit_bind(struct vit *vit, const struct param_table *table, float *parameters,
-                     float *gradients)
+enum status vit_bind(struct vit *vit, const struct binder *b)
 {
-    struct binder b = {table, parameters, gradients};
     struct block_pass *pass = &vit->pass;
     int32_t *host;
 
-    bind_embedding(vit, &b);
+    bind_embedding(vit, b);
     for (int32_t i = 0; i < vit->options.depth; i++) {
         char name[64];
         snprintf(name, sizeof(name), "backbone.blocks.%d", i);
-        binder_block(&b, name, &vit->weights[i]);
+        binder_block(b, name, &vit->weights[i]);
         if (i > 0 && !pass->backward)
             vit->states[i] = vit->states[0];
         vit->states[i].branch = vit->states[0].branch;
     }
-    vit->norm = binder_affine(&b, "backbone.norm");
+    vit->norm = binder_affine(b, "backbone.norm");
     vit->all_rows = (struct block_rows){.n_rows = pass->n_tokens};
     vit->rows = vit->all_rows;
 
@@ -216,10 +170,10 @@ static enum status embed_group(struct vit *vit, struct vit_group *group, uint8_t
     struct block_pass *p = &vit->pass;
     int64_t n = group->n_images * (group->length - 1), row = vit->patch_embed.weight.shape[1];
     struct linear_args project = {
-        .x = tensor_2d(group->patches, DTYPE_F32, n, row),
+        .x = shaped(group->patches, n, row),
         .weight = vit->patch_embed.weight,
         .bias = vit->patch_embed.bias,
-        .y = tensor_2d(group->embedded, DTYPE_F32, n, p->width),
+        .y = shaped(group->embedded, n, p->width),
     };
     struct tokens_args tokens = {
         .patches = project.y,
@@ -257,7 +211,7 @@ enum status vit_embed(struct vit *vit, uint8_t *mask)
         .x = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
         .gamma = vit->weights[0].norm1.weight,
         .beta = vit->weights[0].norm1.bias,
-        .y = tensor_2d(first->y1, DTYPE_F32, p->n_tokens, p->width),
+        .y = shaped(first->y1, p->n_tokens, p->width),
         .eps = p->eps,
     };
     if (p->backward) {
@@ -280,14 +234,14 @@ enum status vit_forward(struct vit *vit, uint8_t *mask)
     return STATUS_OK;
 }
 
-enum status vit_normed_stream(struct vit *vit, float *x, float *y)
+enum status vit_normed_stream(struct vit *vit, float *x)
 {
     struct block_pass *p = &vit->pass;
     struct residual_layernorm_args norm = {
         .x = tensor_2d(x, DTYPE_F32, p->n_tokens, p->width),
         .gamma = vit->norm.weight,
         .beta = vit->norm.bias,
-        .y = tensor_2d(y, DTYPE_F32, p->n_tokens, p->width),
+        .y = shaped(vit->features, p->n_tokens, p->width),
         .eps = p->eps,
     };
     return p->ops->residual_layernorm_forward(p->device, &norm);
@@ -300,7 +254,7 @@ static enum status embed_group_backward(struct vit *vit, struct vit_group *group
     struct block_pass *p = &vit->pass;
     int64_t n = group->n_images * (group->length - 1), row = vit->patch_embed.weight.shape[1];
     int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
-    struct tensor d_embedded = tensor_2d(group->embedded, DTYPE_F32, n, p->width);
+    struct tensor d_embedded = shaped(group->embedded, n, p->width);
     struct tokens_backward_args tokens = {
         .d_tokens = rows_of(group, vit->gradients.d_stream, p->width),
         .d_patches = d_embedded,
@@ -331,7 +285,7 @@ static enum status embed_group_backward(struct vit *vit, struct vit_group *group
     }
     struct linear_backward_args project = {
         .d_y = d_embedded,
-        .x = tensor_2d(group->patches, DTYPE_F32, n, row),
+        .x = shaped(group->patches, n, row),
         .weight = vit->patch_embed.weight,
         .d_weight = vit->patch_embed.d_weight,
         .d_bias = vit->patch_embed.d_bias,
@@ -353,7 +307,7 @@ enum status vit_backward(struct vit *vit, uint8_t *mask)
         TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
     }
     struct residual_layernorm_backward_args norm = {
-        .d_y = tensor_2d(g->d_y, DTYPE_F32, p->n_tokens, p->width),
+        .d_y = shaped(g->d_y, p->n_tokens, p->width),
         .d_sum = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),
         .sum = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
         .mean = tensor_1d(first->mean1, DTYPE_F32, p->n_tokens),

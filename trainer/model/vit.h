@@ -6,6 +6,7 @@
 #ifndef IBOT_TRAINER_MODEL_VIT_H
 #define IBOT_TRAINER_MODEL_VIT_H
 
+#include "trainer/model/binder.h"
 #include "trainer/model/block.h"
 #include "trainer/model/layout.h"
 
@@ -13,9 +14,9 @@
 struct vit_group {
     int64_t n_images, grid, length; /* length = grid*grid + 1 tokens */
     int64_t first_row;
-    float *patches;     /* [n_images*grid*grid, 3*p*p]; borrowed, shared by student and teacher */
-    float *embedded;    /* [n_images*grid*grid, D] */
-    float *pos, *d_pos; /* [length, D] interpolated; unused when the grid is the stored one */
+    struct tensor patches;  /* [n_images*grid*grid, 3*p*p]; borrowed: student's and teacher's */
+    struct tensor embedded; /* [n_images*grid*grid, D] */
+    float *pos, *d_pos;     /* [length, D] interpolated; unused when the grid is the stored one */
     bool interpolated;
 };
 
@@ -29,22 +30,21 @@ struct vit {
     struct block_weights *weights;                                  /* [depth] */
     struct block_state *states;                                     /* [depth] */
     struct block_depth *depths;                                     /* [depth] */
-    struct block_rows all_rows, rows; /* rows: of the last block, for this step */
-    float *final_x, *features, *final_mean, *final_rstd; /* [R, D] after the last block; normed */
+    struct block_rows all_rows, rows;         /* rows: of the last block, for this step */
+    float *final_x, *final_mean, *final_rstd; /* [R, D] after the last block */
+    struct tensor features;                   /* [R, D] normed */
     struct block_gradients gradients;
     int32_t *sample;   /* [T] crop number of each row */
     int64_t n_samples; /* crops */
 };
 
-/* Builds tables and plans all memory. `parameters` and `gradients` are the flat arrays (their
- * addresses are read by vit_bind, after the workspace is committed); gradients NULL: none. */
+/* Builds tables and plans all memory. */
 enum status vit_plan(struct vit *vit, struct device *device, const struct op_table *ops,
                      const struct backbone_options *options, const struct backbone_layout *layout,
                      struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
-enum status vit_bind(struct vit *vit, const struct param_table *table, float *parameters,
-                     float *gradients) IBOT_WARN_UNUSED;
+enum status vit_bind(struct vit *vit, const struct binder *binder) IBOT_WARN_UNUSED;
 
 /* Patches -> token buffer of the first block, and its first norm. */
 enum status vit_embed(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
@@ -55,8 +55,8 @@ enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 /* gradients.d_y [R, D] holds the gradient of the features; parameter gradients are added up. */
 enum status vit_backward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 
-/* y [T, D] = final norm of a stream x [T, D] (features of earlier blocks). */
-enum status vit_normed_stream(struct vit *vit, float *x, float *y) IBOT_WARN_UNUSED;
+/* features [T, D] = final norm of a stream x [T, D] (of earlier blocks). */
+enum status vit_normed_stream(struct vit *vit, float *x) IBOT_WARN_UNUSED;
 
 void vit_release(struct vit *vit);
 
