@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "proto/base/rng.h"
+#include "tests/support/queued_device.h"
 
 struct ibot_options model_options_small(void)
 {
@@ -70,6 +71,17 @@ void model_fixture_open(struct model_fixture *fixture, const struct ibot_options
     collective_open_alone(&fixture->collective);
     if (ibot_open(&fixture->ibot, &fixture->device, &op_table_cpu, &fixture->collective, options) !=
         STATUS_OK)
+        fail_msg("%s", status_message());
+}
+
+void model_fixture_open_queued(struct model_fixture *fixture, const struct ibot_options *options)
+{
+    memset(fixture, 0, sizeof(*fixture));
+    collective_open_alone(&fixture->collective);
+    if (queued_device_open(&fixture->device, 2) != STATUS_OK ||
+        ibot_open(&fixture->ibot, &fixture->device, &op_table_queued, &fixture->collective,
+                  options) != STATUS_OK ||
+        fixture->device.synchronize(&fixture->device) != STATUS_OK)
         fail_msg("%s", status_message());
 }
 

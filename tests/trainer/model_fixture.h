@@ -5,7 +5,7 @@
 
 #include "trainer/model/ibot_internal.h"
 
-/* A model on the CPU, alone. */
+/* A model, alone. */
 struct model_fixture {
     struct device device;
     struct collective collective;
@@ -20,7 +20,9 @@ struct ibot_options model_options_small(void);
  * window 4; block 1 of stage 0 is shifted by 2, stage 1 is one window. */
 struct ibot_options model_options_small_swin(void);
 
+/* On the CPU; or on the queued device of tests/support, which stands in for an accelerator. */
 void model_fixture_open(struct model_fixture *fixture, const struct ibot_options *options);
+void model_fixture_open_queued(struct model_fixture *fixture, const struct ibot_options *options);
 void model_fixture_close(struct model_fixture *fixture);
 
 /* Element k of tensor t = 0.1 sin(0.7 t + 0.37 k); norm weights + 1; weight_g 1. Tensors are

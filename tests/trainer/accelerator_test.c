@@ -1,0 +1,213 @@
+/* What a model asks of an accelerator, on one that does nothing before it must (queued_device): the
+ * same bits as on the CPU, in half precision nearly the same training. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proto/base/memory.h"
+#include "proto/base/rng.h"
+#include "tests/support/queued_device.h"
+#include "tests/trainer/model_fixture.h"
+
+enum { B = 3, G = 2, L = 2, CELLS = 16, MOST_STEPS = 24 };
+
+struct training {
+    double cls[MOST_STEPS], patch[MOST_STEPS], norms[MOST_STEPS];
+};
+
+static struct ibot_options options_of(void)
+{
+    struct ibot_options o = model_options_small();
+
+    o.batch_size = B;
+    o.backbone.drop_path = 0.3f;
+    return o;
+}
+
+/* Images of a few kinds, so that there is something to learn; masks of changing sizes, of some
+ * steps none. Everything is made anew for each step, in memory that is not pinned. */
+struct batch {
+    float globals[G * B * 3 * 32 * 32], locals[L * B * 3 * 16 * 16];
+    uint8_t masks[G * B * CELLS];
+};
+
+static struct ibot_input batch_of(struct batch *batch, int32_t step)
+{
+    struct rng rng =
+        rng_open((struct rng_key){.seed = 7, .sample = (uint32_t)step, .purpose = RNG_TEST});
+
+    for (int32_t crop = 0; crop < G * B; crop++)
+        fill_wave(batch->globals + crop * 3 * 32 * 32, 3 * 32 * 32, crop % B + 3.0 * step);
+    for (int32_t crop = 0; crop < L * B; crop++)
+        fill_wave(batch->locals + crop * 3 * 16 * 16, 3 * 16 * 16, crop % B + 3.0 * step + 0.2);
+    for (int32_t i = 0; i < G * B * CELLS; i++)
+        batch->masks[i] = step % 5 == 3 ? 0 : rng_uniform(&rng) < 0.1 * (step % 7);
+    return (struct ibot_input){
+        .globals = {batch->globals, DTYPE_F32, 4, {G * B, 3, 32, 32}},
+        .locals = {batch->locals, DTYPE_F32, 4, {L * B, 3, 16, 16}},
+        .masks = step % 5 == 4 ? NULL : batch->masks,
+        .keep_seed = 3,
+        .step = step,
+    };
+}
+
+static void train(struct model_fixture *f, int32_t n_steps, struct training *out)
+{
+    static struct batch batches[MOST_STEPS];
+    struct ibot_result result;
+
+    assert_int_equal(ibot_initialise(f->ibot, 1), STATUS_OK);
+    for (int32_t step = 0; step < n_steps; step++) {
+        struct ibot_input input = batch_of(&batches[step], step);
+        struct step_control control = plain_control(1e-3, step);
+        control.clip_grad = 3.0f;
+        control.freeze_last_layer = step < 2;
+        control.last_layer_step = step < 2 ? 0 : step - 2;
+        assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
+        assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
+        assert_int_equal(ibot_update(f->ibot, &control), STATUS_OK);
+        assert_int_equal(ibot_result(f->ibot, &result), STATUS_OK);
+        out->cls[step] = result.loss_cls;
+        out->patch[step] = result.loss_patch;
+        out->norms[step] = result.gradient_norm_sum;
+    }
+    assert_int_equal(f->device.synchronize(&f->device), STATUS_OK);
+}
+
+static void expect_same_state(const struct ibot *a, const struct ibot *b)
+{
+    struct ibot_state_entry x, y;
+
+    for (size_t i = 0; i < ibot_n_state(a); i++) {
+        ibot_state(a, i, &x);
+        ibot_state(b, i, &y);
+        if (memcmp(x.tensor.data, y.tensor.data, tensor_size_bytes(&x.tensor)) != 0)
+            fail_msg("%s differs", x.name);
+    }
+}
+
+/* ------------------------------------------------------------------------------ float32 */
+
+static void expect_the_bits_of_the_cpu(const struct ibot_options *o)
+{
+    struct model_fixture cpu, queued;
+    struct training wanted, got;
+
+    model_fixture_open(&cpu, o);
+    model_fixture_open_queued(&queued, o);
+    train(&cpu, 10, &wanted);
+    train(&queued, 10, &got);
+    for (int i = 0; i < 10; i++) {
+        assert_true(got.cls[i] == wanted.cls[i] && got.patch[i] == wanted.patch[i]);
+        assert_true(got.norms[i] == wanted.norms[i]);
+    }
+    expect_same_state(queued.ibot, cpu.ibot);
+    model_fixture_close(&cpu);
+    model_fixture_close(&queued);
+}
+
+static void a_device_that_lags_gives_the_bits_of_the_cpu(void **state)
+{
+    struct ibot_options o = options_of();
+
+    (void)state;
+    expect_the_bits_of_the_cpu(&o);
+    o.head.norm = HEAD_NORM_BN;
+    expect_the_bits_of_the_cpu(&o);
+    o.backbone = model_options_small_swin().backbone;
+    expect_the_bits_of_the_cpu(&o);
+}
+
+/* ------------------------------------------------------------------------------ half precision */
+
+/* Angle between the gradients of the first step, as a cosine. */
+static double alignment(const struct ibot *a, const struct ibot *b)
+{
+    double dot = 0.0, aa = 0.0, bb = 0.0;
+
+    for (int64_t i = 0; i < a->student.table.n_elements; i++) {
+        double x = (double)a->gradients[i], y = (double)b->gradients[i];
+        dot += x * y;
+        aa += x * x;
+        bb += y * y;
+    }
+    return dot / sqrt(aa * bb);
+}
+
+static void expect_nearly_the_same_training(struct ibot_options o, double limit)
+{
+    struct model_fixture wide, half;
+    struct training wanted, got;
+
+    model_fixture_open(&wide, &o);
+    o.precision = PRECISION_BF16;
+    model_fixture_open_queued(&half, &o);
+    train(&wide, 1, &wanted);
+    train(&half, 1, &got);
+    double cosine = alignment(wide.ibot, half.ibot);
+    train(&wide, MOST_STEPS, &wanted);
+    train(&half, MOST_STEPS, &got);
+    double worst = 0.0, mean = 0.0;
+    for (int i = 0; i < MOST_STEPS; i++) {
+        double error = fabs(got.cls[i] + got.patch[i] - wanted.cls[i] - wanted.patch[i]) /
+                       (wanted.cls[i] + wanted.patch[i]);
+        worst = fmax(worst, error);
+        mean += error / MOST_STEPS;
+    }
+    print_message("cosine %.6f, relative error of the loss: mean %.2g, greatest %.2g\n", cosine,
+                  mean, worst);
+    assert_true(cosine > 0.999);
+    assert_true(mean < limit && worst < 4.0 * limit);
+    model_fixture_close(&wide);
+    model_fixture_close(&half);
+}
+
+static void half_precision_trains_as_float32_does(void **state)
+{
+    struct ibot_options o = options_of();
+
+    (void)state;
+    expect_nearly_the_same_training(o, 0.01);
+    o.gelu_tanh = true;
+    expect_nearly_the_same_training(o, 0.01);
+    o.head.norm = HEAD_NORM_LN;
+    expect_nearly_the_same_training(o, 0.01);
+    o.head.norm = HEAD_NORM_BN; /* statistics of few rows magnify rounding */
+    expect_nearly_the_same_training(o, 0.03);
+    o = options_of();
+    o.backbone = model_options_small_swin().backbone;
+    o.backbone.drop_path = 0.3f;
+    expect_nearly_the_same_training(o, 0.01);
+}
+
+static void the_cpu_says_that_it_has_no_half_precision(void **state)
+{
+    struct ibot_options o = options_of();
+    static struct batch batch;
+    struct model_fixture f;
+    struct step_control control = plain_control(1e-3, 0);
+    struct ibot_input input = batch_of(&batch, 1);
+
+    (void)state;
+    o.precision = PRECISION_BF16;
+    model_fixture_open(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(status_message(), "float32"));
+    model_fixture_close(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_device_that_lags_gives_the_bits_of_the_cpu),
+        cmocka_unit_test(half_precision_trains_as_float32_does),
+        cmocka_unit_test(the_cpu_says_that_it_has_no_half_precision),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
