@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "loader/image.h"
+#include "loader/loader_metrics.h"
 #include "loader/pool.h"
 #include "loader/self_test.h"
 #include "proto/base/clock.h"
@@ -20,7 +21,7 @@
 #include "proto/wire/producer.h"
 
 struct loader_options {
-    const char *data, *index, *key, *server_key;
+    const char *data, *index, *key, *server_key, *metrics;
     const char *connect[PRODUCER_MAX_ENDPOINTS];
     int32_t n_connect, threads, credit, parent;
     bool exit_when_done;
@@ -79,13 +80,19 @@ static const struct option_spec specs[] = {
      AT(exit_when_done),
      .text = "off",
      .help = "end when every consumer it reached has all it wanted"},
+    {.name = "metrics",
+     .type = OPTION_STRING,
+     AT(metrics),
+     .argument = "[ADDRESS]:PORT",
+     .group = "Process",
+     .help = "serve /metrics (Prometheus), /healthz and /readyz over HTTP; without an address on "
+             "127.0.0.1 alone; port 0: any free one, named in the log"},
     {.name = "threads",
      .type = OPTION_INT32,
      AT(threads),
      .text = "0",
      .minimum = 0,
      .maximum = 1024,
-     .group = "Process",
      .help = "worker threads; 0: one per core"},
     {.name = "parent",
      .type = OPTION_INT32,
@@ -112,6 +119,7 @@ struct loader {
     struct order *order;
     struct pool *pool;
     struct producer *producer;
+    struct loader_metrics metrics;
     struct endpoint_list endpoints;
     char name[96];
     bool has_keys;
@@ -190,7 +198,9 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
         .context = loader,
     };
     TRY(pool_open(&loader->pool, &pool));
-    return producer_open(&loader->producer, &producer, start_slice, loader);
+    TRY(producer_open(&loader->producer, &producer, start_slice, loader));
+    loader_metrics_watch(&loader->metrics, loader->pool, loader->producer);
+    return STATUS_OK;
 }
 
 static enum status run(struct loader *loader, struct loader_options *options)
@@ -203,6 +213,10 @@ static enum status run(struct loader *loader, struct loader_options *options)
         log_warning("%s", status_message());
     TRY(key_read_options(&loader->has_keys, &loader->keys, &loader->server_key, options->key,
                          options->server_key));
+    if (options->metrics != NULL && options->metrics[0] != '\0') {
+        TRY(loader_metrics_open(&loader->metrics, options->metrics));
+        log_info("metrics at http://%s/metrics", monitor_address(loader->metrics.monitor));
+    }
     TRY(image_library_start("ibot-loader"));
     TRY(index_load(&loader->index, options->data, options->index, is_stopped, loader));
     if (loader->index.n_ignored > 0)
@@ -235,6 +249,7 @@ int main(int argc, char **argv)
     }
     if (status != STATUS_OK)
         log_error("%s", status_message());
+    loader_metrics_close(&loader.metrics);
     pool_close(&loader.pool);
     producer_close(&loader.producer);
     order_close(&loader.order);

@@ -16,6 +16,9 @@ struct worker {
     pthread_t thread;
     struct view_maker maker; /* worker thread only */
     bool started;
+    /* Written by the worker once in a slice, read by anybody. */
+    atomic_int_least64_t n_slices, n_images, n_bad_images, busy_ns, stage_ns[VIEW_STAGES];
+    atomic_int_least64_t begin_ns; /* of the slice under way; 0: none is */
 };
 
 struct pool {
@@ -57,6 +60,27 @@ static void make_slice(struct worker *worker, struct slice_job *job)
         snprintf(job->reason, sizeof(job->reason), "%s", status_message());
 }
 
+/* Only this worker writes: no need for more than plain stores. */
+static void count(atomic_int_least64_t *counter, int64_t more)
+{
+    int64_t now = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, now + more, memory_order_relaxed);
+}
+
+static void publish(struct worker *worker, const struct slice_job *job, int64_t spent_ns)
+{
+    if (job->status == STATUS_OK) {
+        count(&worker->n_slices, 1);
+        count(&worker->n_images, job->n_samples);
+    }
+    count(&worker->n_bad_images, (int64_t)job->n_bad_images);
+    count(&worker->busy_ns, spent_ns);
+    for (int i = 0; i < VIEW_STAGES; i++)
+        atomic_store_explicit(&worker->stage_ns[i], worker->maker.stage_ns[i],
+                              memory_order_relaxed);
+    atomic_store_explicit(&worker->begin_ns, 0, memory_order_relaxed);
+}
+
 static void *worker_main(void *argument)
 {
     struct worker *worker = argument;
@@ -66,8 +90,11 @@ static void *worker_main(void *argument)
     pthread_setname_np(pthread_self(), "worker");
     while (turns_pop(pool->turns, &turn) == STATUS_OK) {
         int64_t begin_ns = clock_monotonic_ns();
+        atomic_store_explicit(&worker->begin_ns, begin_ns, memory_order_relaxed);
         make_slice(worker, turn.item);
-        turns_spent(pool->turns, &turn, clock_monotonic_ns() - begin_ns);
+        int64_t spent_ns = clock_monotonic_ns() - begin_ns;
+        turns_spent(pool->turns, &turn, spent_ns);
+        publish(worker, turn.item, spent_ns);
         pool->options.done(pool->options.context, turn.item);
     }
     return NULL;
@@ -110,6 +137,25 @@ void pool_submit(struct pool *pool, struct slice_job *job)
 {
     if (turns_push(pool->turns, job->consumer, job, job->n_samples) != STATUS_OK)
         give_up(pool, job);
+}
+
+void pool_stats(struct pool *pool, struct pool_stats *out)
+{
+    *out = (struct pool_stats){.n_threads = pool->options.n_threads};
+    for (int i = 0; i < pool->options.n_threads; i++) {
+        struct worker *worker = &pool->workers[i];
+        int64_t begin_ns = atomic_load_explicit(&worker->begin_ns, memory_order_relaxed);
+        out->n_slices += (uint64_t)atomic_load_explicit(&worker->n_slices, memory_order_relaxed);
+        out->n_images += (uint64_t)atomic_load_explicit(&worker->n_images, memory_order_relaxed);
+        out->n_bad_images +=
+            (uint64_t)atomic_load_explicit(&worker->n_bad_images, memory_order_relaxed);
+        out->busy_ns += atomic_load_explicit(&worker->busy_ns, memory_order_relaxed);
+        for (int j = 0; j < VIEW_STAGES; j++)
+            out->stage_ns[j] += atomic_load_explicit(&worker->stage_ns[j], memory_order_relaxed);
+        out->n_busy += begin_ns != 0;
+        if (begin_ns != 0 && (out->oldest_ns == 0 || begin_ns < out->oldest_ns))
+            out->oldest_ns = begin_ns;
+    }
 }
 
 void pool_close(struct pool **pointer)

@@ -4,6 +4,7 @@
 
 #include "loader/index.h"
 #include "loader/order.h"
+#include "loader/view.h"
 #include "proto/wire/producer.h"
 
 struct pool; /* opaque */
@@ -24,6 +25,16 @@ enum status pool_open(struct pool **out, const struct pool_options *options) IBO
 
 /* Queues a slice for the consumer that it names; never blocks. */
 void pool_submit(struct pool *pool, struct slice_job *job);
+
+struct pool_stats {
+    uint64_t n_slices, n_images, n_bad_images; /* made; passed over */
+    int64_t stage_ns[VIEW_STAGES], busy_ns;    /* spent in slices that are made, of all threads */
+    int32_t n_threads, n_busy;
+    int64_t oldest_ns; /* when the slice under way for longest was begun; 0: none is */
+};
+
+/* Any thread. */
+void pool_stats(struct pool *pool, struct pool_stats *out);
 
 /* Stops after the images under way, joins the threads. Every job is done by then: those that were
  * not made, with STATUS_CLOSED. Takes the address and nulls it. */

@@ -7,6 +7,7 @@
 The allowed directions (a folder may always include itself):
 
   proto/base <- proto/config <- proto/wire <- loader
+  proto/base <- proto/monitor <- loader, trainer
   proto/base <- ops/pixels <- ops <- kernels
   ops/pixels <- loader <- stream
   ops/pixels <- trainer (pictures)
@@ -18,13 +19,13 @@ import re
 import subprocess
 import sys
 
-PROTO = ["proto/base", "proto/config", "proto/wire", "proto"]
-TRAINER = ["proto/base", "proto/config", "proto/wire", "proto", "ops", "ops/pixels", "trainer/model",
-           "trainer/weights", "trainer"]
+PROTO = ["proto/base", "proto/config", "proto/wire", "proto/monitor", "proto"]
+TRAINER = PROTO + ["ops", "ops/pixels", "trainer/model", "trainer/weights", "trainer"]
 ALLOWED = {
     "proto/base": ["proto/base"],
     "proto/config": ["proto/base", "proto/config"],
-    "proto/wire": PROTO,
+    "proto/wire": ["proto/base", "proto/config", "proto/wire", "proto"],
+    "proto/monitor": ["proto/base", "proto/monitor"],
     "proto": PROTO,
     "ops/pixels": ["proto/base", "ops/pixels"],
     "loader": PROTO + ["loader", "ops/pixels"],

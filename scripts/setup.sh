@@ -23,7 +23,7 @@ fi
 packages=(build-essential cmake ninja-build pkg-config ccache zstd
     libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg" libvips-dev
     libopenblas-openmp-dev libopenmpi-dev openmpi-bin libjansson-dev libyaml-dev libxxhash-dev
-    libzip-dev zlib1g-dev libcmocka-dev)
+    libzip-dev zlib1g-dev libmicrohttpd-dev libcmocka-dev)
 if [ "${1:-all}" = all ]; then
     packages+=(clang llvm clang-format python3-minimal)
 fi

@@ -7,6 +7,7 @@
 
 #include "proto/base/log.h"
 
+static const double limit_share = 0.05; /* of the time: data hold up the steps */
 enum { SECOND_NS = 1000000000, REDRAW_NS = 100000000, LINE_BYTES = 256 };
 
 void progress_init(struct progress *progress, const struct progress_options *options,
@@ -50,6 +51,14 @@ double progress_wait_share(const struct progress *progress)
     return share(progress->waited_ns, progress->last_ns - progress->start_ns);
 }
 
+bool progress_waits_for_data(const struct progress *progress)
+{
+    int64_t n, ns, waited_ns;
+
+    recent(progress, &n, &ns, &waited_ns);
+    return share(waited_ns, ns) > limit_share;
+}
+
 const char *progress_text(const struct progress *progress, char *out, size_t n_bytes)
 {
     const struct progress_options *options = &progress->options;
@@ -70,11 +79,12 @@ const char *progress_text(const struct progress *progress, char *out, size_t n_b
     int64_t in_epoch = (done - 1) % options->steps_per_epoch + 1;
     snprintf(out, n_bytes,
              "epoch %d/%d  step %lld/%lld  loss %.4f (%.4f)  %.*f images/s  %s left  "
-             "%.1f %% waiting for data",
+             "limit: %s (%.1f %% waiting for data, %d loader%s)",
              progress->epoch + 1, options->n_epochs, (long long)in_epoch,
              (long long)options->steps_per_epoch, meter_median(&progress->loss),
              meter_mean(&progress->loss), rate < 100 ? 1 : 0, rate, left,
-             100 * share(waited_ns, ns));
+             progress_waits_for_data(progress) ? "data" : "compute", 100 * share(waited_ns, ns),
+             progress->n_loaders, progress->n_loaders == 1 ? "" : "s");
     return out;
 }
 

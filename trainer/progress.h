@@ -1,12 +1,13 @@
-/* The progress line: where the run is, how fast, how long it will take, and how much of the time it
- * waited for data. On a terminal it is one line redrawn in place; elsewhere a log line every so
- * often and at the end.
+/* The progress line: where the run is, how fast, how long it will take, and what holds it up. On a
+ * terminal it is one line redrawn in place; elsewhere a log line every so often and at the end.
  *
- *   epoch 3/40  step 120/1251  loss 8.1012 (8.4003)  812 images/s  1:02:03 left  0.4 % waiting for
- * data
+ *   epoch 3/40  step 120/1251  loss 8.1012 (8.4003)  812 images/s  1:02:03 left  limit: compute
+ *   (0.4 % waiting for data, 8 loaders)
  *
- * The loss is the median of the last 20 steps, and the mean of the epoch in brackets. Speed and
- * waiting are those of the last 20 steps; the time left comes from the whole run so far. */
+ * all in one line. The loss is the median of the last 20 steps, and the mean of the epoch in
+ * brackets. Speed and waiting are those of the last 20 steps; the time left comes from the whole
+ * run so far. Data are the limit where steps wait for more than 5 % of their time: batches are made
+ * ahead, so that a fleet that keeps up is hardly ever waited for. */
 #ifndef IBOT_TRAINER_PROGRESS_H
 #define IBOT_TRAINER_PROGRESS_H
 
@@ -32,6 +33,7 @@ struct progress {
     int64_t step_ns[METER_WINDOW], step_waited_ns[METER_WINDOW];
     struct meter loss; /* of this epoch */
     int32_t epoch;
+    int32_t n_loaders; /* connected now; set by the caller */
 };
 
 /* `first_step`: the step of the run that comes next (0, or where a resumed run goes on). */
@@ -47,7 +49,10 @@ void progress_step(struct progress *progress, int64_t step, double loss, int64_t
 const char *progress_text(const struct progress *progress, char *out, size_t n_bytes);
 
 double progress_images_per_second(const struct progress *progress); /* since the start */
-double progress_wait_share(const struct progress *progress);        /* 0..1, since the start */
+/* Whether data, rather than compute, held up the last 20 steps. */
+bool progress_waits_for_data(const struct progress *progress);
+
+double progress_wait_share(const struct progress *progress); /* 0..1, since the start */
 
 /* Clears the line on a terminal. At the end, and before a summary. */
 void progress_clear(const struct progress *progress);

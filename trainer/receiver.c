@@ -100,8 +100,12 @@ enum status receiver_open(struct receiver *out, struct device *device,
     enum status status = STATUS_OK;
     struct key_pair keys = {0};
 
-    *out = (struct receiver){
-        .device = device, .ops = o->ops, .spec = o->spec, .stop = stop, .notify = o->notify};
+    *out = (struct receiver){.device = device,
+                             .ops = o->ops,
+                             .spec = o->spec,
+                             .stop = stop,
+                             .notify = o->notify,
+                             .alive = o->alive};
     if (data_spec_photometric_bytes(&o->spec) > 0 &&
         (o->ops == NULL || o->ops->photometric == NULL))
         FAIL(STATUS_UNSUPPORTED,
@@ -164,6 +168,8 @@ static enum status look_around(struct receiver *receiver, int64_t since_ns, int6
         FAIL(STATUS_INTERRUPTED, "interrupted");
     if (receiver->notify != NULL)
         notify_alive(receiver->notify, now);
+    if (receiver->alive != NULL)
+        atomic_store(receiver->alive, now);
     log_refusals(receiver);
     TRY(loader_processes_check(&receiver->loaders));
     if (now - since_ns < complain_ns || now - *complained_ns < complain_ns)
@@ -340,6 +346,14 @@ enum status receiver_show(struct receiver *receiver, struct batch *out, uint8_t 
     TRY(show_crops(receiver, &out->globals, receiver->globals, *memory, globals));
     TRY(show_crops(receiver, &out->locals, receiver->locals, *memory + globals, locals));
     return receiver->device->synchronize(receiver->device);
+}
+
+int32_t receiver_loaders(const struct receiver *receiver)
+{
+    struct consumer_stats stats;
+
+    consumer_stats(receiver->consumer, &stats);
+    return stats.n_loaders;
 }
 
 void receiver_sync(struct receiver *receiver)

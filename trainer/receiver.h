@@ -26,6 +26,8 @@ struct receiver_options {
     const char *data, *index; /* of local loaders */
     int32_t n_loaders, loader_threads;
     uint64_t index_digest; /* of the run that is resumed; 0: any */
+    atomic_int_least64_t
+        *alive;            /* set to the time whenever it waits; NULL: nobody looks; borrowed */
     struct notify *notify; /* the manager of this service; NULL: none */
     const char *record;    /* folder of a recording; NULL: none; borrowed until it is closed */
     bool record_pixels;
@@ -39,6 +41,7 @@ struct receiver {
     struct recorder_options recorded; /* what it will be told at the start */
     struct loader_processes loaders;
     struct data_spec spec;
+    atomic_int_least64_t *alive;
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
     struct notify *notify;  /* borrowed: told that we live while we wait; NULL: nobody */
     int64_t waited_ns;      /* in receiver_next, in all */
@@ -78,6 +81,9 @@ enum status receiver_next(struct receiver *receiver, struct batch **batch,
  * success and failure alike. Errors: STATUS_NO_MEMORY, STATUS_DEVICE. */
 enum status receiver_show(struct receiver *receiver, struct batch *out,
                           uint8_t **memory) IBOT_WARN_UNUSED;
+
+/* Loaders connected now. */
+int32_t receiver_loaders(const struct receiver *receiver);
 
 /* The current batch is done with; waits until all batches so far are in the recording. Before a
  * checkpoint: what comes before it is not consumed again. */

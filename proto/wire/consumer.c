@@ -178,6 +178,7 @@ enum status consumer_open(struct consumer **out, const struct consumer_options *
     consumer->options = *options;
     consumer->wake = -1;
     consumer->failed_step = INT64_MAX;
+    consumer->stats.alive_ns = clock_monotonic_ns();
     open_lock(consumer);
     TRY_OUT(set_sizes(consumer));
     TRY_OUT(open_arrays(consumer));
@@ -358,6 +359,7 @@ void consumer_stats(struct consumer *consumer, struct consumer_stats *out)
     pthread_mutex_lock(&consumer->lock);
     *out = consumer->stats;
     out->n_batches_ready = consumer->n_ready;
+    out->n_batches_max = consumer->n_slots;
     out->n_refused_keys = consumer->auth != NULL ? auth_n_refused(consumer->auth) : 0;
     pthread_mutex_unlock(&consumer->lock);
 }

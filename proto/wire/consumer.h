@@ -47,11 +47,14 @@ struct dataset_info {
 };
 
 struct consumer_stats {
-    uint64_t n_batches, n_slices, n_bytes; /* handed on; accepted */
+    uint64_t n_batches, n_slices, n_images, n_bytes; /* handed on; accepted */
+    uint64_t n_leased;                               /* slices, in all: again ones too */
     uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders, n_bad_images;
     uint64_t n_refused_keys, n_failed_handshakes; /* connections that never came to be */
-    int32_t n_loaders, n_leases_out, n_batches_ready;
+    int32_t n_loaders, n_leases_out, n_batches_ready, n_batches_max;
     int64_t waited_ns; /* in consumer_next, in all */
+    int64_t alive_ns;  /* when the thread looked around last (clock_monotonic_ns) */
+    bool finished;     /* every epoch is made */
 };
 
 struct consumer; /* opaque: threads and sockets */

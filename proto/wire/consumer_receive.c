@@ -354,6 +354,7 @@ static void handle_slice(struct consumer *consumer, int32_t loader, int64_t now_
     consumer->peers[loader].n_failures = 0;
     pthread_mutex_lock(&consumer->lock);
     consumer->stats.n_slices++;
+    consumer->stats.n_images += (uint64_t)slice->lease.n_samples;
     consumer->stats.n_bytes += (uint64_t)slice->lease.n_samples * consumer->record_bytes;
     pthread_mutex_unlock(&consumer->lock);
     for (int32_t i = 0; i < slice->n_bad_images; i++)

@@ -232,6 +232,9 @@ static void publish(struct consumer *consumer)
     consumer->stats.n_loaders = counts.n_loaders;
     consumer->stats.n_leases_out = counts.n_leases;
     consumer->stats.n_reissued = counts.n_reissued;
+    consumer->stats.n_leased = counts.n_issued;
+    consumer->stats.finished = consumer->finished;
+    consumer->stats.alive_ns = clock_monotonic_ns();
     pthread_mutex_unlock(&consumer->lock);
 }
 

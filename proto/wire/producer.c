@@ -90,9 +90,12 @@ void producer_submit(struct producer *producer, struct slice_job *slice)
     CHECK(slice->owner == producer, "a job of another producer");
     CHECK(slice->status != STATUS_OK || slice->payload != NULL, "a slice without payload");
     slice->reason[sizeof(slice->reason) - 1] = '\0';
+    int64_t begin_ns = clock_monotonic_ns();
     for (int32_t i = 0; slice->status == STATUS_OK && i < slice->n_samples; i++)
         job->hashes[i] = hash_bytes(slice->payload + (size_t)i * record, record);
+    int64_t end_ns = clock_monotonic_ns();
     pthread_mutex_lock(&producer->lock);
+    producer->stats.hash_ns += end_ns - begin_ns;
     job_list_push(&producer->done, job);
     pthread_mutex_unlock(&producer->lock);
     wake_run(producer);
@@ -154,6 +157,8 @@ enum status producer_open(struct producer **out, const struct producer_options *
     if (getrandom(&producer->instance, sizeof(producer->instance), 0) != sizeof(producer->instance))
         FAIL_OUT(STATUS_IO, "producer: getrandom: %s", strerror(errno));
     TRY_OUT(socket_context_open(&producer->context, 1));
+    producer->stats.n_endpoints = options->n_endpoints;
+    producer->stats.alive_ns = clock_monotonic_ns();
     for (int i = 0; i < options->n_endpoints; i++)
         TRY_OUT(link_open(&producer->links[i], producer, options->endpoints[i]));
     *out = producer;
@@ -211,17 +216,20 @@ static enum status look_for_end(struct producer *producer, bool *done, const ato
     return STATUS_OK;
 }
 
-static void publish(struct producer *producer)
+static void publish(struct producer *producer, int64_t now_ns)
 {
-    int32_t n_consumers = 0, n_leases = 0;
+    struct producer_stats *stats = &producer->stats;
 
-    for (int i = 0; i < producer->options.n_endpoints; i++) {
-        n_consumers += producer->links[i].state == LINK_SERVING;
-        n_leases += producer->links[i].n_making + producer->links[i].n_waiting;
-    }
     pthread_mutex_lock(&producer->lock);
-    producer->stats.n_consumers = n_consumers;
-    producer->stats.n_leases = n_leases;
+    stats->n_consumers = stats->n_leases = stats->n_waiting = 0;
+    for (int i = 0; i < producer->options.n_endpoints; i++) {
+        const struct link *link = &producer->links[i];
+        stats->serving[i] = link->state == LINK_SERVING;
+        stats->n_consumers += link->state == LINK_SERVING;
+        stats->n_leases += link->n_making + link->n_waiting;
+        stats->n_waiting += link->n_waiting;
+    }
+    stats->alive_ns = now_ns;
     pthread_mutex_unlock(&producer->lock);
 }
 
@@ -252,7 +260,7 @@ enum status producer_run(struct producer *producer, const atomic_int *stop, bool
         take_done(producer);
         for (int i = 0; i < n; i++)
             link_step(&producer->links[i], now_ns);
-        publish(producer);
+        publish(producer, now_ns);
         if (producer->options.look != NULL)
             producer->options.look(producer->make_context);
         TRY_OUT(look_for_end(producer, &done, stop, exit_when_done));
@@ -261,6 +269,12 @@ out:
     for (int i = 0; i < n; i++)
         link_say_goodbye(&producer->links[i], "");
     return status;
+}
+
+const char *producer_endpoint(const struct producer *producer, int i)
+{
+    CHECK(i >= 0 && i < producer->options.n_endpoints);
+    return producer->links[i].endpoint; /* immutable after open */
 }
 
 void producer_stats(struct producer *producer, struct producer_stats *out)

@@ -70,9 +70,17 @@ enum status producer_run(struct producer *producer, const atomic_int *stop,
 void producer_submit(struct producer *producer, struct slice_job *job);
 
 struct producer_stats {
-    uint64_t n_slices, n_images, n_bytes;
-    int32_t n_consumers, n_leases;
+    uint64_t n_slices, n_images, n_bytes; /* sent */
+    uint64_t n_failures;                  /* slices that could not be made, told to consumers */
+    uint64_t n_failed_handshakes;
+    int64_t hash_ns, send_ns; /* spent: hashing, and handing frames to ZeroMQ */
+    int64_t alive_ns;         /* when producer_run looked around last (clock_monotonic_ns) */
+    int32_t n_endpoints, n_consumers, n_leases, n_waiting; /* that wait to be sent */
+    bool serving[PRODUCER_MAX_ENDPOINTS];                  /* each endpoint */
 };
+
+/* Any thread. */
+const char *producer_endpoint(const struct producer *producer, int i);
 void producer_stats(struct producer *producer, struct producer_stats *out);
 
 void producer_close(struct producer **producer);

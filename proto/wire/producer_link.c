@@ -188,6 +188,9 @@ static void look_at_handshakes(struct link *link, int64_t now_ns)
     char text[MESSAGE_REASON_BYTES], line[MESSAGE_REASON_BYTES + 32];
 
     while ((failure = socket_monitor_take(&link->monitor)) != HANDSHAKE_FINE) {
+        pthread_mutex_lock(&link->producer->lock);
+        link->producer->stats.n_failed_handshakes++;
+        pthread_mutex_unlock(&link->producer->lock);
         if (link->reopen_ns == 0)
             link->reopen_ns = now_ns + reopen_ns;
         if (!is_news(link, failure, now_ns))
@@ -384,7 +387,15 @@ static enum status send_job(struct link *link, struct job *job)
 static void send_outbox(struct link *link, int64_t now_ns)
 {
     while (link->outbox.first != NULL) {
+        struct producer *producer = link->producer;
+        int64_t begin_ns = clock_monotonic_ns();
         enum status status = send_job(link, link->outbox.first);
+        int64_t end_ns = clock_monotonic_ns();
+        pthread_mutex_lock(&producer->lock);
+        producer->stats.send_ns += end_ns - begin_ns;
+        producer->stats.n_failures +=
+            status == STATUS_OK && link->outbox.first->slice.status != STATUS_OK;
+        pthread_mutex_unlock(&producer->lock);
         if (status == STATUS_TIMEOUT)
             return;
         if (status == STATUS_CLOSED) {

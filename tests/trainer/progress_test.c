@@ -37,7 +37,7 @@ static void the_line_has_speed_time_left_and_waiting(void **state)
     /* Epoch 2, steps 11 to 13: losses 8, 7.5, 7. 27 steps of 2 s are left. */
     assert_string_equal(progress_text(&progress, text, sizeof(text)),
                         "epoch 2/4  step 3/10  loss 7.5000 (7.5000)  32.0 images/s  0:00:54 left  "
-                        "25.0 % waiting for data");
+                        "limit: data (25.0 % waiting for data, 0 loaders)");
     assert_true(fabs(progress_images_per_second(&progress) - 32) < 1e-9);
     assert_true(fabs(progress_wait_share(&progress) - 0.25) < 1e-9);
     assert_true(strlen(progress_text(&progress, text, 20)) == 19);
@@ -52,10 +52,11 @@ static void a_resumed_run_counts_from_where_it_is(void **state)
 
     quiet.quiet = true;
     progress_init(&progress, &quiet, 35, 0);
+    progress.n_loaders = 1;
     progress_step(&progress, 35, 1, 0, 3600 * SECOND);
     assert_string_equal(progress_text(&progress, text, sizeof(text)),
                         "epoch 4/4  step 6/10  loss 1.0000 (1.0000)  0.0 images/s  4:00:00 left  "
-                        "0.0 % waiting for data");
+                        "limit: compute (0.0 % waiting for data, 1 loader)");
     progress_init(&progress, &quiet, 30, 0);
     progress_step(&progress, 30, 1, 0, 0); /* a clock that does not move divides nothing by zero */
     assert_non_null(strstr(progress_text(&progress, text, sizeof(text)), "0.0 images/s"));
@@ -78,6 +79,28 @@ static void only_the_last_steps_decide_the_speed(void **state)
         progress_step(&progress, step, 1, 0, now_ns);
     }
     assert_non_null(strstr(progress_text(&progress, text, sizeof(text)), "  640 images/s"));
+}
+
+static void data_are_the_limit_where_steps_wait_for_more_than_a_twentieth(void **state)
+{
+    struct progress_options quiet = options;
+    struct progress progress;
+    char text[256];
+    (void)state;
+
+    quiet.quiet = true;
+    quiet.steps_per_epoch = 1000;
+    progress_init(&progress, &quiet, 0, 0);
+    progress.n_loaders = 7;
+    for (int64_t step = 0; step < 60; step++) {
+        int64_t waited = step < 30 ? SECOND / 2 : SECOND * 4 / 100; /* more loaders came */
+        progress_step(&progress, step, 1, waited, (step + 1) * SECOND);
+        if (step == 29)
+            assert_true(progress_waits_for_data(&progress));
+    }
+    assert_false(progress_waits_for_data(&progress));
+    assert_non_null(strstr(progress_text(&progress, text, sizeof(text)),
+                           "limit: compute (4.0 % waiting for data, 7 loaders)"));
 }
 
 /* What goes to `descriptor` while stderr is that. */
@@ -173,6 +196,7 @@ int main(void)
         cmocka_unit_test(the_line_has_speed_time_left_and_waiting),
         cmocka_unit_test(a_resumed_run_counts_from_where_it_is),
         cmocka_unit_test(only_the_last_steps_decide_the_speed),
+        cmocka_unit_test(data_are_the_limit_where_steps_wait_for_more_than_a_twentieth),
         cmocka_unit_test(a_file_gets_a_line_every_interval_and_the_last),
         cmocka_unit_test(a_quick_run_still_gets_its_last_line),
         cmocka_unit_test(a_terminal_gets_one_line_redrawn_within_its_width),

@@ -54,6 +54,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
         .loader_threads = threads_each,
         .index_digest = index_digest,
         .notify = &run->notify,
+        .alive = &run->monitor.alive_ns,
         .record = o->record != NULL && o->record[0] != '\0' ? o->record : NULL,
         .record_pixels = o->record_kind == RECORD_PIXELS,
     };
@@ -61,6 +62,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
     bool free_to_leave = receiver.world == 1 || o->norm_in_head < 2;
     const atomic_int *stop = free_to_leave ? run->stop : NULL;
     TRY(receiver_open(&run->receiver, &run->backend.device, &receiver, stop));
+    run_monitor_listening(&run->monitor, run->receiver.consumer);
     notify_ready(&run->notify); /* loaders may be started now */
     return receiver_dataset(&run->receiver, &run->dataset);
 }
@@ -149,6 +151,17 @@ static enum status compare(const struct run *run, const struct checkpoint *check
     return STATUS_OK;
 }
 
+static enum status open_monitor(struct run *run)
+{
+    const char *listen = run->options->metrics;
+
+    if (listen == NULL)
+        return STATUS_OK;
+    TRY(run_monitor_open(&run->monitor, listen, run->backend.collective.rank));
+    log_info("metrics at http://%s/metrics", monitor_address(run->monitor.monitor));
+    return STATUS_OK;
+}
+
 enum status run_open(struct run *run, const struct run_options *options,
                      const struct options *parsed, const atomic_int *stop)
 {
@@ -173,12 +186,15 @@ enum status run_open(struct run *run, const struct run_options *options,
         memory_free(state.clusters);
     }
     TRY_OUT(backend_open(&run->backend, (enum backend_kind)options->backend, options->threads));
+    TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));
     TRY_OUT(plan_epochs(run));
     TRY_OUT(open_model(run, found ? &checkpoint : NULL));
     TRY_OUT(run_folder_start(run));
     start_progress(run);
     run->saved_ns = clock_monotonic_ns();
+    run_monitor_start(&run->monitor, run->schedule.steps_per_epoch * run->schedule.epochs,
+                      run->step);
     if (run->backend.collective.rank == 0)
         log_info("%llu images, %lld steps in each of %d epochs, model of %.1f MiB in memory",
                  (unsigned long long)run->dataset.n_samples,
@@ -204,7 +220,10 @@ static enum status save(struct run *run, bool last_chance)
 {
     if (run->saved_step == run->step)
         return STATUS_OK;
+    int64_t begin_ns = clock_monotonic_ns();
     enum status status = run_save(run);
+    if (status == STATUS_OK && run->saved_step == run->step)
+        run_monitor_note_checkpoint(&run->monitor, run->step, clock_monotonic_ns() - begin_ns);
     if (status != STATUS_IO || last_chance)
         return status;
     log_error("%s; training goes on", status_message());
@@ -212,12 +231,24 @@ static enum status save(struct run *run, bool last_chance)
 }
 
 /* What follows a step that was made. */
-static enum status after_step(struct run *run, double loss, int64_t waited_ns)
+static enum status after_step(struct run *run, double loss, int64_t begin_ns, int64_t waited_ns)
 {
+    const struct run_options *o = run->options;
     int64_t now_ns = clock_monotonic_ns();
+    struct run_monitor_step step = {
+        .step = run->step,
+        .epoch = (int32_t)((run->step - 1) / run->schedule.steps_per_epoch),
+        .n_images = (int64_t)o->batch_size_per_gpu * o->accumulation_steps,
+        .loss = loss,
+        .step_ns = now_ns - begin_ns,
+        .waited_ns = waited_ns,
+    };
 
-    if (!isnan(loss)) /* else it was left out */
+    if (!isnan(loss)) { /* else it was left out */
+        run->progress.n_loaders = receiver_loaders(&run->receiver);
         progress_step(&run->progress, run->step - 1, loss, waited_ns, now_ns);
+        run_monitor_note_step(&run->monitor, &step);
+    }
     notify_alive(&run->notify, now_ns);
     notify_status(&run->notify, now_ns, "step %lld of %lld, loss %.4f", (long long)run->step,
                   (long long)(run->schedule.steps_per_epoch * run->schedule.epochs), loss);
@@ -239,11 +270,11 @@ enum status run_train(struct run *run)
         TRY(receiver_start(&run->receiver, first_batch, s->epochs));
     while (run->step < last) {
         double loss = 0.0;
-        int64_t waited = run->receiver.waited_ns;
+        int64_t waited = run->receiver.waited_ns, begin_ns = clock_monotonic_ns();
         bool stop = false;
         enum status status = run_step(run, &loss, &stop);
         if (status == STATUS_OK)
-            status = after_step(run, loss, run->receiver.waited_ns - waited);
+            status = after_step(run, loss, begin_ns, run->receiver.waited_ns - waited);
         if (status != STATUS_INTERRUPTED)
             TRY(status);
         if (stop || run->step == last)
@@ -260,6 +291,7 @@ enum status run_train(struct run *run)
 void run_close(struct run *run)
 {
     progress_clear(&run->progress);
+    run_monitor_close(&run->monitor);
     receiver_close(&run->receiver);
     ibot_close(&run->ibot);
     run_folder_close(run);

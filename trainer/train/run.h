@@ -16,6 +16,7 @@
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
 #include "trainer/receiver.h"
+#include "trainer/train/run_monitor.h"
 #include "trainer/train/run_options.h"
 
 enum { RUN_MAX_RANKS = 4096 };
@@ -25,6 +26,7 @@ struct run {
     const struct options *parsed;      /* borrowed: texts, digest */
     const atomic_int *stop;            /* borrowed: 1 after a first signal */
     struct notify notify;              /* the manager of this service, if there is one */
+    struct run_monitor monitor;        /* whoever watches over HTTP */
     struct backend backend;
     struct receiver receiver;
     struct ibot *ibot;

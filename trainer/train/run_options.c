@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "proto/config/ranges.h"
+#include "proto/monitor/monitor.h"
 #include "trainer/checkpoint.h"
 
 /* A Swin brings its own patches and stochastic depth. */
@@ -22,8 +23,19 @@ static void settle_arch(struct run_options *o, const struct options *parsed)
         o->drop_path = b.drop_path;
 }
 
+/* "" takes back what a run file or the environment says. */
+static void settle_text(const char **text)
+{
+    if (*text != NULL && (*text)[0] == '\0')
+        *text = NULL;
+}
+
 void run_options_settle(struct run_options *o, const struct options *parsed)
 {
+    settle_text(&o->key);
+    settle_text(&o->allow);
+    settle_text(&o->index_digest);
+    settle_text(&o->metrics);
     settle_arch(o, parsed);
     if (!options_is_set(parsed, "pred_ratio") || options_is_set(parsed, "pred_ratio_var"))
         return;
@@ -194,6 +206,8 @@ enum status run_options_check(const struct run_options *o)
     TRY(check_epochs(o));
     TRY(check_data(o));
     TRY(check_skip_steps(o));
+    if (o->metrics != NULL)
+        TRY(monitor_check(o->metrics));
     return run_options_data(o, &spec);
 }
 

@@ -68,6 +68,7 @@ struct run_options {
     int32_t threads;
     bool use_fp16, check;
     int32_t local_rank;
+    const char *metrics;
     const char *dist_url;
 };
 

@@ -252,6 +252,10 @@ static const struct option_spec specs[] = {
         .flags = OPTION_OUTSIDE_DIGEST,
         .help = "what a recording has of each sample: all of it, or its index and hashes, which "
                 "are enough to make it again from the data set and check it"),
+    ROW(STRING, metrics, .flags = OPTION_OUTSIDE_DIGEST, .argument = "[ADDRESS]:PORT",
+        .help = "serve /metrics (Prometheus), /healthz and /readyz over HTTP; without an address "
+                "on 127.0.0.1 alone; rank r takes the port r above it; port 0: any free one, named "
+                "in the log"),
     ROW(CHOICE, backend, .choices = backends, .text = "cpu", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "hardware that computes"),
     ROW(INT32, threads, .text = "0", .minimum = 0, .maximum = 1024, .flags = OPTION_OUTSIDE_DIGEST,
