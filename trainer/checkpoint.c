@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint_names.h"
@@ -49,22 +50,49 @@ enum status checkpoint_steps(const char *folder, int64_t **steps, size_t *n)
     return STATUS_OK;
 }
 
+enum status checkpoint_json_digest(const json_t *json, uint64_t *out)
+{
+    json_t *rest = json_copy((json_t *)(uintptr_t)json);
+
+    json_object_del(rest, "state_digest");
+    char *text = json_dumps(rest, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    json_decref(rest);
+    if (text == NULL)
+        FAIL(STATUS_NO_MEMORY, "checkpoint: no memory for its state");
+    *out = hash_bytes(text, strlen(text));
+    free(text);
+    return STATUS_OK;
+}
+
+/* A digest that the state has as a text. Errors: STATUS_CORRUPT. */
+static enum status check_digest(const struct checkpoint *c, const char *name, uint64_t got,
+                                const char *file)
+{
+    const char *hex = json_string_value(json_object_get(c->json, name));
+    char *end;
+
+    if (hex == NULL)
+        FAIL(STATUS_CORRUPT, "%s/state.json: no %s", c->path, name);
+    uint64_t wanted = strtoull(hex, &end, 16);
+    if (*end != '\0' || got != wanted)
+        FAIL(STATUS_CORRUPT, "%s/%s: digest %016llx, wanted %s: the file is damaged", c->path, file,
+             (unsigned long long)got, hex);
+    return STATUS_OK;
+}
+
 static enum status check_json(struct checkpoint *c)
 {
-    const char *hex = json_string_value(json_object_get(c->json, "model_digest"));
+    uint64_t digest;
     json_int_t format = json_integer_value(json_object_get(c->json, "format"));
 
     if (format != CHECKPOINT_FORMAT)
         FAIL(STATUS_MISMATCH, "%s/state.json: format %lld, wanted %d", c->path, (long long)format,
              CHECKPOINT_FORMAT);
-    if (hex == NULL || !json_is_object(json_object_get(c->json, "options")))
-        FAIL(STATUS_CORRUPT, "%s/state.json: no model_digest or options", c->path);
-    char *end;
-    uint64_t wanted = strtoull(hex, &end, 16), got = safetensors_digest(&c->model);
-    if (*end != '\0' || got != wanted)
-        FAIL(STATUS_CORRUPT, "%s/model.safetensors: digest %016llx, wanted %s: the file is damaged",
-             c->path, (unsigned long long)got, hex);
-    return STATUS_OK;
+    TRY(checkpoint_json_digest(c->json, &digest));
+    TRY(check_digest(c, "state_digest", digest, "state.json"));
+    if (!json_is_object(json_object_get(c->json, "options")))
+        FAIL(STATUS_CORRUPT, "%s/state.json: no options", c->path);
+    return check_digest(c, "model_digest", safetensors_digest(&c->model), "model.safetensors");
 }
 
 /* Opens exactly this folder. */

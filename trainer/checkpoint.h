@@ -1,7 +1,8 @@
 /* Checkpoints: everything a run needs to go on as if it had not stopped.
  *
  *   FOLDER/step_00001250/model.safetensors   student, teacher, moments, centres; the epoch's
- * clusters state.json          step, data position, meters, options, digest of the model
+ * clusters state.json          step, data position, meters, options, digests of the model and of
+ * itself
  *
  * Written under a temporary name, synced, renamed, the folder synced: what bears its name is whole.
  * A checkpoint whose digest does not fit is passed over for the one before it. */
@@ -16,7 +17,7 @@
 #include "trainer/model/ibot.h"
 #include "trainer/weights/safetensors.h"
 
-enum { CHECKPOINT_FORMAT = 1, CHECKPOINT_MAX_PATH = 4096 };
+enum { CHECKPOINT_FORMAT = 2, CHECKPOINT_MAX_PATH = 4096 };
 
 /* Sums of the teacher's entropy over the epoch: [CLS] and its count, patches and their count. */
 enum { CHECKPOINT_ENTROPIES = 4 };

@@ -1,7 +1,8 @@
-/* Names of checkpoint folders, for the two halves of checkpoint.h. */
+/* Names of checkpoint folders and the digest of their state, for the two halves of checkpoint.h. */
 #ifndef IBOT_TRAINER_CHECKPOINT_NAMES_H
 #define IBOT_TRAINER_CHECKPOINT_NAMES_H
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,6 +13,9 @@ static inline void checkpoint_name(char *out, size_t size, const char *folder, i
 {
     snprintf(out, size, "%s/step_%08lld", folder, (long long)step);
 }
+
+/* Of all that is in state.json but this digest itself. Errors: STATUS_NO_MEMORY. */
+enum status checkpoint_json_digest(const json_t *json, uint64_t *out) IBOT_WARN_UNUSED;
 
 /* Steps of the checkpoints in a folder, newest first; *steps is the caller's (memory_free). A
  * missing folder has none. */

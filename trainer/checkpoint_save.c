@@ -142,8 +142,15 @@ static enum status write_json(const char *path, const struct checkpoint_state *s
                               size_t n_options)
 {
     json_t *json = describe(state, digest, options, n_options);
-    int failed = json_dump_file(json, path, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
+    uint64_t own;
 
+    enum status status = checkpoint_json_digest(json, &own);
+    if (status != STATUS_OK) {
+        json_decref(json);
+        return status;
+    }
+    json_object_set_new(json, "state_digest", hex(own));
+    int failed = json_dump_file(json, path, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     json_decref(json);
     if (failed != 0)
         FAIL(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));

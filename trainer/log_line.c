@@ -94,9 +94,12 @@ enum status log_line_append(struct log_line *line, const char *path)
     int file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (file < 0)
         FAIL(STATUS_IO, "'%s': %s", path, strerror(errno));
+    off_t end = lseek(file, 0, SEEK_END);
     do
         n = write(file, line->text, line->n);
     while (n < 0 && errno == EINTR);
+    if (n > 0 && (size_t)n < line->n)
+        (void)!ftruncate(file, end); /* no half line for the next one to end */
     if (n < 0)
         status = status_set(STATUS_IO, "'%s': %s", path, strerror(errno));
     else if ((size_t)n < line->n)
