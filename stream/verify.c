@@ -5,20 +5,20 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "loader/image.h"
 #include "loader/pool.h"
 #include "loader/self_test.h"
 #include "proto/base/clock.h"
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/config/ranges.h"
 #include "proto/wire/recording.h"
 #include "stream/command.h"
+#include "stream/source.h"
 
 struct options_of_verify {
-    const char *data, *index;
+    const char *data, *index, *steps;
     int32_t threads;
-    int64_t first_step, last_step;
 };
 
 static struct options_of_verify values;
@@ -39,21 +39,12 @@ static const struct option_spec specs[] = {
      AT(index),
      .argument = "FILE",
      .help = "index made by ibot-index"},
-    {.name = "first_step",
-     .type = OPTION_INT64,
-     AT(first_step),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 9e18,
+    {.name = "steps",
+     .type = OPTION_STRING,
+     AT(steps),
+     .argument = "FIRST-LAST,...",
      .group = "What to check",
-     .help = "leave out steps before this one"},
-    {.name = "last_step",
-     .type = OPTION_INT64,
-     AT(last_step),
-     .text = "-1",
-     .minimum = -1,
-     .maximum = 9e18,
-     .help = "leave out steps after this one; -1: none"},
+     .help = "these steps alone"},
     {.name = "threads",
      .type = OPTION_INT32,
      AT(threads),
@@ -86,8 +77,7 @@ struct remade {
 
 struct verify {
     struct recording *recording;
-    struct index index;
-    struct order *order;
+    struct source source;
     struct pool *pool;
     struct remade *slices; /* [window]: of the i-th slice to check at i mod window */
     size_t window;
@@ -161,17 +151,14 @@ static const char *describe_sample(const struct place *place, char *out, size_t 
     uint64_t position =
         place->slice->lease.first_position + (uint64_t)place->image * place->slice->lease.stride;
     char path[INDEX_MAX_PATH_BYTES];
-    struct image_place file = {.path = "?"};
     uint32_t index = place->job->samples[place->image].index;
 
-    if (index_image(&place->verify->index, index, path, &file) != STATUS_OK)
-        file.path = "?";
-    snprintf(
-        out, size, "step %lld, rank %d, sample %llu (epoch %d, position %llu, image %u '%s%s%s')",
-        (long long)place->slice->step, place->verify->recording->files[place->slice->file].rank,
-        (unsigned long long)(position / (uint64_t)info->world % (uint64_t)info->batch_size),
-        place->slice->lease.epoch, (unsigned long long)position, index, file.path,
-        file.name != NULL && file.name[0] != '\0' ? ":" : "", file.name != NULL ? file.name : "");
+    snprintf(out, size, "step %lld, rank %d, sample %llu (epoch %d, position %llu, image %u '%s')",
+             (long long)place->slice->step,
+             place->verify->recording->files[place->slice->file].rank,
+             (unsigned long long)(position / (uint64_t)info->world % (uint64_t)info->batch_size),
+             place->slice->lease.epoch, (unsigned long long)position, index,
+             source_path(&place->verify->source, index, path, sizeof(path)));
     return out;
 }
 
@@ -292,19 +279,11 @@ static enum status check_slice(struct verify *verify, size_t i)
 
 /* ---- the command ---- */
 
-/* The data set and the build must be those of the recording. */
-static enum status check_origin(const struct verify *verify)
+static enum status check_build(const struct verify *verify)
 {
     const struct message_recording *info = &verify->recording->info;
-    const struct index_header *header = verify->index.header;
     uint64_t self_test;
 
-    if (header->digest != info->index_digest || header->n_samples != info->n_samples)
-        FAIL(STATUS_MISMATCH,
-             "'%s' is not the data set that was recorded: %llu images, digest %016llx; recorded: "
-             "%llu images, digest %016llx",
-             values.data, (unsigned long long)header->n_samples, (unsigned long long)header->digest,
-             (unsigned long long)info->n_samples, (unsigned long long)info->index_digest);
     TRY(self_test_pixels(&self_test));
     if (self_test != info->self_test)
         log_warning("this build makes other pixels than the one that was recorded (self test "
@@ -316,11 +295,12 @@ static enum status check_origin(const struct verify *verify)
 static enum status choose_slices(struct verify *verify)
 {
     const struct recording *recording = verify->recording;
+    struct ranges steps;
 
+    TRY(ranges_parse(&steps, "--steps", values.steps));
     TRY(memory_alloc(&verify->chosen, recording->n_slices, sizeof(size_t), "slices"));
     for (size_t i = 0; i < recording->n_slices; i++) {
-        int64_t step = recording->slices[i].step;
-        if (step >= values.first_step && (values.last_step < 0 || step <= values.last_step))
+        if (steps.n == 0 || ranges_find(&steps, recording->slices[i].step) != NULL)
             verify->chosen[verify->n_chosen++] = i;
     }
     if (verify->n_chosen == 0)
@@ -330,19 +310,19 @@ static enum status choose_slices(struct verify *verify)
 
 static enum status open_verify(struct verify *verify, const char *path)
 {
-    TRY(image_library_start("ibot-stream"));
     TRY(recording_open(&verify->recording, path));
-    TRY(index_load(&verify->index, values.data, values.index, NULL, NULL));
-    TRY(check_origin(verify));
+    const struct message_recording *info = &verify->recording->info;
+    TRY(source_open(&verify->source, values.data, values.index, info->index_digest,
+                    info->n_samples));
+    TRY(check_build(verify));
     TRY(choose_slices(verify));
     if (values.threads == 0)
         values.threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
     verify->window = 2 * (size_t)values.threads;
     TRY(memory_alloc(&verify->slices, verify->window, sizeof(struct remade), "slices"));
-    TRY(order_open(&verify->order, (uint32_t)verify->index.header->n_samples));
     struct pool_options pool = {
-        .index = &verify->index,
-        .order = verify->order,
+        .index = &verify->source.index,
+        .order = verify->source.order,
         .n_threads = values.threads,
         .n_consumers = 1,
         .capacity = (int)verify->window,
@@ -359,8 +339,7 @@ static void close_verify(struct verify *verify)
         release_job(&verify->slices[i].job);
     memory_free(verify->slices);
     memory_free(verify->chosen);
-    order_close(&verify->order);
-    index_close(&verify->index);
+    source_close(&verify->source);
     recording_close(&verify->recording);
     pthread_cond_destroy(&verify->changed);
     pthread_mutex_destroy(&verify->lock);

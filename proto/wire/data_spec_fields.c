@@ -1,6 +1,7 @@
 #include "proto/wire/data_spec_fields.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const kinds[] = {"multi_crop", "centre_crop"};
@@ -65,6 +66,18 @@ const struct data_spec_field data_spec_fields[] = {
 };
 const size_t n_data_spec_fields = sizeof(data_spec_fields) / sizeof(data_spec_fields[0]);
 
+double data_spec_shortest(float value)
+{
+    char text[32];
+
+    for (int digits = 1; digits < 9; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value)
+            return strtod(text, NULL);
+    }
+    return (double)value;
+}
+
 int data_spec_field_values(const struct data_spec_field *field, const struct data_spec *spec)
 {
     if (field->count_offset == 0)
@@ -85,7 +98,7 @@ static int print_value(const struct data_spec_field *field, const void *at, int 
     case DATA_SPEC_CHOICE: /* enums that have passed data_spec_check */
         return snprintf(out, n_bytes, "%s", field->choices[((const unsigned *)at)[i]]);
     default:
-        return snprintf(out, n_bytes, "%.9g", (double)((const float *)at)[i]);
+        return snprintf(out, n_bytes, "%.9g", data_spec_shortest(((const float *)at)[i]));
     }
 }
 

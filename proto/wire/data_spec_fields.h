@@ -26,6 +26,9 @@ struct data_spec_field {
 extern const struct data_spec_field data_spec_fields[];
 extern const size_t n_data_spec_fields;
 
+/* The double with the fewest digits that is this float: 0.4, not 0.400000006. */
+double data_spec_shortest(float value);
+
 /* How many values the field has in this spec. */
 int data_spec_field_values(const struct data_spec_field *field, const struct data_spec *spec);
 

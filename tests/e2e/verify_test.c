@@ -69,7 +69,7 @@ static void the_first_difference_is_named_down_to_the_pixel(void **state)
     struct command command;
     struct process process;
     int step, rank, sample;
-    char last_step[16];
+    char steps[16];
 
     change_byte(path, 25);
     command = verify(scene, full);
@@ -89,16 +89,16 @@ static void the_first_difference_is_named_down_to_the_pixel(void **state)
 
     /* Each image comes once in each epoch of six steps: without its steps all is well. */
     assert_in_range(step, 0, 5);
-    snprintf(last_step, sizeof(last_step), "%d", step - 1);
+    snprintf(steps, sizeof(steps), "0-%d", step - 1);
     if (step > 0) {
         command = verify(scene, full);
-        command_add(&command, "--last_step", last_step, NULL);
+        command_add(&command, "--steps", steps, NULL);
         process_run(&process, &command, 0, SCENE_SECONDS);
         process_release(&process);
     }
-    snprintf(last_step, sizeof(last_step), "%d", step);
+    snprintf(steps, sizeof(steps), "%d", step);
     command = verify(scene, full);
-    command_add(&command, "--first_step", last_step, "--last_step", last_step, NULL);
+    command_add(&command, "--steps", steps, NULL);
     process_run(&process, &command, 3, SCENE_SECONDS);
     process_release(&process);
 }

@@ -1,0 +1,219 @@
+#include "stream/sample.h"
+
+#include <string.h>
+
+#include "loader/draw.h"
+#include "proto/wire/data_spec_fields.h"
+#include "stream/origin.h"
+
+static const char *const jitter_names[] = {"brightness", "contrast", "saturation", "hue"};
+
+/* Everything about one view. */
+struct view {
+    struct draw draw;
+    bool global, flip, has_region, has_mask;
+    struct region region;
+    struct photometric_params colours;
+    int32_t grid, n_masked;
+    double mask_ratio;
+    uint8_t cells[DATA_SPEC_MAX_GRID * DATA_SPEC_MAX_GRID];
+};
+
+static int32_t n_views(const struct data_spec *spec)
+{
+    return spec->kind == DATA_MULTI_CROP ? spec->n_global + spec->n_local : 0;
+}
+
+static void draw_view(struct view *out, const struct data_spec *spec, const struct sample *sample,
+                      int32_t view)
+{
+    out->draw =
+        (struct draw){.spec = spec, .epoch = sample->epoch, .sample = sample->index, .view = view};
+    out->global = view < spec->n_global;
+    out->flip = draw_flip(&out->draw);
+    out->colours = draw_photometric(&out->draw);
+    out->has_region = sample->width > 0;
+    if (out->has_region)
+        out->region = draw_region(&out->draw, sample->width, sample->height);
+    out->grid = data_spec_mask_grid(spec);
+    out->has_mask = out->global && out->grid > 0;
+    if (out->has_mask)
+        out->n_masked = draw_mask(&out->draw, out->cells, &out->mask_ratio);
+}
+
+static float jitter_value(const struct photometric_params *colours, int which)
+{
+    const float values[] = {colours->brightness, colours->contrast, colours->saturation,
+                            colours->hue};
+    return values[which];
+}
+
+/* ---- text ---- */
+
+static void print_colours(FILE *out, const struct photometric_params *colours)
+{
+    if (colours->steps & PHOTOMETRIC_JITTER) {
+        fputs(", jitter (", out);
+        for (int i = 0, n = 0; i < 4; i++)
+            if (colours->order[i] < 4)
+                fprintf(out, "%s%s %.4f", n++ > 0 ? ", " : "", jitter_names[colours->order[i]],
+                        (double)jitter_value(colours, colours->order[i]));
+        fputs(")", out);
+    }
+    if (colours->steps & PHOTOMETRIC_GRAYSCALE)
+        fputs(", grey", out);
+    if (colours->steps & PHOTOMETRIC_BLUR)
+        fprintf(out, ", blur %.4f px", (double)colours->blur_radius);
+    if (colours->steps & PHOTOMETRIC_SOLARIZE)
+        fprintf(out, ", solarize from %d", colours->solarize_threshold);
+}
+
+static void print_view(FILE *out, const struct data_spec *spec, const struct view *view)
+{
+    int32_t number = view->draw.view - (view->global ? 0 : spec->n_global);
+
+    fprintf(out, "    %s %d: ", view->global ? "global" : "local", number);
+    if (view->has_region)
+        fprintf(out, "crop %dx%d at %d,%d", view->region.width, view->region.height,
+                view->region.left, view->region.top);
+    else
+        fputs("crop (--data tells where)", out);
+    if (view->flip)
+        fputs(", flip", out);
+    print_colours(out, &view->colours);
+    if (view->has_mask)
+        fprintf(out, "; mask %d of %d cells, ratio %.4f", view->n_masked, view->grid * view->grid,
+                view->mask_ratio);
+    fputs("\n", out);
+}
+
+void sample_print(FILE *out, const struct data_spec *spec, const struct sample *sample,
+                  bool parameters)
+{
+    struct view view;
+
+    fprintf(out, "  sample %d: position %llu, image %u", sample->number,
+            (unsigned long long)sample->position, sample->index);
+    if (sample->made)
+        fprintf(out, ", label %d, hash %016llx", sample->label, (unsigned long long)sample->hash);
+    if (sample->n_substituted > 0)
+        fprintf(out, ", in place of %u bad images", sample->n_substituted);
+    if (sample->width > 0)
+        fprintf(out, ", %dx%d", sample->width, sample->height);
+    if (sample->path != NULL)
+        fprintf(out, ", '%s'", sample->path);
+    fputs("\n", out);
+    for (int32_t v = 0; parameters && v < n_views(spec); v++) {
+        draw_view(&view, spec, sample, v);
+        print_view(out, spec, &view);
+    }
+}
+
+const char *sample_letters(const struct data_spec *spec, const struct sample *sample, int32_t view,
+                           char *out, size_t size)
+{
+    struct draw draw = {
+        .spec = spec, .epoch = sample->epoch, .sample = sample->index, .view = view};
+
+    out[0] = '\0';
+    if (view >= n_views(spec))
+        return out;
+    struct photometric_params colours = draw_photometric(&draw);
+    char blur[16] = "";
+    if (colours.steps & PHOTOMETRIC_BLUR)
+        snprintf(blur, sizeof(blur), "B%.1f", (double)colours.blur_radius);
+    snprintf(out, size, "%s%s%s%s%s", draw_flip(&draw) ? "F" : "",
+             colours.steps & PHOTOMETRIC_JITTER ? "J" : "",
+             colours.steps & PHOTOMETRIC_GRAYSCALE ? "G" : "", blur,
+             colours.steps & PHOTOMETRIC_SOLARIZE ? "S" : "");
+    return out;
+}
+
+/* ---- JSON ---- */
+
+static json_t *jitter_json(const struct photometric_params *colours)
+{
+    json_t *order = json_array(), *out = json_object();
+
+    for (int i = 0; i < 4; i++)
+        if (colours->order[i] < 4) {
+            const char *name = jitter_names[colours->order[i]];
+            json_array_append_new(order, json_string(name));
+            json_object_set_new(
+                out, name, json_real(data_spec_shortest(jitter_value(colours, colours->order[i]))));
+        }
+    json_object_set_new(out, "order", order);
+    return out;
+}
+
+static json_t *mask_json(const struct view *view)
+{
+    char row[DATA_SPEC_MAX_GRID + 1];
+    json_t *rows = json_array();
+
+    for (int32_t y = 0; y < view->grid; y++) {
+        for (int32_t x = 0; x < view->grid; x++)
+            row[x] = view->cells[y * view->grid + x] ? '#' : '.';
+        row[view->grid] = '\0';
+        json_array_append_new(rows, json_string(row));
+    }
+    return json_pack("{s:f, s:i, s:i, s:o}", "ratio", view->mask_ratio, "grid", view->grid, "cells",
+                     view->n_masked, "rows", rows);
+}
+
+static json_t *view_json(const struct data_spec *spec, const struct view *view)
+{
+    const struct photometric_params *colours = &view->colours;
+    const struct region *region = &view->region;
+    json_t *out =
+        json_pack("{s:s, s:i, s:b}", "kind", view->global ? "global" : "local", "number",
+                  view->draw.view - (view->global ? 0 : spec->n_global), "flip", view->flip);
+
+    if (view->has_region)
+        json_object_set_new(out, "crop",
+                            json_pack("{s:i, s:i, s:i, s:i}", "left", region->left, "top",
+                                      region->top, "width", region->width, "height",
+                                      region->height));
+    if (colours->steps & PHOTOMETRIC_JITTER)
+        json_object_set_new(out, "jitter", jitter_json(colours));
+    json_object_set_new(out, "grayscale",
+                        json_boolean((colours->steps & PHOTOMETRIC_GRAYSCALE) != 0));
+    if (colours->steps & PHOTOMETRIC_BLUR)
+        json_object_set_new(out, "blur_radius",
+                            json_real(data_spec_shortest(colours->blur_radius)));
+    if (colours->steps & PHOTOMETRIC_SOLARIZE)
+        json_object_set_new(out, "solarize_threshold", json_integer(colours->solarize_threshold));
+    if (view->has_mask)
+        json_object_set_new(out, "mask", mask_json(view));
+    return out;
+}
+
+json_t *sample_json(const struct data_spec *spec, const struct sample *sample, bool parameters)
+{
+    struct view view;
+    char hash[20];
+    json_t *out = json_pack("{s:i, s:I, s:I}", "sample", sample->number, "position",
+                            (json_int_t)sample->position, "index", (json_int_t)sample->index);
+
+    if (sample->made) {
+        snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)sample->hash);
+        json_object_set_new(out, "label", json_integer(sample->label));
+        json_object_set_new(out, "substituted", json_integer(sample->n_substituted));
+        json_object_set_new(out, "hash", json_string(hash));
+    }
+    if (sample->path != NULL)
+        json_object_set_new(out, "path", origin_text_json(sample->path));
+    if (sample->width > 0)
+        json_object_set_new(
+            out, "image",
+            json_pack("{s:i, s:i}", "width", sample->width, "height", sample->height));
+    if (!parameters || n_views(spec) == 0)
+        return out;
+    json_t *views = json_array();
+    for (int32_t v = 0; v < n_views(spec); v++) {
+        draw_view(&view, spec, sample, v);
+        json_array_append_new(views, view_json(spec, &view));
+    }
+    json_object_set_new(out, "views", views);
+    return out;
+}
