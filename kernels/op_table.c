@@ -14,6 +14,11 @@ static const struct op_table op_table_cuda = {
     .cast = cast_cuda,
     .linear_forward = linear_forward_cuda,
     .linear_backward = linear_backward_cuda,
+    .attention_forward = attention_forward_cuda,
+    .attention_backward = attention_backward_cuda,
+    .attention_map = attention_map_cuda,
+    .window_attention_forward = window_attention_forward_cuda,
+    .window_attention_backward = window_attention_backward_cuda,
 };
 
 enum status kernels_op_table(const struct op_table **out)

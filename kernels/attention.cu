@@ -1,0 +1,98 @@
+/* Self-attention on CUDA: which kernel takes a group of sequences. */
+#include "ops/attention.h"
+
+#include "kernels/attention_tile.cuh"
+#include "kernels/op_cuda.h"
+#include "ops/check.h"
+
+/* ------------------------------------------------------------------------------ checks */
+
+static void check_shapes(const struct tensor *qkv, int32_t n_heads,
+                         const struct attention_group *groups, int32_t n_groups)
+{
+    CHECK(qkv->rank == 2 && n_heads > 0 && qkv->shape[1] % (3 * n_heads) == 0);
+    CHECK(n_groups >= 0 && n_groups <= ATTENTION_MAX_GROUPS);
+    for (int32_t i = 0; i < n_groups; i++)
+        CHECK(groups[i].first_row >= 0 && groups[i].n_sequences >= 0 &&
+              (groups[i].length > 0 || groups[i].n_sequences == 0) &&
+              groups[i].first_row + groups[i].n_sequences * groups[i].length <= qkv->shape[0]);
+}
+
+static struct attention_shape shape_of(const struct tensor *qkv, int32_t n_heads,
+                                       const struct attention_group *group)
+{
+    return {qkv->shape[0], group->n_sequences, n_heads,
+            static_cast<int32_t>(qkv->shape[1] / 3 / n_heads)};
+}
+
+static struct sequence_rows rows_of(const struct attention_group *group)
+{
+    return {group->first_row, static_cast<int32_t>(group->length)};
+}
+
+/* ------------------------------------------------------------------------------ entry points */
+
+enum status attention_forward_cuda(struct device *device, const struct attention_args *args)
+{
+    int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
+
+    check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
+    CHECK(tensor_is_2d(&args->out, n_tokens, width) && args->out.dtype == args->qkv.dtype);
+    CHECK(args->lse.data == nullptr || tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    return with_float_type(args->qkv.dtype, "attention_forward", [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        for (int32_t g = 0; g < args->n_groups; g++)
+            TRY(launch_tile_forward(device, rows_of(&args->groups[g]),
+                                    shape_of(&args->qkv, args->n_heads, &args->groups[g]),
+                                    data_of<const T>(args->qkv), data_of<T>(args->out),
+                                    data_of<float>(args->lse)));
+        return STATUS_OK;
+    });
+}
+
+enum status attention_backward_cuda(struct device *device,
+                                    const struct attention_backward_args *args)
+{
+    int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
+    float *delta;
+
+    check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
+    CHECK(args->lse.data != nullptr && tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(tensor_is_2d(&args->d_qkv, n_tokens, 3 * width));
+    CHECK(tensor_is_2d(&args->out, n_tokens, width) && tensor_is_2d(&args->d_out, n_tokens, width));
+    CHECK(args->d_out.dtype == args->qkv.dtype && args->out.dtype == args->qkv.dtype &&
+          args->d_qkv.dtype == args->qkv.dtype);
+    TRY(cuda_scratch(device, &delta,
+                     static_cast<size_t>(n_tokens * args->n_heads) * sizeof(float)));
+    return with_float_type(args->qkv.dtype, "attention_backward", [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        const T *qkv = data_of<const T>(args->qkv), *d_out = data_of<const T>(args->d_out);
+        for (int32_t g = 0; g < args->n_groups; g++) {
+            const struct attention_group *group = &args->groups[g];
+            struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
+            TRY(launch_delta(device, shape, delta, data_of<const T>(args->out), d_out,
+                             group->first_row, group->n_sequences * group->length));
+            TRY(launch_tile_backward(device, rows_of(group), shape, shape.n_tasks, qkv, d_out,
+                                     data_of<const float>(args->lse), delta,
+                                     data_of<T>(args->d_qkv), static_cast<float *>(nullptr),
+                                     static_cast<float *>(nullptr)));
+        }
+        return STATUS_OK;
+    });
+}
+
+enum status attention_map_cuda(struct device *device, const struct attention_map_args *args)
+{
+    int64_t length = args->group.length;
+
+    check_shapes(&args->qkv, args->n_heads, &args->group, 1);
+    CHECK(tensor_n_elements(&args->map) ==
+              args->group.n_sequences * args->n_heads * length * length &&
+          args->map.dtype == DTYPE_F32);
+    return with_float_type(args->qkv.dtype, "attention_map", [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        return launch_tile_map(device, rows_of(&args->group),
+                               shape_of(&args->qkv, args->n_heads, &args->group),
+                               data_of<const T>(args->qkv), data_of<float>(args->map));
+    });
+}

@@ -1,0 +1,232 @@
+/* Window attention on CUDA. Padding, rolling, cutting and the way back are in the row numbers that
+ * the kernels of attention_tile.cuh ask window_rows for; the bias of a pair of places is read from
+ * the table. Here are the sums over windows.
+ *
+ * A block of the backward walks through a run of windows and adds up, pair by pair, what the bias
+ * gets; d_pad likewise, place by place. Two small kernels then add the runs in order. The number of
+ * runs depends on the shapes alone: the same bits on every call and every GPU. */
+#include "ops/window.h"
+
+#include "kernels/attention_tile.cuh"
+#include "kernels/op_cuda.h"
+#include "ops/check.h"
+
+enum { MAX_RUNS = 32, SUM_THREADS = 128 };
+
+/* ------------------------------------------------------------------------------ sums over runs */
+
+/* d_table [(2w-1)^2, H] += sum over the runs and the pairs at that distance of d_bias. A warp has
+ * one element; lanes share the pairs. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    add_bias_runs(float *__restrict__ d_table, const float *__restrict__ d_bias, int64_t n_runs,
+                  int32_t n_heads, int32_t window)
+{
+    const int32_t reach = 2 * window - 1, length = window * window;
+    const int32_t lane = threadIdx.x % WARP;
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * (SUM_THREADS / WARP) + threadIdx.x / WARP;
+    const int32_t head = static_cast<int32_t>(at % n_heads);
+    const int32_t distance = static_cast<int32_t>(at / n_heads);
+    const int32_t dy = distance / reach - window + 1, dx = distance % reach - window + 1;
+    const int32_t first_y = dy > 0 ? dy : 0, first_x = dx > 0 ? dx : 0;
+    const int32_t n_y = window - (dy > 0 ? dy : -dy), n_x = window - (dx > 0 ? dx : -dx);
+    double sum = 0.0;
+
+    if (at >= static_cast<int64_t>(reach) * reach * n_heads)
+        return;
+    for (int64_t run = 0; run < n_runs; run++) {
+        const float *of_run = d_bias + (run * n_heads + head) * length * length;
+        for (int32_t pair = lane; pair < n_y * n_x; pair += WARP) {
+            int32_t y = first_y + pair / n_x, x = first_x + pair % n_x;
+            sum +=
+                static_cast<double>(of_run[(y * window + x) * length + (y - dy) * window + x - dx]);
+        }
+    }
+    sum = warp_sum(sum);
+    if (lane == 0)
+        d_table[at] += static_cast<float>(sum);
+}
+
+/* d_pad [3D] += sum over the runs and places of pads [run, H, places, 2, Dh]. A thread has one
+ * element of k or v. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    add_pad_runs(float *__restrict__ d_pad, const float *__restrict__ pads, int64_t n_runs,
+                 int32_t n_heads, int32_t n_places, int32_t head_dim)
+{
+    const int32_t width = n_heads * head_dim;
+    const int32_t i = static_cast<int32_t>(blockIdx.x * SUM_THREADS + threadIdx.x);
+    const int32_t third = i / width, head = i % width / head_dim, column = i % head_dim;
+    double sum = 0.0;
+
+    if (i >= 2 * width)
+        return;
+    for (int64_t run = 0; run < n_runs; run++)
+        for (int32_t place = 0; place < n_places; place++)
+            sum += static_cast<double>(
+                pads[(((run * n_heads + head) * n_places + place) * 2 + third) * head_dim +
+                     column]);
+    d_pad[width + i] += static_cast<float>(sum);
+}
+
+/* ------------------------------------------------------------------------------ shapes */
+
+static struct window_rows rows_of(const struct region_group *groups, int32_t n_groups,
+                                  const struct tensor *pad, const struct tensor *table,
+                                  int32_t window, int32_t shift)
+{
+    struct window_rows rows = {};
+
+    rows.pad = data_of<const float>(*pad);
+    rows.table = data_of<const float>(*table);
+    rows.window = window;
+    rows.shift = shift;
+    for (int32_t i = 0; i < n_groups; i++) /* of those that have a map */
+        if (groups[i].n_images > 0)
+            rows.groups[rows.n_groups++] = groups[i];
+    return rows;
+}
+
+static int64_t n_windows_of(const struct window_rows &rows)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < rows.n_groups; i++)
+        n += rows.groups[i].n_images * rows.along(i) * rows.along(i);
+    return n;
+}
+
+static void check_shapes(const struct tensor *qkv, const struct tensor *pad,
+                         const struct tensor *table, const struct region_group *groups,
+                         int32_t n_groups, int32_t n_heads, int32_t window, int32_t shift)
+{
+    int64_t reach = 2 * static_cast<int64_t>(window) - 1;
+
+    CHECK(n_groups >= 0 && n_groups <= REGION_MAX_GROUPS);
+    CHECK(n_heads > 0 && window > 0 && window < 1024 && shift >= 0 && shift < window);
+    CHECK(qkv->rank == 2 && qkv->shape[1] % (3 * n_heads) == 0);
+    CHECK(pad->data != nullptr && tensor_is_1d(pad, qkv->shape[1]) && pad->dtype == DTYPE_F32);
+    CHECK(table->data != nullptr && tensor_is_2d(table, reach * reach, n_heads) &&
+          table->dtype == DTYPE_F32);
+    for (int32_t i = 0; i < n_groups; i++)
+        CHECK(groups[i].first_row >= 0 && groups[i].n_images >= 0 && groups[i].side > 0 &&
+              groups[i].first_row + groups[i].n_images * groups[i].side * groups[i].side <=
+                  qkv->shape[0]);
+}
+
+/* ------------------------------------------------------------------------------ entry points */
+
+enum status window_attention_forward_cuda(struct device *device,
+                                          const struct window_attention_args *args)
+{
+    int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
+
+    check_shapes(&args->qkv, &args->pad, &args->table, args->groups, args->n_groups, args->n_heads,
+                 args->window, args->shift);
+    CHECK(tensor_is_2d(&args->out, n_tokens, width) && args->out.dtype == args->qkv.dtype);
+    CHECK(args->lse.data == nullptr || tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    struct window_rows rows =
+        rows_of(args->groups, args->n_groups, &args->pad, &args->table, args->window, args->shift);
+    struct attention_shape shape = {n_tokens, n_windows_of(rows), args->n_heads,
+                                    static_cast<int32_t>(width / args->n_heads)};
+    return with_float_type(args->qkv.dtype, "window_attention_forward", [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        return launch_tile_forward(device, rows, shape, data_of<const T>(args->qkv),
+                                   data_of<T>(args->out), data_of<float>(args->lse));
+    });
+}
+
+static void check_backward(const struct window_attention_backward_args *args)
+{
+    int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
+    int64_t reach = 2 * static_cast<int64_t>(args->window) - 1;
+
+    check_shapes(&args->qkv, &args->pad, &args->table, args->groups, args->n_groups, args->n_heads,
+                 args->window, args->shift);
+    CHECK(args->lse.data != nullptr && tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(tensor_is_2d(&args->d_qkv, n_tokens, 3 * width));
+    CHECK(tensor_is_2d(&args->out, n_tokens, width) && tensor_is_2d(&args->d_out, n_tokens, width));
+    CHECK(args->d_out.dtype == args->qkv.dtype && args->out.dtype == args->qkv.dtype &&
+          args->d_qkv.dtype == args->qkv.dtype);
+    CHECK(args->d_pad.data == nullptr || tensor_is_1d(&args->d_pad, 3 * width));
+    CHECK(args->d_table.data == nullptr ||
+          tensor_is_2d(&args->d_table, reach * reach, args->n_heads));
+}
+
+/* The working memory of a backward, one part after the other. */
+struct window_sums {
+    float *delta, *bias, *pads; /* [H, T]; [run, H, L, L]; [run, H, L, 2, Dh] */
+};
+
+static enum status plan_sums(struct device *device, const struct attention_shape &shape,
+                             int64_t n_runs, int64_t length, struct window_sums *out)
+{
+    int64_t n_delta = (shape.n_tokens * shape.n_heads + 63) / 64 * 64;
+    int64_t n_bias = n_runs * shape.n_heads * length * length;
+    int64_t n_pads = n_runs * shape.n_heads * length * 2 * shape.head_dim;
+
+    TRY(cuda_scratch(device, &out->delta,
+                     static_cast<size_t>(n_delta + n_bias + n_pads) * sizeof(float)));
+    out->bias = out->delta + n_delta;
+    out->pads = out->bias + n_bias;
+    return STATUS_OK;
+}
+
+static enum status add_runs(struct device *device,
+                            const struct window_attention_backward_args *args,
+                            const struct attention_shape &shape, int64_t n_runs,
+                            const struct window_sums &sums)
+{
+    int64_t reach = 2 * static_cast<int64_t>(args->window) - 1;
+
+    if (args->d_table.data != nullptr)
+        TRY(launch(device, "add_bias_runs",
+                   grid_for(reach * reach * shape.n_heads, SUM_THREADS / WARP), SUM_THREADS, 0,
+                   add_bias_runs, data_of<float>(args->d_table), sums.bias, n_runs, shape.n_heads,
+                   args->window));
+    if (args->d_pad.data != nullptr)
+        TRY(launch(device, "add_pad_runs",
+                   grid_for(static_cast<int64_t>(2) * shape.n_heads * shape.head_dim, SUM_THREADS),
+                   SUM_THREADS, 0, add_pad_runs, data_of<float>(args->d_pad), sums.pads, n_runs,
+                   shape.n_heads, args->window * args->window, shape.head_dim));
+    return STATUS_OK;
+}
+
+/* Everything but the sums over runs. */
+template <class T>
+static enum status
+launch_scores_backward(struct device *device, const struct window_attention_backward_args *args,
+                       const struct window_rows &rows, const struct attention_shape &shape,
+                       int64_t n_runs, const struct window_sums &sums)
+{
+    const T *qkv = data_of<const T>(args->qkv), *d_out = data_of<const T>(args->d_out);
+
+    for (int32_t g = 0; g < rows.n_groups; g++)
+        TRY(launch_delta(device, shape, sums.delta, data_of<const T>(args->out), d_out,
+                         rows.groups[g].first_row,
+                         rows.groups[g].n_images * rows.groups[g].side * rows.groups[g].side));
+    return launch_tile_backward(
+        device, rows, shape, n_runs, qkv, d_out, data_of<const float>(args->lse), sums.delta,
+        data_of<T>(args->d_qkv), args->d_table.data != nullptr ? sums.bias : nullptr,
+        args->d_pad.data != nullptr ? sums.pads : nullptr);
+}
+
+enum status window_attention_backward_cuda(struct device *device,
+                                           const struct window_attention_backward_args *args)
+{
+    check_backward(args);
+    struct window_rows rows =
+        rows_of(args->groups, args->n_groups, &args->pad, &args->table, args->window, args->shift);
+    struct attention_shape shape = {args->qkv.shape[0], n_windows_of(rows), args->n_heads,
+                                    static_cast<int32_t>(args->qkv.shape[1] / 3 / args->n_heads)};
+    int64_t n_runs = shape.n_tasks < int64_t{MAX_RUNS} ? shape.n_tasks : int64_t{MAX_RUNS};
+    struct window_sums sums;
+    if (n_runs == 0)
+        return STATUS_OK;
+    TRY(plan_sums(device, shape, n_runs, rows.length(), &sums));
+    enum status status =
+        with_float_type(args->qkv.dtype, "window_attention_backward", [&](auto tag) {
+            return launch_scores_backward<typename decltype(tag)::type>(device, args, rows, shape,
+                                                                        n_runs, sums);
+        });
+    if (status != STATUS_OK)
+        return status;
+    return add_runs(device, args, shape, n_runs, sums);
+}
