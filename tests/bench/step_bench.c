@@ -281,7 +281,7 @@ static enum status run_step(struct bench *bench, struct ibot_input *input, int32
     TRY(ibot_zero_gradients(bench->ibot));
     TRY(ibot_accumulate(bench->ibot, input, &control));
     TRY(ibot_result(bench->ibot, &bench->result));
-    return ibot_update(bench->ibot, &control);
+    return ibot_update(bench->ibot);
 }
 
 static enum status run(struct bench *bench)

@@ -69,7 +69,7 @@ static void train(struct model_fixture *f, int32_t n_steps, double lr, struct tr
         control.last_layer_step = step < 2 ? 0 : step - 2;
         assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
         assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
-        assert_int_equal(ibot_update(f->ibot, &control), STATUS_OK);
+        assert_int_equal(ibot_update(f->ibot), STATUS_OK);
         assert_int_equal(ibot_result(f->ibot, &result), STATUS_OK);
         out->cls[step] = result.loss_cls;
         out->patch[step] = result.loss_patch;
@@ -92,13 +92,23 @@ static void expect_same_state(const struct ibot *a, const struct ibot *b)
 
 /* ------------------------------------------------------------------------------ float32 */
 
+static void open_without_graphs(struct model_fixture *f, const struct ibot_options *o)
+{
+    memset(f, 0, sizeof(*f));
+    collective_open_alone(&f->collective);
+    assert_int_equal(queued_device_open(&f->device, 2), STATUS_OK);
+    f->device.capture_begin = NULL;
+    assert_int_equal(ibot_open(&f->ibot, &f->device, &op_table_queued, &f->collective, o),
+                     STATUS_OK);
+}
+
 static void expect_the_bits_of_the_cpu(const struct ibot_options *o)
 {
     struct model_fixture cpu, queued;
     struct training wanted, got;
 
     model_fixture_open(&cpu, o);
-    model_fixture_open_queued(&queued, o);
+    open_without_graphs(&queued, o);
     train(&cpu, 10, 1e-3, &wanted);
     train(&queued, 10, 1e-3, &got);
     for (int i = 0; i < 10; i++) {
@@ -120,6 +130,141 @@ static void a_device_that_lags_gives_the_bits_of_the_cpu(void **state)
     expect_the_bits_of_the_cpu(&o);
     o.backbone = model_options_small_swin().backbone;
     expect_the_bits_of_the_cpu(&o);
+}
+
+/* ------------------------------------------------------------------------------ recorded steps */
+
+static void expect_recorded_steps_to_be_the_same(struct ibot_options o)
+{
+    struct model_fixture plain, recorded, cpu;
+    struct training wanted, got, exact;
+
+    model_fixture_open(&cpu, &o);
+    model_fixture_open_queued(&plain, &o);
+    o.record_steps = true;
+    model_fixture_open_queued(&recorded, &o);
+    train(&cpu, 3, 1e-3, &exact);
+    train(&plain, MOST_STEPS, 1e-3, &wanted);
+    train(&recorded, MOST_STEPS, 1e-3, &got);
+    assert_int_equal(queued_device_launches(&plain.device), 0);
+    assert_true(queued_device_launches(&recorded.device) > MOST_STEPS);
+    for (int i = 0; i < MOST_STEPS; i++)
+        assert_true(got.cls[i] == wanted.cls[i] && got.patch[i] == wanted.patch[i] &&
+                    got.norms[i] == wanted.norms[i]);
+    expect_same_state(recorded.ibot, plain.ibot);
+    for (int i = 0; i < 3; i++) { /* rows that stand for nothing change the order of sums alone */
+        assert_near(got.cls[i], exact.cls[i], 1e-5 * exact.cls[i]);
+        assert_near(got.patch[i], exact.patch[i], 1e-5 * exact.patch[i]);
+        assert_near(got.norms[i], exact.norms[i], 1e-4 * exact.norms[i]);
+    }
+    model_fixture_close(&cpu);
+    model_fixture_close(&plain);
+    model_fixture_close(&recorded);
+}
+
+static void a_step_that_is_recorded_gives_the_bits_of_one_that_is_not(void **state)
+{
+    struct ibot_options o = options_of();
+
+    (void)state;
+    expect_recorded_steps_to_be_the_same(o);
+    o.head.norm = HEAD_NORM_BN;
+    expect_recorded_steps_to_be_the_same(o);
+    o.head.norm = HEAD_NORM_LN;
+    o.backbone = model_options_small_swin().backbone;
+    expect_recorded_steps_to_be_the_same(o);
+}
+
+/* ------------------------------------------------------------------------------ lag */
+
+/* One step in pinned input, without a wait for it. */
+static void queue_step(struct model_fixture *f, struct batch *pinned, int32_t step)
+{
+    struct ibot_input input = batch_of(pinned, step);
+    struct step_control control = plain_control(1e-3, step);
+
+    assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_update(f->ibot), STATUS_OK);
+}
+
+static void the_numbers_of_a_step_are_read_while_the_next_one_waits(void **state)
+{
+    enum { STEPS = 6 };
+    static struct batch batches[STEPS];
+    static float seen[STEPS + 1][8];
+    struct ibot_options o = options_of();
+    struct model_fixture f;
+    struct training wanted;
+    struct ibot_result result;
+
+    (void)state;
+    o.record_steps = true;
+    model_fixture_open_queued(&f, &o);
+    train(&f, STEPS, 1e-3, &wanted);
+    model_fixture_close(&f);
+    model_fixture_open_queued(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    const float *weights = state_tensor(f.ibot, "student.backbone.norm.weight").data;
+    for (int32_t step = 0; step < STEPS; step++) {
+        struct step_control control = plain_control(1e-3, step);
+        struct ibot_input input = batch_of(&batches[step], step);
+        control.clip_grad = 3.0f;
+        control.freeze_last_layer = step < 2;
+        control.last_layer_step = step < 2 ? 0 : step - 2;
+        assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+        assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_OK);
+        assert_int_equal(ibot_update(f.ibot), STATUS_OK);
+        if (step < 1)
+            continue;
+        assert_int_equal(ibot_result_before(f.ibot, &result), STATUS_OK);
+        assert_true(result.loss_cls == wanted.cls[step - 1]);
+        assert_true(result.loss_patch == wanted.patch[step - 1]);
+        assert_int_equal(result.n_samples, B);
+        memcpy(seen[step], weights, sizeof(seen[step])); /* after step - 1, before step */
+        assert_memory_not_equal(seen[step], seen[step - 1], sizeof(seen[step]));
+    }
+    assert_int_equal(ibot_result(f.ibot, &result), STATUS_OK);
+    assert_true(result.loss_cls == wanted.cls[STEPS - 1]);
+    assert_memory_not_equal(seen[STEPS - 1], weights, sizeof(seen[0]));
+    model_fixture_close(&f);
+}
+
+static void a_step_that_is_not_finite_changes_nothing_and_is_told_one_late(void **state)
+{
+    static struct batch batches[5];
+    static float before[8], after[8];
+    struct ibot_options o = options_of();
+    struct ibot_result result;
+    struct model_fixture f;
+
+    (void)state;
+    model_fixture_open_queued(&f, &o);
+    assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
+    const float *weights = state_tensor(f.ibot, "student.backbone.norm.weight").data;
+    const float *centre = state_tensor(f.ibot, "centre.cls").data;
+    queue_step(&f, &batches[0], 1);
+    assert_int_equal(ibot_result(f.ibot, &result), STATUS_OK);
+    memcpy(before, weights, sizeof(before));
+    float centre_before = centre[3];
+
+    struct ibot_input input = batch_of(&batches[1], 2);
+    struct step_control control = plain_control(1e-3, 2);
+    batches[1].locals[17] = NAN;
+    assert_int_equal(ibot_zero_gradients(f.ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f.ibot, &input, &control), STATUS_OK);
+    assert_int_equal(ibot_update(f.ibot), STATUS_OK);
+    assert_int_equal(f.device.synchronize(&f.device), STATUS_OK);
+    assert_memory_equal(before, weights, sizeof(before));
+    assert_true(centre[3] == centre_before);
+
+    queue_step(&f, &batches[2], 6);
+    assert_int_equal(ibot_result_before(f.ibot, &result), STATUS_NOT_FINITE);
+    assert_non_null(strstr(status_message(), "not finite"));
+    assert_int_equal(ibot_result(f.ibot, &result), STATUS_OK);
+    memcpy(after, weights, sizeof(after));
+    assert_memory_not_equal(before, after, sizeof(before));
+    model_fixture_close(&f);
 }
 
 /* ------------------------------------------------------------------------------ half precision */
@@ -206,6 +351,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_lags_gives_the_bits_of_the_cpu),
+        cmocka_unit_test(a_step_that_is_recorded_gives_the_bits_of_one_that_is_not),
+        cmocka_unit_test(the_numbers_of_a_step_are_read_while_the_next_one_waits),
+        cmocka_unit_test(a_step_that_is_not_finite_changes_nothing_and_is_told_one_late),
         cmocka_unit_test(half_precision_trains_as_float32_does),
         cmocka_unit_test(the_cpu_says_that_it_has_no_half_precision),
     };

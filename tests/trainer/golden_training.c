@@ -518,7 +518,7 @@ static enum status run_step(struct golden *g, int32_t k)
     TRY(compare_loss(g, k, "cls", result.loss_cls));
     TRY(compare_loss(g, k, "patch", result.loss_patch));
     TRY(compare_loss(g, k, "loss", result.loss));
-    TRY(ibot_update(g->ibot, &control));
+    TRY(ibot_update(g->ibot));
     return compare_centres(g, k);
 }
 

@@ -86,7 +86,7 @@ static void train(struct ibot *ibot, int64_t n, int64_t first, int64_t stride)
         struct ibot_input input = fill(&batch, first, stride, step);
         assert_int_equal(ibot_zero_gradients(ibot), STATUS_OK);
         assert_int_equal(ibot_accumulate(ibot, &input, &control), STATUS_OK);
-        assert_int_equal(ibot_update(ibot, &control), STATUS_OK);
+        assert_int_equal(ibot_update(ibot), STATUS_OK);
     }
     batch_close(&batch);
 }

@@ -140,7 +140,7 @@ static void run_step(struct model_fixture *f, int n, int32_t step, struct ibot_r
         struct ibot_input input = take(&batch, first, n, step);
         assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
     }
-    assert_int_equal(ibot_update(f->ibot, &control), STATUS_OK);
+    assert_int_equal(ibot_update(f->ibot), STATUS_OK);
     assert_int_equal(ibot_result(f->ibot, result), STATUS_OK);
 }
 
@@ -302,7 +302,7 @@ static void no_masks_mean_no_patch_loss(void **state)
     assert_int_equal(ibot_result(f.ibot, &without), STATUS_OK);
     assert_true(with.loss == without.loss);
     assert_true(without.loss_patch == 0.0 && without.n_masked == 0);
-    assert_int_equal(ibot_update(f.ibot, &control), STATUS_OK);
+    assert_int_equal(ibot_update(f.ibot), STATUS_OK);
     model_fixture_close(&f);
 }
 
@@ -340,7 +340,8 @@ static void dropped_branches_follow_their_rate(void **state)
     make_images(4);
     for (int64_t step = 0; step < 200; step++) {
         struct ibot_input input = take(&batch, 0, 4, step);
-        assert_int_equal(ibot_prepare_depth(f.ibot, &input), STATUS_OK);
+        struct step_control control = plain_control(0.0, 0);
+        assert_int_equal(ibot_stage(f.ibot, &input, &control), STATUS_OK);
         const struct vit *vit = &f.ibot->student.vit;
         assert_null(vit->depths[0].attention_scale);
         for (int64_t i = 0; i < vit->n_samples; i++) {

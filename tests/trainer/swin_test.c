@@ -58,9 +58,9 @@ static void masked_images_give_the_reference_features(void **state)
 
     (void)state;
     open_filled(&f);
-    memset(f.ibot->mask, 0, 32);
-    f.ibot->mask[1] = 1; /* image 0, cell (0, 1) */
-    assert_int_equal(backbone_forward(&f.ibot->student.backbone, f.ibot->mask), STATUS_OK);
+    memset(f.ibot->tables.mask, 0, 32);
+    f.ibot->tables.mask[1] = 1; /* image 0, cell (0, 1) */
+    assert_int_equal(backbone_forward(&f.ibot->student.backbone, f.ibot->tables.mask), STATUS_OK);
     check(&f.ibot->student.backbone, &(struct expected){0,
                                                         34,
                                                         4.594363,

@@ -79,7 +79,7 @@ static void run_step(struct model_fixture *f, int step, struct ibot_result *resu
     schedule_fill(&schedule, step, &control);
     assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
     assert_int_equal(ibot_accumulate(f->ibot, &input, &control), STATUS_OK);
-    assert_int_equal(ibot_update(f->ibot, &control), STATUS_OK);
+    assert_int_equal(ibot_update(f->ibot), STATUS_OK);
     assert_int_equal(ibot_result(f->ibot, result), STATUS_OK);
 }
 

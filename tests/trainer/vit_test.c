@@ -65,8 +65,8 @@ static void masked_images_give_the_reference_features(void **state)
 
     (void)state;
     open_filled(&f);
-    fill_mask(f.ibot->mask);
-    assert_int_equal(vit_forward(&f.ibot->student.vit, f.ibot->mask), STATUS_OK);
+    fill_mask(f.ibot->tables.mask);
+    assert_int_equal(vit_forward(&f.ibot->student.vit, f.ibot->tables.mask), STATUS_OK);
     check(&f.ibot->student.vit, &(struct expected){0,
                                                    34,
                                                    7.324251,

@@ -23,7 +23,8 @@ struct backbone {
     int64_t n_samples;                /* crops */
     struct block_rows all_rows, rows; /* rows: those that the next forward makes */
     struct tensor features;           /* [rows, width] of the last forward */
-    struct block_depth *depths;       /* [blocks] */
+    /* [blocks] no depth is random until the caller says where the scales are */
+    struct block_depth *depths; /* [blocks] */
 };
 
 /* Plans the family that the options name in `vit` or `swin`, which must outlive the backbone. */

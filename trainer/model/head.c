@@ -101,7 +101,6 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
 enum status head_plan_vectors(struct head_vectors *vectors, enum dtype dtype, int64_t n,
                               bool backward, struct workspace *w)
 {
-    TRY(plan_floats(w, &vectors->z, n));
     if (dtype == DTYPE_F32)
         return STATUS_OK;
     if (backward)

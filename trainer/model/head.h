@@ -66,7 +66,7 @@ struct head {
 /* Bottleneck vectors of n rows, and copies of them as the products of the last layers want them
  * (data NULL in float32). */
 struct head_vectors {
-    float *z;
+    float *z; /* borrowed */
     struct tensor f16, bf16;
 };
 
@@ -76,7 +76,7 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
                       struct workspace *workspace) IBOT_WARN_UNUSED;
 enum status head_bind(struct head *head, const struct binder *binder) IBOT_WARN_UNUSED;
 
-/* Plans vectors for n rows; `backward`: with what their gradients need. */
+/* Plans the copies, of n values; `backward`: with what their gradients need. */
 enum status head_plan_vectors(struct head_vectors *vectors, enum dtype dtype, int64_t n,
                               bool backward, struct workspace *workspace) IBOT_WARN_UNUSED;
 

@@ -78,9 +78,8 @@ static enum status plan_parameters(struct ibot *ibot)
     TRY(plan(ibot, &ibot->moment1, n, sizeof(float)));
     if (ibot->options.optimizer == OPTIMIZER_ADAMW)
         TRY(plan(ibot, &ibot->moment2, n, sizeof(float)));
-    TRY(plan(ibot, &ibot->segments, (int64_t)ibot->student.table.n_params, sizeof(struct segment)));
-    TRY(plan(ibot, &ibot->norms, (int64_t)ibot->student.table.n_params, sizeof(double)));
-    return plan(ibot, &ibot->control, 1, sizeof(struct step_control));
+    return plan(ibot, &ibot->segments, (int64_t)ibot->student.table.n_params,
+                sizeof(struct segment));
 }
 
 static enum status plan_networks(struct ibot *ibot)
@@ -95,7 +94,6 @@ static enum status plan_networks(struct ibot *ibot)
         .dtype = ibot->dtype,
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
         .backward = !o->inference_only,
-        .stochastic = !o->inference_only,
     };
     int64_t global = o->global_size_px / p, local = o->local_size_px / p, row = 3 * p * p;
     bool all_rows = o->head.norm == HEAD_NORM_BN;
@@ -108,7 +106,7 @@ static enum status plan_networks(struct ibot *ibot)
     TRY(plan_buffer(&ibot->workspace, &ibot->patches[1], ibot->dtype,
                     layout.n_local_images * local * local * row));
     layout.n_local_images = 0;
-    layout.backward = layout.stochastic = false;
+    layout.backward = false;
     TRY(backbone_plan(&teacher->backbone, &teacher->vit, &teacher->swin, ibot->device, ibot->ops,
                       &o->backbone, &layout, &ibot->workspace));
     if (o->inference_only)
@@ -126,20 +124,20 @@ static enum status plan_networks(struct ibot *ibot)
 static enum status plan_step(struct ibot *ibot)
 {
     const struct ibot_options *o = &ibot->options;
-    int64_t b = o->batch_size, g = o->n_global, masked = b * g * ibot_n_patches(ibot);
+    int64_t b = o->batch_size, g = o->n_global, masked = ibot_patch_capacity(ibot);
     int64_t k = o->head.out_dim, bottleneck = o->head.bottleneck_dim;
     int64_t k2 = o->head.shared_student && o->head.shared_teacher ? k : o->head.patch_out_dim;
     int64_t needed = ibot->n_cls + masked, widest = k > k2 ? k : k2;
-    struct step_tables *t = &ibot->tables;
+    struct constant_tables *t = &ibot->constant;
 
-    TRY(plan(ibot, &ibot->mask, masked, 1));
-    TRY(plan(ibot, &t->needed, needed, sizeof(int32_t)));
-    TRY(plan(ibot, &t->needed_sample, needed, sizeof(int32_t)));
-    TRY(plan(ibot, &t->teacher_rows, g * b + masked, sizeof(int32_t)));
-    TRY(plan(ibot, &t->patch_weight, masked, sizeof(float)));
+    ibot->tables_bytes = ibot_tables_layout(ibot, NULL, &ibot->tables);
+    TRY(workspace_reserve(&ibot->workspace, &ibot->tables.control, ibot->tables_bytes));
     TRY(plan(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
     TRY(plan(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
     TRY(plan(ibot, &t->cls_weight, ibot->n_cls, sizeof(float)));
+    if (o->head.norm == HEAD_NORM_BN)
+        TRY(plan(ibot, &ibot->chosen_z, needed * bottleneck, sizeof(float)));
+    TRY(plan(ibot, &ibot->teacher_z.z, (g * b + masked) * bottleneck, sizeof(float)));
     TRY(head_plan_vectors(&ibot->student_z, ibot->dtype, needed * bottleneck, true,
                           &ibot->workspace));
     TRY(plan(ibot, &ibot->d_z,
@@ -162,46 +160,47 @@ static enum status plan_step(struct ibot *ibot)
     TRY(plan(ibot, &ibot->bottleneck_mean, 2 * bottleneck, sizeof(float)));
     TRY(plan(ibot, &ibot->micro_mean, bottleneck, sizeof(float)));
     TRY(plan(ibot, &ibot->mean_logits, widest, sizeof(float)));
-    TRY(plan(ibot, &ibot->sums, 4, sizeof(double)));
+    ibot->numbers_bytes =
+        (size_t)(N_SUMS + N_GUARDS + (int64_t)ibot->student.table.n_params) * sizeof(double);
+    TRY(workspace_reserve(&ibot->workspace, &ibot->numbers.sums, ibot->numbers_bytes));
     return plan(ibot, &ibot->clusters, 2 * b, sizeof(int32_t));
 }
 
-static enum status alloc_host(struct ibot *ibot, void *out, int64_t n, size_t size)
+static struct step_numbers numbers_at(double *base)
 {
-    return ibot->device->alloc_host(ibot->device, out, (size_t)n * size, "step tables");
+    return (struct step_numbers){base, base + N_SUMS, base + N_SUMS + N_GUARDS};
 }
 
+/* Pinned memory: two staging blocks, and the numbers of two steps. */
 static enum status open_host(struct ibot *ibot)
 {
     const struct ibot_options *o = &ibot->options;
-    int64_t b = o->batch_size, g = o->n_global, masked = b * g * ibot_n_patches(ibot);
-    struct step_tables *t = &ibot->host;
+    struct device *device = ibot->device;
+    size_t clusters = 2 * (size_t)(o->batch_size * o->accumulation_steps) * sizeof(int32_t);
 
-    TRY(alloc_host(ibot, &t->needed, ibot->n_cls + masked, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &t->needed_sample, ibot->n_cls + masked, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &t->teacher_rows, g * b + masked, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &t->patch_weight, masked, sizeof(float)));
-    TRY(alloc_host(ibot, &t->identity, PATCH_CHUNK, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &t->cls_target, ibot->n_cls * g, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &t->cls_weight,
-                   ibot->n_cls > ibot->student.backbone.n_samples
-                       ? ibot->n_cls
-                       : ibot->student.backbone.n_samples,
-                   sizeof(float)));
-    TRY(alloc_host(ibot, &ibot->host_clusters, 2 * b * o->accumulation_steps, sizeof(int32_t)));
-    TRY(alloc_host(ibot, &ibot->host_segments, (int64_t)ibot->student.table.n_params,
-                   sizeof(struct segment)));
-    return alloc_host(ibot, &ibot->host_norms, (int64_t)ibot->student.table.n_params,
-                      sizeof(double));
+    ibot_tables_layout(ibot, (char *)ibot->tables.control, &ibot->tables);
+    ibot->numbers = numbers_at(ibot->numbers.sums);
+    for (int i = 0; i < 2; i++) {
+        struct step_result *result = &ibot->results[i];
+        double *numbers;
+        char *block;
+        TRY(device->alloc_host(device, (void **)&block, ibot->tables_bytes, "step tables"));
+        ibot_tables_layout(ibot, block, &ibot->staging[i]);
+        TRY(device->alloc_host(device, (void **)&numbers, ibot->numbers_bytes, "step results"));
+        result->numbers = numbers_at(numbers);
+        TRY(device->alloc_host(device, (void **)&result->clusters, clusters, "step results"));
+    }
+    ibot->result = &ibot->results[0];
+    ibot_bind_depth(ibot);
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ constant tables */
 
 /* Which teacher rows each [CLS] row of the student answers to, and its weight: spec of the loss. */
-static enum status fill_cls_tables(struct ibot *ibot)
+static void cls_tables(const struct ibot *ibot, int32_t *target, float *weights)
 {
     const struct ibot_options *o = &ibot->options;
-    struct device *device = ibot->device;
     int32_t b = o->batch_size, g = o->n_global, v = g + o->n_local;
     double terms = (double)g * (double)(v - 1);
     double weight = terms > 0.0 ? (double)o->lambda1 /
@@ -211,36 +210,58 @@ static enum status fill_cls_tables(struct ibot *ibot)
     for (int32_t view = 0; view < v; view++)
         for (int32_t i = 0; i < b; i++) {
             int64_t row = (int64_t)view * b + i;
-            ibot->host.cls_weight[row] = (float)weight;
+            weights[row] = (float)weight;
             for (int32_t q = 0; q < g; q++)
-                ibot->host.cls_target[row * g + q] = q == view ? -1 : q * b + i;
+                target[row * g + q] = q == view ? -1 : q * b + i;
         }
+}
+
+static enum status fill_constant_tables(struct ibot *ibot)
+{
+    struct device *device = ibot->device;
+    size_t n = (size_t)ibot->n_cls, g = (size_t)ibot->options.n_global;
+    enum status status = STATUS_OK;
+    int32_t *target = NULL, identity[PATCH_CHUNK];
+    float *weights = NULL;
+
+    TRY_OUT(memory_alloc(&target, n * g, sizeof(*target), "tables"));
+    TRY_OUT(memory_alloc(&weights, n, sizeof(*weights), "tables"));
+    cls_tables(ibot, target, weights);
     for (int32_t i = 0; i < PATCH_CHUNK; i++)
-        ibot->host.identity[i] = i;
-    TRY(device->copy_in(device, ibot->tables.cls_weight, ibot->host.cls_weight,
-                        (size_t)ibot->n_cls * sizeof(float)));
-    TRY(device->copy_in(device, ibot->tables.cls_target, ibot->host.cls_target,
-                        (size_t)(ibot->n_cls * g) * sizeof(int32_t)));
-    return device->copy_in(device, ibot->tables.identity, ibot->host.identity,
-                           PATCH_CHUNK * sizeof(int32_t));
+        identity[i] = i;
+    TRY_OUT(device->copy_in(device, ibot->constant.cls_weight, weights, n * sizeof(*weights)));
+    TRY_OUT(device->copy_in(device, ibot->constant.cls_target, target, n * g * sizeof(*target)));
+    TRY_OUT(device->copy_in(device, ibot->constant.identity, identity, sizeof(identity)));
+    TRY_OUT(device->synchronize(device));
+out:
+    memory_free(target);
+    memory_free(weights);
+    return status;
 }
 
 static enum status fill_segments(struct ibot *ibot)
 {
     const struct param_table *student = &ibot->student.table, *teacher = &ibot->teacher.table;
+    enum status status = STATUS_OK;
+    struct segment *segments;
 
+    TRY(memory_alloc(&segments, student->n_params, sizeof(*segments), "segments"));
     for (size_t i = 0; i < student->n_params; i++) {
         const struct param *param = &student->params[i];
         int64_t pair = param_find(teacher, param->name);
-        ibot->host_segments[i] = (struct segment){
+        segments[i] = (struct segment){
             .offset = param->offset,
             .n = param->n,
             .teacher_offset = pair < 0 ? -1 : teacher->params[pair].offset,
             .flags = param->flags,
         };
     }
-    return ibot->device->copy_in(ibot->device, ibot->segments, ibot->host_segments,
-                                 student->n_params * sizeof(struct segment));
+    TRY_OUT(ibot->device->copy_in(ibot->device, ibot->segments, segments,
+                                  student->n_params * sizeof(*segments)));
+    TRY_OUT(ibot->device->synchronize(ibot->device));
+out:
+    memory_free(segments);
+    return status;
 }
 
 /* In float32 products take the parameters themselves. */
@@ -270,6 +291,13 @@ static enum status bind_networks(struct ibot *ibot)
     return head_bind(&ibot->teacher.head, &teacher);
 }
 
+/* Statistics of a batch norm are summed over ranks within a micro-batch; what ranks do together
+ * must be recorded on all of them or on none, and only the last micro-batch is agreed upon. */
+static bool ranks_talk(const struct ibot *ibot)
+{
+    return ibot->options.head.norm == HEAD_NORM_BN && ibot->collective->world > 1;
+}
+
 enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
                       struct collective *collective, const struct ibot_options *options)
 {
@@ -285,6 +313,7 @@ enum status ibot_open(struct ibot **out, struct device *device, const struct op_
     ibot->dtype = options->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
     if (options->gelu_tanh && options->head.activation == ACTIVATION_GELU)
         ibot->options.head.activation = ACTIVATION_GELU_TANH;
+    ibot->records = options->record_steps && device->capture_begin != NULL && !ranks_talk(ibot);
     if (ibot->options.accumulation_steps < 1)
         ibot->options.accumulation_steps = 1;
     ibot->n_cls = (int64_t)options->batch_size * (options->n_global + options->n_local);
@@ -298,7 +327,7 @@ enum status ibot_open(struct ibot **out, struct device *device, const struct op_
     TRY_OUT(bind_networks(ibot));
     if (!options->inference_only) {
         TRY_OUT(open_host(ibot));
-        TRY_OUT(fill_cls_tables(ibot));
+        TRY_OUT(fill_constant_tables(ibot));
         TRY_OUT(fill_segments(ibot));
     }
 out:
@@ -316,12 +345,12 @@ void ibot_close(struct ibot **pointer)
     if (ibot == NULL)
         return;
     struct device *device = ibot->device;
-    void *host[] = {ibot->host.needed,       ibot->host.needed_sample, ibot->host.teacher_rows,
-                    ibot->host.patch_weight, ibot->host.identity,      ibot->host.cls_target,
-                    ibot->host.cls_weight,   ibot->host_clusters,      ibot->host_segments,
-                    ibot->host_norms};
-    for (size_t i = 0; i < sizeof(host) / sizeof(host[0]); i++)
-        device->free_host(device, host[i]);
+    ibot_release_graphs(ibot);
+    for (int i = 0; i < 2; i++) {
+        device->free_host(device, ibot->staging[i].control);
+        device->free_host(device, ibot->results[i].numbers.sums);
+        device->free_host(device, ibot->results[i].clusters);
+    }
     backbone_release(&ibot->student.backbone);
     backbone_release(&ibot->teacher.backbone);
     param_table_release(&ibot->student.table);

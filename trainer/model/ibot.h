@@ -4,6 +4,9 @@
  *
  *   ibot_open ─> ibot_initialise | state loaded through ibot_state
  *   per step:   ibot_zero_gradients ─> ibot_accumulate (once per micro-batch) ─> ibot_update
+ *
+ * On an accelerator these calls queue their work and return: the device may be a step behind. What
+ * they were given in pinned memory must stay until then; ibot_result waits.
  */
 #ifndef IBOT_TRAINER_MODEL_IBOT_H
 #define IBOT_TRAINER_MODEL_IBOT_H
@@ -59,6 +62,7 @@ struct ibot_options {
     bool clip_global_norm;
     int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
     enum ibot_precision precision;
+    bool record_steps;   /* on a device that has graphs: record steps and launch them */
     bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
     bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
 };
@@ -74,13 +78,14 @@ struct ibot_input {
      * by block, attention then MLP (host memory; tests). */
     uint64_t keep_seed;
     int64_t step;
+    int64_t most_masked;   /* masked patches of the rank that has most; 0: this rank's own */
     int64_t first_sample;  /* number of image 0 of this micro-batch in the step, over all ranks */
     int64_t sample_stride; /* of the following images: the number of ranks; 0: 1 */
     const uint8_t *keep_globals, *keep_locals;
 };
 
 /* What one step measured, on the host, after ibot_result. Sums over micro-batches and this rank
- * only. */
+ * only. Clusters are valid until the second ibot_zero_gradients from then. */
 struct ibot_result {
     double loss, loss_cls, loss_patch; /* means, lambdas included, as the official log */
     double teacher_entropy_cls, teacher_entropy_patch; /* mean nats; ln K: uniform, 0: one-hot */
@@ -138,13 +143,21 @@ enum status ibot_zero_gradients(struct ibot *ibot) IBOT_WARN_UNUSED;
 enum status ibot_accumulate(struct ibot *ibot, const struct ibot_input *input,
                             const struct step_control *control) IBOT_WARN_UNUSED;
 
-/* All-reduces gradients (mean over ranks) and centre means, clips, steps the optimizer, moves the
- * teacher and the centres. Errors: STATUS_DEVICE. */
-enum status ibot_update(struct ibot *ibot, const struct step_control *control) IBOT_WARN_UNUSED;
+/* Masked patches in the masks of a micro-batch (ibot_input). */
+int64_t ibot_n_masked(const struct ibot *ibot, const uint8_t *masks);
 
-/* Waits for the step and reads its numbers. A loss that is not finite is STATUS_NOT_FINITE. Call it
- * between the last ibot_accumulate and ibot_update to stop before the weights are touched. */
+/* All-reduces gradients (mean over ranks) and centre means, clips, steps the optimizer, moves the
+ * teacher and the centres, by the control of the last ibot_accumulate. When the loss of any rank,
+ * or a gradient, is not finite, all of these stay as they were. Errors: STATUS_DEVICE. */
+enum status ibot_update(struct ibot *ibot) IBOT_WARN_UNUSED;
+
+/* Waits for all that was queued and reads the numbers of the step under way (before ibot_update:
+ * without norms), or of the last one. Errors: STATUS_NOT_FINITE: a loss, or a gradient, is not. */
 enum status ibot_result(struct ibot *ibot, struct ibot_result *out) IBOT_WARN_UNUSED;
+
+/* The same of the step before the last ibot_update, waiting for that one alone: the device goes on
+ * with what was queued since. At least two updates must have been made. */
+enum status ibot_result_before(struct ibot *ibot, struct ibot_result *out) IBOT_WARN_UNUSED;
 
 /* State entries 0 .. n-1, in a fixed order: student parameters (each shared tensor once), teacher
  * parameters, moments, centres. Parameter views stay valid until close. */

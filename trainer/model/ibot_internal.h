@@ -7,7 +7,15 @@
 #include "trainer/model/ibot.h"
 #include "trainer/model/params.h"
 
-enum { PATCH_CHUNK = 1024 }; /* masked rows whose logits are in memory at a time */
+enum {
+    PATCH_CHUNK = 1024, /* masked rows whose logits are in memory at a time */
+    MAX_STEP_GRAPHS = 160,
+    N_SUMS = 4, /* of struct step_numbers */
+    N_GUARDS = 2,
+    /* marks of the device */
+    IBOT_MARK_STAGING = 0, /* and 1: the copy of a staging block */
+    IBOT_MARK_RESULT = 2,  /* and 3: the numbers of an update */
+};
 
 /* One network: parameters, backbone, head. */
 struct network {
@@ -20,14 +28,51 @@ struct network {
     struct head head;
 };
 
-/* Per-step index tables, filled on the host and copied in. */
+/* Places in the block that the host fills for each micro-batch (ibot_staging.c). */
 struct step_tables {
+    struct step_control *control;    /* the block begins with it */
+    int32_t *chunk_active;           /* [chunks] rows of each chunk that stand for a patch */
+    float *depth;                    /* [random branches, V*B] scales of stochastic depth */
+    uint8_t *mask;                   /* [G*B*N] */
     int32_t *needed, *needed_sample; /* [R] student rows that the loss reads: [CLS] rows, masked */
     int32_t *teacher_rows;           /* [G*B + M] teacher rows: [CLS], masked */
     float *patch_weight;             /* [M] */
-    int32_t *identity;               /* [PATCH_CHUNK] 0, 1, 2, … */
-    int32_t *cls_target;             /* [V*B, G] constant */
-    float *cls_weight;               /* [V*B] constant */
+};
+
+/* Tables that never change. */
+struct constant_tables {
+    int32_t *identity;   /* [PATCH_CHUNK] 0, 1, 2, … */
+    int32_t *cls_target; /* [V*B, G] */
+    float *cls_weight;   /* [V*B] */
+};
+
+/* What a step measured, in one piece of memory: on the device, and in two pinned copies. */
+struct step_numbers {
+    double *sums;  /* [4] loss cls, loss patch, entropy cls, entropy patch: of this rank */
+    double *guard; /* [2] losses of all ranks: when one is not finite the step changes nothing */
+    double *norms; /* [parameters] of the gradients */
+};
+
+/* The numbers of one step on the host. */
+struct step_result {
+    struct step_numbers numbers; /* pinned */
+    int32_t *clusters;           /* [2, B * accumulation], pinned */
+    int32_t n_micro;
+    int64_t n_masked;
+};
+
+/* A part of a step: all that its calls' arguments depend on. */
+struct step_key {
+    bool update;          /* or a micro-batch: */
+    int64_t n_patch_rows; /* as planned */
+    bool masked, last;    /* masks given; the last micro-batch of its step */
+    int32_t n_micro;      /* update: micro-batches of the step */
+};
+
+struct step_graph {
+    struct step_key key;
+    int64_t n_runs;
+    struct device_graph *graph; /* NULL: not recorded yet */
 };
 
 struct ibot {
@@ -38,17 +83,18 @@ struct ibot {
     struct network student, teacher;
     float *gradients, *moment1, *moment2;
     struct segment *segments; /* device */
-    struct segment *host_segments;
-    double *norms, *host_norms;
-    struct step_control *control; /* device */
 
-    enum dtype dtype;                     /* of activations and operands */
-    struct tensor patches[2];             /* normalised patches of global and local crops */
-    uint8_t *mask;                        /* device [G*B*N] */
-    struct step_tables host, tables;      /* host memory; device memory */
-    int64_t n_cls, n_masked, n_needed;    /* V*B; this micro-batch; sum */
+    enum dtype dtype;                      /* of activations and operands */
+    struct tensor patches[2];              /* normalised patches of global and local crops */
+    struct step_tables tables, staging[2]; /* on the device; pinned */
+    size_t tables_bytes;
+    int next_staging;
+    struct constant_tables constant;
+    int64_t n_cls;                        /* V*B */
+    int64_t n_masked, n_patch_rows;       /* of this micro-batch; rows planned for them */
     struct head_vectors student_z;        /* [R, b] rows in order: [CLS], masked */
     struct head_vectors teacher_z;        /* [G*B + M, b] */
+    float *chosen_z;                      /* [R, b] of a head with batch norm: out of all rows */
     float *d_z;                           /* [R, b] */
     float *student_cls, *teacher_cls;     /* logits [V*B, K], [G*B, K] */
     float *student_patch, *teacher_patch; /* [PATCH_CHUNK, K'] */
@@ -58,15 +104,17 @@ struct ibot {
     float *bottleneck_mean;               /* [2, b] sums over micro-batches of the means */
     float *micro_mean;                    /* [b] */
     float *mean_logits;                   /* [max(K, K')] */
-    double *sums;      /* device: loss cls, loss patch, entropy cls, entropy patch */
+    struct step_numbers numbers;          /* on the device */
+    size_t numbers_bytes;
     int32_t *clusters; /* device: [2, B] arg-max of teacher crop 0, student crop 1 */
 
-    int32_t n_micro;        /* micro-batches since ibot_zero_gradients */
-    int64_t n_masked_sum;   /* masked patches since then */
-    int32_t *host_clusters; /* [2, B * accumulation] */
-    double gradient_norm_sum, gradient_norm_max;
+    struct step_result results[2]; /* of even and odd updates */
+    struct step_result *result;    /* of the step under way */
+    int64_t n_updates;
+    bool records; /* parts of a step are recorded and launched again */
+    struct step_graph graphs[MAX_STEP_GRAPHS];
+    int32_t n_graphs;
     struct workspace workspace;
-    size_t host_bytes;
 };
 
 /* Number of patches per global crop: feature tokens, and mask cells. */
@@ -76,11 +124,40 @@ static inline int64_t ibot_n_patches(const struct ibot *ibot)
     return grid * grid;
 }
 
-/* Fills mask and row tables for one micro-batch. */
-enum status ibot_prepare_rows(struct ibot *ibot, const uint8_t *masks) IBOT_WARN_UNUSED;
+/* ---- ibot_staging.c ---- */
 
-/* Stochastic depth scales of this micro-batch. */
-enum status ibot_prepare_depth(struct ibot *ibot, const struct ibot_input *input) IBOT_WARN_UNUSED;
+/* Masked patches of a micro-batch at most; rows that are planned for n_masked of them. */
+int64_t ibot_patch_capacity(const struct ibot *ibot);
+int64_t ibot_patch_rows(const struct ibot *ibot, int64_t n_masked);
+
+/* Places of the tables in a block that begins at base; returns its size. */
+size_t ibot_tables_layout(const struct ibot *ibot, char *base, struct step_tables *tables);
+
+/* Points the student's blocks at their scales in the tables. */
+void ibot_bind_depth(struct ibot *ibot);
+
+/* Fills the tables for a micro-batch and queues their copy to the device. */
+enum status ibot_stage(struct ibot *ibot, const struct ibot_input *input,
+                       const struct step_control *control) IBOT_WARN_UNUSED;
+
+/* ---- ibot_graph.c ---- */
+
+/* Queues a part of a step: by calling `queue`, or as the graph of what it once queued. */
+enum status ibot_run_part(struct ibot *ibot, const struct step_key *key,
+                          enum status (*queue)(struct ibot *,
+                                               const struct step_key *)) IBOT_WARN_UNUSED;
+void ibot_release_graphs(struct ibot *ibot);
+
+/* ---- ibot_step.c ---- */
+
+/* A field of the control that the device reads. */
+const float *ibot_control_field(const struct ibot *ibot, size_t offset);
+
+/* The student's mask, or NULL when it sees all patches. */
+uint8_t *ibot_student_mask(const struct ibot *ibot, bool masked);
+
+/* With batch norm the head sees every token, as two calls (global crops, local crops). */
+void ibot_set_spans(struct ibot *ibot);
 
 /* u8 or f32 crops to patch rows. */
 enum status ibot_patchify(struct ibot *ibot, struct tensor pixels,

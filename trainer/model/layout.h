@@ -13,7 +13,6 @@ struct backbone_layout {
     bool backward;        /* student */
     enum dtype dtype;     /* of activations and operands */
     enum activation gelu; /* its form */
-    bool stochastic;      /* stochastic depth: plans the scales */
 };
 
 #endif

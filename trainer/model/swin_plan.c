@@ -91,8 +91,7 @@ static void widest(const struct swin *swin, int64_t *stream, int64_t *any)
     *any = *stream > *any ? *stream : *any;
 }
 
-static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i, bool stochastic,
-                              int64_t most)
+static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i, int64_t most)
 {
     struct swin_stage *stage = &swin->stages[i];
     struct block_pass *p = &stage->pass;
@@ -101,11 +100,6 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
     for (int32_t b = stage->first_block; b < stage->first_block + stage->n_blocks; b++) {
         if (swin->backward || b == 0)
             TRY(block_plan(&swin->states[b], p, n, false, w));
-        if (stochastic && backbone_drop_rate(&swin->options, b) > 0.0f) {
-            swin->depths[b].n_samples = swin->n_samples;
-            TRY(plan_floats(w, &swin->depths[b].attention_scale, swin->n_samples));
-            TRY(plan_floats(w, &swin->depths[b].mlp_scale, swin->n_samples));
-        }
     }
     TRY(workspace_reserve(w, &stage->sample, (size_t)p->n_tokens * sizeof(int32_t)));
     if (i + 1 == swin->options.n_stages)
@@ -155,7 +149,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     TRY(plan_floats(w, &swin->patch_mean, first->n_tokens));
     TRY(plan_floats(w, &swin->patch_rstd, first->n_tokens));
     for (int32_t i = 0; i < options->n_stages; i++)
-        TRY(plan_stage(swin, w, i, layout->stochastic, stream));
+        TRY(plan_stage(swin, w, i, stream));
     TRY(plan_buffer(w, &swin->states[0].branch, swin->dtype, stream));
     TRY(plan_floats(w, &swin->final_x, last->n_tokens * last->width));
     TRY(plan_buffer(w, &swin->final_y, swin->dtype, last->n_tokens * last->width));

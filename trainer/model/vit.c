@@ -67,11 +67,6 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         bool own = layout->backward || i == 0;
         if (own)
             TRY(block_plan(&vit->states[i], &vit->pass, n, i == options->depth - 1, w));
-        if (layout->stochastic && backbone_drop_rate(options, i) > 0.0f) {
-            vit->depths[i].n_samples = vit->n_samples;
-            TRY(plan_floats(w, &vit->depths[i].attention_scale, vit->n_samples));
-            TRY(plan_floats(w, &vit->depths[i].mlp_scale, vit->n_samples));
-        }
     }
     TRY(plan_buffer(w, &vit->states[0].branch, layout->dtype, n));
     TRY(plan_floats(w, &vit->final_x, n));

@@ -185,15 +185,13 @@ static enum status make_step(struct run *run, double *loss, bool *stop)
 
     schedule_fill(&run->schedule, run->step, &control);
     TRY(agree(run, accumulate(run, &control, &result, &batch), stop));
-    TRY(ibot_update(run->ibot, &control));
+    TRY(ibot_update(run->ibot));
     note(run, &result);
     watch_collapse(run, &result);
     *loss = result.loss;
-    /* gradients are summed over ranks: all see the same, and none will save these weights */
-    TRY(ibot_result(run->ibot, &result));
-    if (!isfinite(result.gradient_norm_sum))
-        return not_finite(run, batch, "the gradient is not finite");
-    return STATUS_OK;
+    /* losses and gradients are summed over ranks: all see the same, and no weight has moved */
+    enum status status = ibot_result(run->ibot, &result);
+    return status == STATUS_NOT_FINITE ? not_finite(run, batch, status_message()) : status;
 }
 
 enum status run_step(struct run *run, double *loss, bool *stop)
