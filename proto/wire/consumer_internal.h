@@ -51,6 +51,7 @@ struct peer {
     bool used;
     uint8_t n_routing;
     uint8_t routing[255]; /* ZeroMQ's name for the connection */
+    uint64_t session; /* of this acquaintance: what is said under another one is old, or replayed */
     uint64_t instance;
     uint32_t attempt;
     int64_t heard_ns;
@@ -76,7 +77,8 @@ struct received {
 struct consumer {
     /* immutable after open */
     struct consumer_options options;
-    uint64_t session_id, spec_digest;
+    uint64_t session_id; /* random; what those are told under who are not accepted */
+    uint64_t spec_digest;
     char endpoints[CONSUMER_MAX_ENDPOINTS][SOCKET_ENDPOINT_BYTES];
     int32_t n_slots, slices_per_batch;
     size_t record_bytes;
@@ -101,6 +103,7 @@ struct consumer {
     uint64_t self_test;
     int64_t spoke_ns; /* when Alive went out last */
     uint32_t auth_generation;
+    uint64_t n_joined; /* loaders, ever */
     struct {
         int32_t epoch;
         uint32_t index;

@@ -26,10 +26,10 @@ enum status consumer_send(struct consumer *consumer, const uint8_t *routing, siz
 
 /* Answers where the message being handled came from; what does not get there is told by the next
  * Alive. */
-static void answer(struct consumer *consumer, enum message_kind kind)
+static void answer(struct consumer *consumer, enum message_kind kind, uint64_t session)
 {
     consumer->out.kind = kind;
-    consumer->out.session = consumer->session_id;
+    consumer->out.session = session;
     enum status status = consumer_send(consumer, consumer->in.routing, consumer->in.n_routing);
     (void)status;
 }
@@ -56,7 +56,7 @@ static void reject(struct consumer *consumer, const char *reason)
 {
     consumer->out.reject.version = WIRE_VERSION;
     snprintf(consumer->out.reject.reason, MESSAGE_REASON_BYTES, "%s", reason);
-    answer(consumer, MESSAGE_REJECT);
+    answer(consumer, MESSAGE_REJECT, consumer->session_id);
 }
 
 void consumer_forget(struct consumer *consumer, int32_t loader)
@@ -186,7 +186,9 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
         return;
     }
     struct peer *peer = &consumer->peers[number];
+    uint64_t n = ++consumer->n_joined;
     *peer = (struct peer){.used = true,
+                          .session = hash_bytes_seeded(&n, sizeof(n), consumer->session_id),
                           .n_routing = consumer->in.n_routing,
                           .instance = hello->instance,
                           .attempt = hello->attempt,
@@ -198,9 +200,9 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
     consumer->out.spec.data_spec = consumer->options.spec;
     consumer->out.spec.digest = consumer->spec_digest;
     consumer->out.spec.attempt = peer->attempt;
-    answer(consumer, MESSAGE_SPEC);
+    answer(consumer, MESSAGE_SPEC, peer->session);
     if (consumer->finished)
-        answer(consumer, MESSAGE_FINISHED);
+        answer(consumer, MESSAGE_FINISHED, peer->session);
 }
 
 /* ---- slices ---- */
@@ -409,14 +411,12 @@ static void handle(struct consumer *consumer, int64_t now_ns)
     }
     if (loader < 0) {
         if (message->kind != MESSAGE_GOODBYE)
-            answer(consumer, MESSAGE_HELLO_WANTED);
-        else if (message->session == consumer->session_id && message->goodbye.reason[0] != '\0')
-            consumer_note_refusal(consumer, &consumer->in.sender, "", message->goodbye.reason);
+            answer(consumer, MESSAGE_HELLO_WANTED, consumer->session_id);
         return;
     }
     consumer->peers[loader].heard_ns = now_ns;
-    if (message->session != consumer->session_id)
-        return; /* meant for one that was here before */
+    if (message->session != consumer->peers[loader].session)
+        return; /* from before it was accepted, or a replay */
     if (message->kind == MESSAGE_SLICE) {
         handle_slice(consumer, loader, now_ns);
     } else if (message->kind == MESSAGE_FAILURE) {

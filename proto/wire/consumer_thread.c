@@ -110,7 +110,8 @@ static bool tell(struct consumer *consumer, int32_t loader)
 {
     const struct peer *peer = &consumer->peers[loader];
 
-    consumer->out.session = consumer->session_id;
+    consumer->out.session =
+        consumer->out.kind == MESSAGE_REJECT ? consumer->session_id : peer->session;
     enum status status = consumer_send(consumer, peer->routing, peer->n_routing);
     if (status == STATUS_CLOSED)
         consumer_forget(consumer, loader);

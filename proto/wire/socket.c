@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -17,6 +18,18 @@
 
 /* ---- contexts and options ---- */
 
+/* Each connection takes a file descriptor, those of strangers too; checkpoints need some as well.
+ */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= SOCKET_FILES)
+        return;
+    limit.rlim_cur = limit.rlim_max < SOCKET_FILES ? limit.rlim_max : SOCKET_FILES;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 enum status socket_context_open(void **out, int n_io_threads)
 {
     int major, minor, patch;
@@ -26,6 +39,7 @@ enum status socket_context_open(void **out, int n_io_threads)
         FAIL(STATUS_UNSUPPORTED,
              "ZeroMQ %d.%d.%d has known holes; 4.3.4 or newer is needed (package libzmq5)", major,
              minor, patch);
+    raise_file_limit();
     mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the most that is allowed */
     mallopt(M_TRIM_THRESHOLD, 256 << 20);
 

@@ -21,10 +21,12 @@ enum {
     SOCKET_QUEUED_CONTROL = 256,  /* messages that wait to be sent to one loader */
     SOCKET_WAITING_MESSAGES =
         1024,                 /* of one loader that wait to be read; it has 256 leases at most */
+    SOCKET_FILES = 65536,     /* open at once, where the system lets us */
     SOCKET_SEALED_BYTES = 64, /* what encryption adds to a frame, and some */
 };
 
-/* A context for one side, with this many I/O threads. Also makes malloc keep large frames, which
+/* A context for one side, with this many I/O threads. Also raises the limit of open files to what
+ * the system allows, and makes malloc keep large frames, which
  * ZeroMQ allocates one by one, instead of giving them back to the system each time. Errors:
  * STATUS_UNSUPPORTED (ZeroMQ older than 4.3.4), STATUS_IO. */
 enum status socket_context_open(void **out, int n_io_threads) IBOT_WARN_UNUSED;

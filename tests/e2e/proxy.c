@@ -35,6 +35,7 @@ struct pair {
 
 struct proxy {
     int listener, wake;
+    atomic_int kept; /* file of what loaders said; -1: none */
     char endpoint[64];
     struct sockaddr_in target;
     atomic_int manner, stop;
@@ -100,6 +101,9 @@ static bool move(struct proxy *proxy, struct pair *pair, int i)
                 return false;
             pair->buffers[i].first = 0;
             pair->buffers[i].n = (size_t)n;
+            int kept = atomic_load(&proxy->kept);
+            if (i == 0 && kept >= 0 && write(kept, pair->buffers[i].bytes, (size_t)n) != n)
+                atomic_store(&proxy->kept, -1);
             if (i == 0 && n > 64 && atomic_load(&proxy->manner) == PROXY_FLIP &&
                 draw(proxy) % 2 == 0) {
                 pair->buffers[i].bytes[draw(proxy) % (uint32_t)n] ^=
@@ -164,6 +168,7 @@ struct proxy *proxy_open(const char *target, uint32_t seed)
     proxy->target = address;
     proxy->target.sin_port = htons((uint16_t)port);
     proxy->random = seed | 1;
+    atomic_store(&proxy->kept, -1);
     proxy->listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     proxy->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     assert_true(proxy->listener >= 0 && proxy->wake >= 0);
@@ -194,6 +199,13 @@ void proxy_behave(struct proxy *proxy, enum proxy_manner manner)
     wake(proxy);
 }
 
+void proxy_keep(struct proxy *proxy, const char *path)
+{
+    int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_true(file >= 0);
+    atomic_store(&proxy->kept, file);
+}
+
 uint64_t proxy_flipped(const struct proxy *proxy)
 {
     return atomic_load(&proxy->n_flipped);
@@ -212,6 +224,8 @@ void proxy_close(struct proxy **address)
         close_pair(&proxy->pairs[i]);
     close(proxy->listener);
     close(proxy->wake);
+    if (atomic_load(&proxy->kept) >= 0)
+        close(atomic_load(&proxy->kept));
     free(proxy);
     *address = NULL;
 }

@@ -23,6 +23,9 @@ const char *proxy_endpoint(const struct proxy *proxy);
 
 void proxy_behave(struct proxy *proxy, enum proxy_manner manner);
 
+/* Keeps what loaders say in a file, word for word; before any loader connects. */
+void proxy_keep(struct proxy *proxy, const char *path);
+
 /* Bits changed so far. */
 uint64_t proxy_flipped(const struct proxy *proxy);
 

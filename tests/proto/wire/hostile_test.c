@@ -385,6 +385,48 @@ static void a_loader_that_says_hello_again_begins_anew(void **state)
     consumer_close(&consumer);
 }
 
+static void what_was_said_to_another_connection_is_void_when_it_is_replayed(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = open_consumer(&options);
+    struct raw_peer peer, replayer;
+    raw_peer_open(&peer, consumer_endpoint(consumer, 0));
+    raw_peer_join(&peer, 1);
+    start(consumer, 1);
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+    struct lease_item lease = peer.in.lease.items[0];
+    size_t n_bytes = SLICE * data_spec_record_bytes(&peer.spec);
+    uint8_t *payload = malloc(n_bytes);
+    raw_peer_make(&peer, &lease, payload);
+    raw_peer_send(&peer, &(struct raw_frame){payload, n_bytes}, 1);
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE)); /* it was taken */
+    raw_peer_open(&replayer, consumer_endpoint(consumer, 0));
+    raw_peer_hello(&replayer, 1);
+    replayer.out.hello.instance = (uint64_t)(uintptr_t)&peer;
+    raw_peer_send(&replayer, NULL, 0);
+    assert_true(raw_peer_receive(&replayer, MESSAGE_SPEC));
+    assert_true(replayer.in.session != peer.session);
+    replayer.out = peer.out;
+    for (int i = 0; i < 10; i++)
+        raw_peer_send(&replayer, &(struct raw_frame){payload, n_bytes}, 1);
+    /* The one who was there first is asked who it is, and has its place again. */
+    raw_peer_send(&peer, &(struct raw_frame){payload, n_bytes}, 1);
+    assert_true(raw_peer_receive(&peer, MESSAGE_HELLO_WANTED));
+    raw_peer_join(&peer, 1);
+    assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
+    assert_int_equal(stats_of(consumer).n_corrupt, 0);
+    assert_int_equal(stats_of(consumer).n_rejected_loaders, 0);
+    assert_int_equal(stats_of(consumer).n_slices, 1);
+    struct fleet_loader *sound = open_sound(consumer);
+    raw_peer_close(&peer);
+    raw_peer_close(&replayer);
+    check_batches(consumer, 0, 10);
+    free(payload);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
 /* ---- what is no loader ---- */
 
 static void messages_from_strangers_are_answered_or_ignored(void **state)
@@ -478,9 +520,9 @@ static void random_bytes_on_the_port_change_nothing(void **state)
     /* ZMTP 3.0 greeting, NULL mechanism; then READY; then a frame of 2^63 bytes. */
     static const uint8_t greeting[64] = {0xff, 0,    0, 0, 0,   0,   0,   0,
                                          1,    0x7f, 3, 0, 'N', 'U', 'L', 'L'};
-    static const uint8_t ready[] = {4,   26,  5,   'R', 'E', 'A', 'D', 'Y', 11,  'S',
+    static const uint8_t ready[] = {4,   28,  5,   'R', 'E', 'A', 'D', 'Y', 11,  'S',
                                     'o', 'c', 'k', 'e', 't', '-', 'T', 'y', 'p', 'e',
-                                    0,   0,   0,   6,   'D', 'E', 'A', 'L'};
+                                    0,   0,   0,   6,   'D', 'E', 'A', 'L', 'E', 'R'};
     static const uint8_t huge[] = {2, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     int half_open[20];
     start(consumer, 3);
@@ -738,6 +780,7 @@ int main(void)
         cmocka_unit_test(a_silent_loader_costs_a_lease_timeout),
         cmocka_unit_test(a_slice_sent_twice_is_taken_once),
         cmocka_unit_test(a_loader_that_says_hello_again_begins_anew),
+        cmocka_unit_test(what_was_said_to_another_connection_is_void_when_it_is_replayed),
         cmocka_unit_test(messages_from_strangers_are_answered_or_ignored),
         cmocka_unit_test(a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory),
         cmocka_unit_test(random_bytes_on_the_port_change_nothing),
