@@ -112,15 +112,15 @@ static void compare(const struct ibot *together, const struct ibot *alone)
     }
 }
 
-static void check(enum head_norm norm)
+static void check(struct ibot_options o, enum head_norm norm)
 {
-    struct ibot_options o = model_options_small();
     struct model_fixture alone;
     struct device device;
     struct ibot *together;
 
     o.backbone.drop_path = 0.4f;
     o.head.norm = norm;
+    o.bucket_bytes = 4096; /* many to a backward */
     o.batch_size = PER_RANK;
     assert_int_equal(device_open_cpu(&device, 1), STATUS_OK);
     assert_int_equal(ibot_open(&together, &device, &op_table_cpu, &ranks, &o), STATUS_OK);
@@ -143,13 +143,19 @@ static void there_is_more_than_one_rank(void **state)
 static void ranks_train_as_one_process_with_all_images(void **state)
 {
     (void)state;
-    check(HEAD_NORM_NONE);
+    check(model_options_small(), HEAD_NORM_NONE);
+}
+
+static void ranks_of_a_swin_train_as_one_process(void **state)
+{
+    (void)state;
+    check(model_options_small_swin(), HEAD_NORM_NONE);
 }
 
 static void batch_norm_sees_all_ranks(void **state)
 {
     (void)state;
-    check(HEAD_NORM_BN);
+    check(model_options_small(), HEAD_NORM_BN);
 }
 
 int main(void)
@@ -157,6 +163,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_is_more_than_one_rank),
         cmocka_unit_test(ranks_train_as_one_process_with_all_images),
+        cmocka_unit_test(ranks_of_a_swin_train_as_one_process),
         cmocka_unit_test(batch_norm_sees_all_ranks),
     };
     if (collective_open_mpi(&ranks) != STATUS_OK) {

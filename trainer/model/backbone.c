@@ -248,9 +248,9 @@ struct tensor backbone_d_features(struct backbone *b)
     return b->vit != NULL ? b->vit->gradients.d_y : b->swin->d_features;
 }
 
-enum status backbone_backward(struct backbone *b, uint8_t *mask)
+enum status backbone_backward(struct backbone *b, uint8_t *mask, const struct gradient_watch *watch)
 {
-    return b->vit != NULL ? vit_backward(b->vit, mask) : swin_backward(b->swin, mask);
+    return b->vit != NULL ? vit_backward(b->vit, mask, watch) : swin_backward(b->swin, mask, watch);
 }
 
 void backbone_release(struct backbone *b)

@@ -94,6 +94,23 @@ enum status block_forward(const struct block_pass *pass, const struct block_weig
                           const struct block_rows *rows,
                           const struct block_next *next) IBOT_WARN_UNUSED;
 
+/* Who wants to know how far a backward is: `from` on, gradients in the flat array are final. */
+struct gradient_watch {
+    enum status (*reached)(void *context, const float *from); /* NULL: nobody */
+    void *context;
+};
+
+/* After the backward of a block whose first norm is undone later: what lies beyond that norm. */
+static inline enum status block_reached(const struct gradient_watch *watch,
+                                        const struct block_weights *weights)
+{
+    const struct tensor *last = &weights->norm1.d_bias;
+
+    return watch->reached == NULL
+               ? STATUS_OK
+               : watch->reached(watch->context, (const float *)last->data + last->shape[0]);
+}
+
 /* Scratch of the backward, shared by all blocks. */
 struct block_gradients {
     float *d_stream; /* [T, D] in: gradient of the stream after the block; out: before it, LN1 left

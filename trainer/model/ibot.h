@@ -62,9 +62,10 @@ struct ibot_options {
     bool clip_global_norm;
     int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
     enum ibot_precision precision;
-    bool record_steps;   /* on a device that has graphs: record steps and launch them */
-    bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
-    bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
+    int64_t bucket_bytes; /* gradients that ranks sum at a time; 0: 32 MiB */
+    bool record_steps;    /* on a device that has graphs: record steps and launch them */
+    bool gelu_tanh;       /* GELU by tanh instead of the exact one, everywhere */
+    bool inference_only;  /* teacher backbone (and head) without gradients: evaluation */
 };
 
 /* The input of one micro-batch; device memory. */

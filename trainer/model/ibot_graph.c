@@ -10,7 +10,7 @@
 static bool same(const struct step_key *a, const struct step_key *b)
 {
     return a->update == b->update && a->n_patch_rows == b->n_patch_rows && a->masked == b->masked &&
-           a->last == b->last && a->n_micro == b->n_micro;
+           a->last == b->last && a->summed == b->summed && a->n_micro == b->n_micro;
 }
 
 /* The part's entry; a new one while there is room, else NULL. */

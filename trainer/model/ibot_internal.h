@@ -66,6 +66,7 @@ struct step_key {
     bool update;          /* or a micro-batch: */
     int64_t n_patch_rows; /* as planned */
     bool masked, last;    /* masks given; the last micro-batch of its step */
+    bool summed;          /* update: gradients have been summed over ranks */
     int32_t n_micro;      /* update: micro-batches of the step */
 };
 
@@ -111,7 +112,9 @@ struct ibot {
     struct step_result results[2]; /* of even and odd updates */
     struct step_result *result;    /* of the step under way */
     int64_t n_updates;
-    bool records; /* parts of a step are recorded and launched again */
+    bool summed;         /* the gradients, over ranks, by the last micro-batch */
+    int64_t summed_from; /* element of the gradients that the sums over ranks have come to */
+    bool records;        /* parts of a step are recorded and launched again */
     struct step_graph graphs[MAX_STEP_GRAPHS];
     int32_t n_graphs;
     struct workspace workspace;
@@ -147,6 +150,12 @@ enum status ibot_run_part(struct ibot *ibot, const struct step_key *key,
                           enum status (*queue)(struct ibot *,
                                                const struct step_key *)) IBOT_WARN_UNUSED;
 void ibot_release_graphs(struct ibot *ibot);
+
+/* ---- ibot_reduce.c ---- */
+
+/* Around a backward: gradients are summed over ranks as they are reached. */
+struct gradient_watch ibot_reduce_begin(struct ibot *ibot);
+enum status ibot_reduce_end(struct ibot *ibot) IBOT_WARN_UNUSED;
 
 /* ---- ibot_step.c ---- */
 

@@ -205,8 +205,15 @@ static enum status patch_chunk(struct ibot *ibot, int64_t first, int64_t n)
 
 /* ------------------------------------------------------------------------------ backward */
 
+/* Are gradients final after this micro-batch, and others' to be added? */
+static bool sums_over_ranks(const struct ibot *ibot, const struct step_key *key)
+{
+    return key->last && ibot->collective->world > 1;
+}
+
 static enum status student_backward(struct ibot *ibot, const struct step_key *key)
 {
+    uint8_t *mask = ibot_student_mask(ibot, key->masked);
     struct network *student = &ibot->student;
     struct backbone *backbone = &student->backbone;
     int64_t bottleneck = ibot->options.head.bottleneck_dim, n = backbone->rows.n_rows;
@@ -224,7 +231,12 @@ static enum status student_backward(struct ibot *ibot, const struct step_key *ke
         d_z = student->head.raw;
     }
     TRY(head_backward(&student->head, backbone->features, d_z, backbone_d_features(backbone), n));
-    return backbone_backward(backbone, ibot_student_mask(ibot, key->masked));
+    if (!sums_over_ranks(ibot, key))
+        return backbone_backward(backbone, mask, &(struct gradient_watch){0});
+    struct gradient_watch watch = ibot_reduce_begin(ibot);
+    TRY(watch.reached(watch.context, student->head.mlp[0].d_weight.data));
+    TRY(backbone_backward(backbone, mask, &watch));
+    return ibot_reduce_end(ibot);
 }
 
 /* n images of `side` px: the sizes that memory was planned for. */
@@ -285,6 +297,7 @@ enum status ibot_accumulate(struct ibot *ibot, const struct ibot_input *input,
     if (o->n_local > 0)
         TRY(ibot_patchify(ibot, input->locals, ibot->patches[1]));
     TRY(ibot_run_part(ibot, &key, queue_micro_batch));
+    ibot->summed = sums_over_ranks(ibot, &key);
     TRY(copy_clusters(ibot));
     result->n_micro++;
     result->n_masked += ibot->n_masked;

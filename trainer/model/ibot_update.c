@@ -26,8 +26,8 @@ static enum status move_centre(struct ibot *ibot, const struct step_key *key, bo
     return ibot->ops->centre_update(ibot->device, &args);
 }
 
-/* Gradients, centre means and losses of all ranks. */
-static enum status sum_over_ranks(struct ibot *ibot)
+/* Gradients (unless the backward has seen to it), centre means and losses of all ranks. */
+static enum status sum_over_ranks(struct ibot *ibot, const struct step_key *key)
 {
     struct collective *ranks = ibot->collective;
     struct tensor sums[] = {
@@ -38,7 +38,7 @@ static enum status sum_over_ranks(struct ibot *ibot)
 
     TRY(ibot->device->copy(ibot->device, ibot->numbers.guard, ibot->numbers.sums,
                            N_GUARDS * sizeof(double)));
-    for (size_t i = 0; i < sizeof(sums) / sizeof(sums[0]); i++)
+    for (size_t i = key->summed ? 1 : 0; i < sizeof(sums) / sizeof(sums[0]); i++)
         TRY(ranks->all_reduce(ranks, ibot->device, &sums[i]));
     return STATUS_OK;
 }
@@ -77,7 +77,7 @@ static enum status move_weights(struct ibot *ibot)
 
 static enum status queue_update(struct ibot *ibot, const struct step_key *key)
 {
-    TRY(sum_over_ranks(ibot));
+    TRY(sum_over_ranks(ibot, key));
     /* before the optimizer: the centre is of the teacher that made the targets */
     TRY(move_centre(ibot, key, false, ibot->centre,
                     offsetof(struct step_control, centre_momentum)));
@@ -95,7 +95,8 @@ static enum status copy_numbers(struct ibot *ibot)
 enum status ibot_update(struct ibot *ibot)
 {
     struct device *device = ibot->device;
-    struct step_key key = {.update = true, .n_micro = ibot->result->n_micro};
+    struct step_key key = {
+        .update = true, .summed = ibot->summed, .n_micro = ibot->result->n_micro};
 
     CHECK(key.n_micro > 0, "ibot_update without ibot_accumulate");
     TRY(ibot_run_part(ibot, &key, queue_update));

@@ -333,7 +333,7 @@ static enum status embed_back(struct swin *swin, uint8_t *mask)
     return STATUS_OK;
 }
 
-enum status swin_backward(struct swin *swin, uint8_t *mask)
+enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradient_watch *watch)
 {
     const struct block_pass *last = &swin->stages[swin->options.n_stages - 1].pass;
 
@@ -346,6 +346,7 @@ enum status swin_backward(struct swin *swin, uint8_t *mask)
         struct block_rows rows = rows_of(stage);
         TRY(block_backward(&stage->pass, &swin->weights[i], &swin->states[i], &swin->depths[i],
                            &rows, &next, &swin->gradients));
+        TRY(block_reached(watch, &swin->weights[i]));
         if (i > stage->first_block)
             continue;
         TRY(enter_stage_back(swin, stage));

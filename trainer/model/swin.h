@@ -62,7 +62,8 @@ enum status swin_bind(struct swin *swin, const struct binder *binder) IBOT_WARN_
 enum status swin_forward(struct swin *swin, uint8_t *mask) IBOT_WARN_UNUSED;
 
 /* d_features [R, F] holds the gradient of the features; parameter gradients are added up. */
-enum status swin_backward(struct swin *swin, uint8_t *mask) IBOT_WARN_UNUSED;
+enum status swin_backward(struct swin *swin, uint8_t *mask,
+                          const struct gradient_watch *watch) IBOT_WARN_UNUSED;
 
 /* The forward in steps, for who wants the streams in between: embed, then block 0, 1, …; after the
  * last block of a stage its tokens are merged for the next. */

@@ -288,7 +288,7 @@ static enum status embed_group_backward(struct vit *vit, struct vit_group *group
     return p->ops->linear_backward(p->device, &project);
 }
 
-enum status vit_backward(struct vit *vit, uint8_t *mask)
+enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_watch *watch)
 {
     struct block_pass *p = &vit->pass;
     struct block_gradients *g = &vit->gradients;
@@ -300,6 +300,7 @@ enum status vit_backward(struct vit *vit, uint8_t *mask)
         struct block_next next = next_of(vit, i);
         const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
         TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
+        TRY(block_reached(watch, &vit->weights[i]));
     }
     struct residual_layernorm_backward_args norm = {
         .d_y = shaped(g->d_y, p->n_tokens, p->width),

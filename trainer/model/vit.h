@@ -53,7 +53,8 @@ enum status vit_embed(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 
 /* gradients.d_y [R, D] holds the gradient of the features; parameter gradients are added up. */
-enum status vit_backward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
+enum status vit_backward(struct vit *vit, uint8_t *mask,
+                         const struct gradient_watch *watch) IBOT_WARN_UNUSED;
 
 /* features [T, D] = final norm of a stream x [T, D] (of earlier blocks). */
 enum status vit_normed_stream(struct vit *vit, float *x) IBOT_WARN_UNUSED;
