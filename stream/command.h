@@ -14,6 +14,7 @@ struct stream_command {
     enum status (*run)(const struct options *options, const atomic_int *stop);
 };
 
-extern const struct stream_command stream_inspect, stream_keygen, stream_replay, stream_verify;
+extern const struct stream_command stream_inspect, stream_keygen, stream_replay, stream_verify,
+    stream_watch;
 
 #endif

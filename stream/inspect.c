@@ -1,22 +1,21 @@
-/* ibot-stream inspect: what is in a recording. */
+/* ibot-stream inspect: what is in a recording, or in a live stream. */
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#include "proto/base/log.h"
+#include "proto/base/clock.h"
 #include "proto/base/memory.h"
-#include "proto/config/ranges.h"
+#include "proto/wire/observer.h"
 #include "proto/wire/recording.h"
 #include "stream/command.h"
 #include "stream/origin.h"
-#include "stream/sample.h"
-#include "stream/sheet.h"
-#include "stream/source.h"
+#include "stream/viewer.h"
+
+static const int64_t patience_ns = 10000000000; /* with a trainer that does not answer */
 
 struct options_of_inspect {
-    const char *steps, *samples, *data, *index, *sheet;
-    bool parameters, json;
-    int32_t sheet_samples;
+    struct viewer_options view;
+    const char *key, *server_key;
 };
 
 static struct options_of_inspect values;
@@ -26,78 +25,82 @@ static struct options_of_inspect values;
 static const struct option_spec specs[] = {
     {.name = "steps",
      .type = OPTION_STRING,
-     AT(steps),
+     AT(view.steps),
      .argument = "FIRST-LAST,...",
      .group = "What to show",
      .help = "these steps alone"},
     {.name = "samples",
      .type = OPTION_STRING,
-     AT(samples),
+     AT(view.samples),
      .argument = "all|FIRST-LAST,...",
      .help = "samples by their number in the batch: position, image, label, hash"},
     {.name = "parameters",
      .type = OPTION_BOOL,
-     AT(parameters),
+     AT(view.parameters),
      .text = "off",
      .help = "everything that was drawn for each view of them: crop, flip, jitter and its order, "
              "grey, blur, solarisation, mask"},
     {.name = "data",
      .alias = "data_path",
      .type = OPTION_STRING,
-     AT(data),
+     AT(view.data),
      .argument = "DATA",
      .help = "the data set: adds paths of images, and where crops lie in them"},
     {.name = "index",
      .type = OPTION_STRING,
-     AT(index),
+     AT(view.index),
      .argument = "FILE",
      .help = "index made by ibot-index"},
     {.name = "json",
      .type = OPTION_BOOL,
-     AT(json),
+     AT(view.json),
      .text = "off",
      .group = "How to show it",
      .help = "an object in each line: what the recording is of, then each step"},
     {.name = "sheet",
      .type = OPTION_STRING,
-     AT(sheet),
+     AT(view.sheet),
      .argument = "FILE.png",
      .help = "a contact sheet of the samples: crops and masks, with --data also the source images "
              "with the crops drawn in"},
     {.name = "sheet_samples",
      .type = OPTION_INT32,
-     AT(sheet_samples),
+     AT(view.sheet_samples),
      .text = "8",
      .minimum = 1,
      .maximum = 1000,
      .help = "samples in it at most"},
+    {.name = "key",
+     .type = OPTION_STRING,
+     AT(key),
+     .argument = "FILE",
+     .group = "Live streams",
+     .help = "a secret key (ibot-stream keygen), for trainers that ask for one"},
+    {.name = "server_key",
+     .type = OPTION_STRING,
+     AT(server_key),
+     .argument = "KEY",
+     .help = "the trainer's public key, with --key: 64 hex digits, or the .public file"},
 };
 
 static const struct options_program program = {
     .name = "ibot-stream inspect",
-    .summary = "Show what is in a recording; check every sum and hash of what is shown.",
+    .summary = "Show what is in a recording, or in the stream of a trainer.",
     .epilogue =
         "One line per step: its number, rank, epoch, images and the digest of the batch, as "
-        "--log_digests of ibot-train writes it.\n\n"
+        "--log_digests of ibot-train writes it; sums and hashes of what is shown are checked. Of a "
+        "live stream any step can be shown, since it follows from the specification; by default "
+        "the next one.\n\n"
         "  ibot-stream inspect runs/small/recording\n"
         "  ibot-stream inspect runs/small/recording --steps 5000 --parameters --json\n"
         "  ibot-stream inspect runs/small/recording --steps 0 --samples 0-5 --data "
-        "/data/imagenet/train --sheet first.png",
+        "/data/imagenet/train --sheet first.png\n"
+        "  ibot-stream inspect tcp://trainer:5550 --parameters",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
-    .positional = "RECORDING",
+    .positional = "RECORDING|ENDPOINT",
     .min_positional = 1,
     .max_positional = 1,
-};
-
-struct inspect {
-    struct recording *recording;
-    struct source source; /* of --data */
-    struct sheet *sheet;
-    struct ranges steps, samples;
-    bool all_samples, sheet_full;
-    uint8_t *record; /* of a sample that is made again for the sheet */
-    json_t *out;     /* with --json: of the step in work */
 };
 
 /* ---- the head ---- */
@@ -148,96 +151,14 @@ static json_t *head_json(const struct recording *recording)
     return out;
 }
 
-/* One line; takes the object. */
-static enum status put_line(json_t *object)
+/* ---- a recording ---- */
+
+static enum status show_slice(struct viewer *viewer, struct recording *recording, size_t i)
 {
-    enum status status = STATUS_OK;
-
-    if (object == NULL || json_dumpf(object, stdout, JSON_COMPACT) != 0 || putchar('\n') == EOF)
-        status = status_set(STATUS_IO, "cannot write JSON to the standard output");
-    json_decref(object);
-    return status;
-}
-
-/* ---- a sample ---- */
-
-/* The record as it was recorded, or made again. */
-static enum status find_record(struct inspect *inspect, const struct sample *sample, int32_t image,
-                               const uint8_t **out)
-{
-    const struct recording *recording = inspect->recording;
-    struct batch_sample made;
-
-    if (recording->info.pixels) {
-        *out = recording->record.payload + (size_t)image * recording->record_bytes;
-        return STATUS_OK;
-    }
-    if (!inspect->source.is_open)
-        FAIL(STATUS_INVALID, "--sheet: a recording of ids has no pixels; --data tells from what to "
-                             "make them again");
-    if (inspect->record == NULL)
-        TRY(memory_alloc(&inspect->record, recording->record_bytes, 1, "image record"));
-    TRY(view_make(&inspect->source.maker, &recording->info.data_spec, sample->epoch,
-                  sample->position, inspect->record, &made, NULL, NULL));
-    *out = inspect->record;
-    return STATUS_OK;
-}
-
-static enum status add_to_sheet(struct inspect *inspect, const struct sample *sample, int32_t image,
-                                const struct image *source)
-{
-    const uint8_t *record = NULL;
-    bool added;
-
-    TRY(find_record(inspect, sample, image, &record));
-    if (source != NULL && !inspect->recording->info.pixels) /* making took its place */
-        TRY(source_image(&inspect->source, &inspect->recording->info.data_spec, sample->index,
-                         &source));
-    TRY(sheet_add(inspect->sheet, sample, source, record, &added));
-    if (!added && !inspect->sheet_full)
-        log_warning("the sheet has %d samples, more were chosen: see --sheet_samples",
-                    values.sheet_samples);
-    inspect->sheet_full = !added;
-    return STATUS_OK;
-}
-
-static enum status show_sample(struct inspect *inspect, struct sample *sample, int32_t image)
-{
-    const struct data_spec *spec = &inspect->recording->info.data_spec;
-    const struct image *source = NULL;
-    char path[INDEX_MAX_PATH_BYTES];
-
-    if (inspect->source.is_open)
-        sample->path = source_path(&inspect->source, sample->index, path, sizeof(path));
-    if (inspect->source.is_open && (values.parameters || values.sheet != NULL)) {
-        TRY(source_image(&inspect->source, spec, sample->index, &source));
-        sample->width = source->width;
-        sample->height = source->height;
-    }
-    if (inspect->sheet != NULL && !inspect->sheet_full)
-        TRY(add_to_sheet(inspect, sample, image, source));
-    if (inspect->out != NULL)
-        json_array_append_new(json_object_get(inspect->out, "samples"),
-                              sample_json(spec, sample, values.parameters));
-    else
-        sample_print(stdout, spec, sample, values.parameters);
-    return STATUS_OK;
-}
-
-/* ---- a step ---- */
-
-static bool is_chosen(const struct ranges *ranges, int64_t number)
-{
-    return ranges->n == 0 || ranges_find(ranges, number) != NULL;
-}
-
-static enum status show_samples(struct inspect *inspect, size_t i)
-{
-    const struct recording *recording = inspect->recording;
     const struct recorded_slice *recorded = &recording->slices[i];
-    uint64_t world = (uint64_t)recording->info.world, batch = (uint64_t)recording->info.batch_size;
+    const struct message_recording *info = &recording->info;
 
-    TRY(recording_read(inspect->recording, i));
+    TRY(recording_read(recording, i));
     const struct message_slice *slice = &recording->message.slice;
     for (int32_t j = 0; j < slice->lease.n_samples; j++) {
         struct sample sample = {
@@ -251,21 +172,22 @@ static enum status show_samples(struct inspect *inspect, size_t i)
             .n_substituted = slice->n_substituted[j],
             .hash = slice->hash[j],
         };
-        sample.number = (int32_t)(sample.position / world % batch);
-        if (is_chosen(&inspect->samples, sample.number))
-            TRY(show_sample(inspect, &sample, j));
+        sample.number =
+            (int32_t)(sample.position / (uint64_t)info->world % (uint64_t)info->batch_size);
+        const uint8_t *payload = recording->record.payload;
+        TRY(viewer_sample(viewer, &sample,
+                          payload != NULL ? payload + (size_t)j * recording->record_bytes : NULL));
     }
     return STATUS_OK;
 }
 
 /* The step that begins with slice i; *next is the slice after it. */
-static enum status show_step(struct inspect *inspect, size_t i, size_t *next)
+static enum status show_step(struct viewer *viewer, struct recording *recording, size_t i,
+                             size_t *next)
 {
-    struct recording *recording = inspect->recording;
     const struct recorded_slice *first = &recording->slices[i];
     int32_t rank = recording->files[first->file].rank, n_images = 0;
     uint64_t digest;
-    char text[20];
 
     for (*next = i; *next < recording->n_slices; ++*next) {
         const struct recorded_slice *slice = &recording->slices[*next];
@@ -273,77 +195,146 @@ static enum status show_step(struct inspect *inspect, size_t i, size_t *next)
             break;
         n_images += slice->lease.n_samples;
     }
-    if (!is_chosen(&inspect->steps, first->step))
+    if (!viewer_wants_step(viewer, first->step))
         return STATUS_OK;
     TRY(recording_digest(recording, i, *next - i, &digest));
-    snprintf(text, sizeof(text), "%016llx", (unsigned long long)digest);
-    if (values.json)
-        inspect->out =
-            json_pack("{s:I, s:i, s:i, s:i, s:s}", "step", (json_int_t)first->step, "rank", rank,
-                      "epoch", first->lease.epoch, "images", n_images, "digest", text);
+    TRY(viewer_begin_step(viewer, first->step, rank, first->lease.epoch, n_images, &digest));
+    for (size_t j = i; j < *next && viewer_wants_samples(viewer); j++)
+        TRY(show_slice(viewer, recording, j));
+    return viewer_end_step(viewer);
+}
+
+static enum status show_recording(const char *path, const atomic_int *stop)
+{
+    struct recording *recording = NULL;
+    struct viewer viewer = {0};
+    enum status status;
+
+    TRY_OUT(recording_open(&recording, path));
+    TRY_OUT(viewer_open(&viewer, &values.view, &recording->info));
+    if (values.view.json)
+        TRY_OUT(viewer_put_line(head_json(recording)));
     else
-        printf("step %lld rank %d epoch %d images %d digest %s\n", (long long)first->step, rank,
-               first->lease.epoch, n_images, text);
-    bool samples = inspect->all_samples || inspect->samples.n > 0;
-    if (samples && values.json)
-        json_object_set_new(inspect->out, "samples", json_array());
-    for (size_t j = i; j < *next && samples; j++)
-        TRY(show_samples(inspect, j));
-    json_t *line = inspect->out;
-    inspect->out = NULL;
-    return values.json ? put_line(line) : STATUS_OK;
+        print_head(recording);
+    for (size_t i = 0; i < recording->n_slices;) {
+        TRY_OUT(show_step(&viewer, recording, i, &i));
+        if (atomic_load(stop) != 0)
+            FAIL_OUT(STATUS_INTERRUPTED, "stopped");
+    }
+    TRY_OUT(viewer_finish(&viewer));
+out:
+    viewer_close(&viewer);
+    recording_close(&recording);
+    return status;
 }
 
-/* ---- the command ---- */
+/* ---- a live stream ---- */
 
-static enum status open_inspect(struct inspect *inspect, const char *path)
+static enum status ask(const char *endpoint, struct message *out, const atomic_int *stop)
 {
-    TRY(ranges_parse(&inspect->steps, "--steps", values.steps));
-    inspect->all_samples = values.samples != NULL && strcmp(values.samples, "all") == 0;
-    if (!inspect->all_samples)
-        TRY(ranges_parse(&inspect->samples, "--samples", values.samples));
-    if (values.samples == NULL)
-        inspect->all_samples = values.parameters || values.sheet != NULL;
-    TRY(recording_open(&inspect->recording, path));
-    const struct message_recording *info = &inspect->recording->info;
-    if (values.data != NULL)
-        TRY(source_open(&inspect->source, values.data, values.index, info->index_digest,
-                        info->n_samples));
-    if (values.sheet == NULL)
-        return STATUS_OK;
-    return sheet_open(&inspect->sheet, &info->data_spec, values.sheet_samples, values.data != NULL);
+    struct observer *observer = NULL;
+    struct key_pair keys = {0};
+    struct key server_key;
+    bool has_keys = false;
+    enum status status;
+
+    TRY_OUT(key_read_options(&has_keys, &keys, &server_key, values.key, values.server_key));
+    TRY_OUT(
+        observer_open(&observer, endpoint, has_keys ? &keys : NULL, has_keys ? &server_key : NULL));
+    TRY_OUT(observer_ask(observer, out, clock_monotonic_ns() + patience_ns, stop));
+    if (!out->status.has_stream)
+        FAIL_OUT(STATUS_NOT_FOUND, "the stream of %s has not begun: no loader has come yet",
+                 endpoint);
+out:
+    observer_close(&observer);
+    key_pair_wipe(&keys);
+    return status;
 }
 
-static void close_inspect(struct inspect *inspect)
+/* Which image a position means follows from the order alone; whether it can be read does not. */
+static enum status show_live_step(struct viewer *viewer, struct order *order, int64_t step)
 {
-    json_decref(inspect->out);
-    sheet_close(&inspect->sheet);
-    source_close(&inspect->source);
-    recording_close(&inspect->recording);
-    memory_free(inspect->record);
+    const struct message_recording *info = viewer->info;
+    const struct data_spec *spec = &info->data_spec;
+    int64_t number = step % info->steps_per_epoch, world = info->world;
+    int64_t n_local = ((int64_t)info->n_samples + world - 1) / world;
+    int64_t first = number * info->batch_size, left = n_local - first;
+    int32_t n = (int32_t)(left < info->batch_size ? left : info->batch_size);
+    struct sample sample = {
+        .step = step, .rank = info->rank, .epoch = (int32_t)(step / info->steps_per_epoch)};
+
+    TRY(viewer_begin_step(viewer, step, info->rank, sample.epoch, n, NULL));
+    for (int32_t i = 0; i < n && viewer_wants_samples(viewer); i++) {
+        struct sample one = sample;
+        one.number = i;
+        one.position = (uint64_t)(info->rank + world * (first + i));
+        TRY(order_sample(order, spec->shuffle, spec->order_seed, one.epoch, one.position,
+                         &one.index));
+        TRY(viewer_sample(viewer, &one, NULL));
+    }
+    return viewer_end_step(viewer);
+}
+
+static enum status show_live_steps(struct viewer *viewer, const struct message_status *now,
+                                   const atomic_int *stop)
+{
+    struct order *order = NULL;
+    struct ranges steps = viewer->steps;
+    enum status status;
+
+    if (steps.n == 0) {
+        steps.n = 1;
+        steps.ranges[0] = (struct range){now->stream.first_step, now->stream.first_step};
+    }
+    TRY(order_open(&order, (uint32_t)now->stream.n_samples));
+    for (int32_t i = 0; i < steps.n; i++)
+        for (int64_t step = steps.ranges[i].first; step <= steps.ranges[i].last; step++) {
+            if (step >= now->end_step)
+                break;
+            TRY_OUT(show_live_step(viewer, order, step));
+            if (atomic_load(stop) != 0)
+                FAIL_OUT(STATUS_INTERRUPTED, "stopped");
+        }
+    status = STATUS_OK;
+out:
+    order_close(&order);
+    return status;
+}
+
+static enum status show_live(const char *endpoint, const atomic_int *stop)
+{
+    struct message *message = NULL;
+    struct viewer viewer = {0};
+    enum status status;
+
+    TRY(memory_alloc(&message, 1, sizeof(*message), "message"));
+    TRY_OUT(ask(endpoint, message, stop));
+    struct message_recording *info = &message->status.stream;
+    info->pixels = false; /* they are on their way to somebody else */
+    TRY_OUT(viewer_open(&viewer, &values.view, info));
+    if (values.view.json) {
+        json_t *head = origin_json(info);
+        json_object_set_new(head, "endpoint", origin_text_json(endpoint));
+        json_object_set_new(head, "step", json_integer(info->first_step));
+        TRY_OUT(viewer_put_line(head));
+    } else {
+        printf("live: %s, of %s, next step %lld of %lld\n", endpoint, info->name,
+               (long long)info->first_step, (long long)message->status.end_step);
+        origin_print(stdout, info);
+    }
+    TRY_OUT(show_live_steps(&viewer, &message->status, stop));
+    TRY_OUT(viewer_finish(&viewer));
+out:
+    viewer_close(&viewer);
+    memory_free(message);
+    return status;
 }
 
 static enum status run(const struct options *options, const atomic_int *stop)
 {
-    struct inspect inspect = {0};
-    enum status status = open_inspect(&inspect, options->positional[0]);
+    const char *what = options->positional[0];
 
-    if (status != STATUS_OK)
-        goto out;
-    if (values.json)
-        TRY_OUT(put_line(head_json(inspect.recording)));
-    else
-        print_head(inspect.recording);
-    for (size_t i = 0; i < inspect.recording->n_slices;) {
-        TRY_OUT(show_step(&inspect, i, &i));
-        if (atomic_load(stop) != 0)
-            FAIL_OUT(STATUS_INTERRUPTED, "stopped");
-    }
-    if (inspect.sheet != NULL)
-        TRY_OUT(sheet_save(inspect.sheet, values.sheet));
-out:
-    close_inspect(&inspect);
-    return status;
+    return strstr(what, "://") != NULL ? show_live(what, stop) : show_recording(what, stop);
 }
 
 const struct stream_command stream_inspect = {&program, &values, run};

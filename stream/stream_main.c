@@ -6,8 +6,8 @@
 #include "proto/config/stop.h"
 #include "stream/command.h"
 
-static const struct stream_command *const commands[] = {&stream_inspect, &stream_replay,
-                                                        &stream_verify, &stream_keygen};
+static const struct stream_command *const commands[] = {
+    &stream_inspect, &stream_replay, &stream_verify, &stream_watch, &stream_keygen};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

@@ -56,6 +56,8 @@ struct peer {
     uint32_t attempt;
     int64_t heard_ns;
     int32_t n_strikes, n_failures;
+    int32_t credit, n_threads;
+    uint64_t n_slices, n_images; /* accepted from it */
     char name[MESSAGE_NAME_BYTES];
     struct sender sender;
 };
@@ -101,7 +103,8 @@ struct consumer {
     char failure[MESSAGE_REASON_BYTES];
     struct dataset_info thread_dataset; /* n_samples 0: not known yet */
     uint64_t self_test;
-    int64_t spoke_ns; /* when Alive went out last */
+    int64_t spoke_ns;     /* when Alive went out last */
+    int64_t described_ns; /* when somebody was told how the stream stands */
     uint32_t auth_generation;
     uint64_t n_joined; /* loaders, ever */
     struct {
@@ -169,6 +172,11 @@ void consumer_note_refusal(struct consumer *consumer, const struct sender *sende
 /* Sends consumer->out to a connection, never waiting. STATUS_OK, STATUS_CLOSED (it is gone) or
  * STATUS_TIMEOUT (its queue is full); no text. */
 enum status consumer_send(struct consumer *consumer, const uint8_t *routing, size_t n_routing);
+
+/* ---- consumer_status.c ---- */
+
+/* Fills consumer->out with how the stream stands; false when that was told a moment ago. */
+bool consumer_describe(struct consumer *consumer, int64_t now_ns);
 
 /* ---- consumer_thread.c ---- */
 

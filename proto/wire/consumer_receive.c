@@ -192,6 +192,8 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
                           .n_routing = consumer->in.n_routing,
                           .instance = hello->instance,
                           .attempt = hello->attempt,
+                          .credit = hello->credit,
+                          .n_threads = hello->n_threads,
                           .heard_ns = now_ns,
                           .sender = consumer->in.sender};
     memcpy(peer->routing, consumer->in.routing, consumer->in.n_routing);
@@ -353,6 +355,8 @@ static void handle_slice(struct consumer *consumer, int32_t loader, int64_t now_
     }
     session_done(consumer->session, loader, id, now_ns);
     slot->n_slices_left--;
+    consumer->peers[loader].n_slices++;
+    consumer->peers[loader].n_images += (uint64_t)slice->lease.n_samples;
     consumer->peers[loader].n_failures = 0;
     pthread_mutex_lock(&consumer->lock);
     consumer->stats.n_slices++;
@@ -407,6 +411,11 @@ static void handle(struct consumer *consumer, int64_t now_ns)
 
     if (message->kind == MESSAGE_HELLO) {
         handle_hello(consumer, loader, now_ns);
+        return;
+    }
+    if (message->kind == MESSAGE_STATUS_WANTED) {
+        if (consumer_describe(consumer, now_ns))
+            answer(consumer, MESSAGE_STATUS, consumer->session_id);
         return;
     }
     if (loader < 0) {

@@ -137,6 +137,7 @@ static size_t pack_short(const struct message *message, uint8_t *out)
     Ibot__HelloWanted wanted = IBOT__HELLO_WANTED__INIT;
     Ibot__Finished finished = IBOT__FINISHED__INIT;
     Ibot__Goodbye goodbye = IBOT__GOODBYE__INIT;
+    Ibot__StatusWanted status_wanted = IBOT__STATUS_WANTED__INIT;
 
     reject.session = failure.session = alive.session = message->session;
     wanted.session = finished.session = goodbye.session = message->session;
@@ -164,6 +165,9 @@ static size_t pack_short(const struct message *message, uint8_t *out)
         goodbye.reason = text_out(message->goodbye.reason);
         envelope.goodbye = &goodbye;
         break;
+    case MESSAGE_STATUS_WANTED:
+        envelope.status_wanted = &status_wanted;
+        break;
     default:
         CHECK(false, "message kind %d", (int)message->kind);
     }
@@ -183,6 +187,8 @@ size_t message_pack(const struct message *message, uint8_t out[MESSAGE_MAX_BYTES
         return pack_slice(message->session, &message->slice, out);
     case MESSAGE_RECORDING:
         return recording_pack(message->session, &message->recording, out);
+    case MESSAGE_STATUS:
+        return status_pack(message->session, &message->status, out);
     default:
         return pack_short(message, out);
     }
@@ -319,7 +325,8 @@ static enum status unpack_body(struct message *out, const Ibot__StreamMessage *i
     int n_bodies = (in->hello != NULL) + (in->spec != NULL) + (in->reject != NULL) +
                    (in->lease != NULL) + (in->slice != NULL) + (in->failure != NULL) +
                    (in->alive != NULL) + (in->hello_wanted != NULL) + (in->finished != NULL) +
-                   (in->goodbye != NULL) + (in->recording != NULL);
+                   (in->goodbye != NULL) + (in->recording != NULL) + (in->status_wanted != NULL) +
+                   (in->status != NULL);
 
     if (n_bodies != 1 || in->payload.len != 0 || in->n_part_hash != 0)
         FAIL(STATUS_CORRUPT, "message: %d bodies, %zu bytes of payload and %zu hashes in one frame",
@@ -343,7 +350,12 @@ static enum status unpack_body(struct message *out, const Ibot__StreamMessage *i
     }
     if (in->recording != NULL) {
         out->kind = MESSAGE_RECORDING;
-        return recording_unpack(out, in->recording);
+        out->session = in->recording->session;
+        return recording_unpack(&out->recording, in->recording);
+    }
+    if (in->status != NULL) {
+        out->kind = MESSAGE_STATUS;
+        return status_unpack(out, in->status);
     }
     if (in->reject != NULL) {
         out->kind = MESSAGE_REJECT;
@@ -364,6 +376,8 @@ static enum status unpack_body(struct message *out, const Ibot__StreamMessage *i
     } else if (in->finished != NULL) {
         out->kind = MESSAGE_FINISHED;
         out->session = in->finished->session;
+    } else if (in->status_wanted != NULL) {
+        out->kind = MESSAGE_STATUS_WANTED;
     } else {
         out->kind = MESSAGE_GOODBYE;
         out->session = in->goodbye->session;

@@ -22,6 +22,7 @@ enum {
     MESSAGE_MAX_LEASES = 256,         /* in one Lease; also the largest credit */
     MESSAGE_MAX_BAD_IMAGES = 64,      /* in one Slice */
     MESSAGE_NAME_BYTES = 64,
+    STATUS_MAX_LOADERS = 64, /* in one Status */
     MESSAGE_REASON_BYTES = 512,
 };
 
@@ -36,7 +37,9 @@ enum message_kind {
     MESSAGE_HELLO_WANTED,
     MESSAGE_FINISHED,
     MESSAGE_GOODBYE,
-    MESSAGE_RECORDING, /* only in files */
+    MESSAGE_RECORDING,     /* only in files */
+    MESSAGE_STATUS_WANTED, /* from anybody */
+    MESSAGE_STATUS,
 };
 
 struct message_hello {
@@ -108,6 +111,25 @@ struct message_recording {
     char name[MESSAGE_NAME_BYTES];
 };
 
+struct status_loader {
+    char name[MESSAGE_NAME_BYTES];
+    int32_t n_threads, credit, n_leases, n_strikes;
+    uint64_t n_slices, n_images;
+    uint32_t silent_ms;
+};
+
+/* stream.proto has the meaning. */
+struct message_status {
+    bool has_stream;
+    struct message_recording stream;
+    int64_t end_step, time_ns, waited_ns;
+    uint64_t n_batches, n_slices, n_images, n_bytes;
+    uint64_t n_reissued, n_duplicates, n_corrupt, n_refused, n_bad_images;
+    int32_t n_slots, n_ready, n_leases, n_loaders;
+    int32_t n_listed; /* 0..STATUS_MAX_LOADERS */
+    struct status_loader loaders[STATUS_MAX_LOADERS];
+};
+
 /* About 45 KiB: keep it in a struct of yours rather than on the stack. */
 struct message {
     enum message_kind kind;
@@ -121,6 +143,7 @@ struct message {
         struct message_failure failure;
         struct message_goodbye goodbye;
         struct message_recording recording;
+        struct message_status status;
     };
 };
 

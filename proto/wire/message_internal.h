@@ -1,4 +1,5 @@
-/* Between message.c, message_spec.c (the data spec as protobuf) and message_recording.c. */
+/* Between message.c, message_spec.c (the data spec as protobuf), message_recording.c and
+ * message_status.c. */
 #ifndef IBOT_PROTO_WIRE_MESSAGE_INTERNAL_H
 #define IBOT_PROTO_WIRE_MESSAGE_INTERNAL_H
 
@@ -23,9 +24,18 @@ enum status spec_from_protobuf(struct data_spec *out,
 
 size_t message_pack_envelope(const Ibot__StreamMessage *envelope, uint8_t *out);
 
+/* Fills `body`, which points into `parts` and into the recording while it is packed. */
+void recording_to_protobuf(Ibot__Recording *body, struct spec_parts *parts, uint64_t session,
+                           const struct message_recording *recording);
 size_t recording_pack(uint64_t session, const struct message_recording *recording, uint8_t *out);
 
 /* Errors: STATUS_CORRUPT, STATUS_INVALID (a data spec that this build does not accept). */
-enum status recording_unpack(struct message *out, const Ibot__Recording *body) IBOT_WARN_UNUSED;
+enum status recording_unpack(struct message_recording *out,
+                             const Ibot__Recording *body) IBOT_WARN_UNUSED;
+
+size_t status_pack(uint64_t session, const struct message_status *status, uint8_t *out);
+
+/* Errors: as recording_unpack. */
+enum status status_unpack(struct message *out, const Ibot__Status *body) IBOT_WARN_UNUSED;
 
 #endif

@@ -3,42 +3,46 @@
 
 #include <string.h>
 
+void recording_to_protobuf(Ibot__Recording *body, struct spec_parts *parts, uint64_t session,
+                           const struct message_recording *recording)
+{
+    ibot__recording__init(body);
+    body->version = recording->version;
+    body->session = session;
+    if (recording->version != RECORDING_VERSION)
+        return;
+    spec_to_protobuf(parts, &recording->data_spec);
+    body->data_spec = &parts->message;
+    body->pixels = recording->pixels;
+    body->rank = (uint32_t)recording->rank;
+    body->world = (uint32_t)recording->world;
+    body->batch_size = (uint32_t)recording->batch_size;
+    body->slice_size = (uint32_t)recording->slice_size;
+    body->steps_per_epoch = (uint64_t)recording->steps_per_epoch;
+    body->first_step = (uint64_t)recording->first_step;
+    body->index_digest = recording->index_digest;
+    body->n_samples = recording->n_samples;
+    body->n_classes = (uint32_t)recording->n_classes;
+    body->self_test = recording->self_test;
+    body->spec_digest = recording->spec_digest;
+    body->started_s = (uint64_t)recording->started_s;
+    body->name = (ProtobufCBinaryData){.len = strlen(recording->name),
+                                       .data = (uint8_t *)(uintptr_t)recording->name};
+}
+
 size_t recording_pack(uint64_t session, const struct message_recording *recording, uint8_t *out)
 {
     Ibot__StreamMessage envelope = IBOT__STREAM_MESSAGE__INIT;
-    Ibot__Recording body = IBOT__RECORDING__INIT;
+    Ibot__Recording body;
     struct spec_parts parts;
 
-    body.version = recording->version;
-    body.session = session;
-    if (recording->version == RECORDING_VERSION) {
-        spec_to_protobuf(&parts, &recording->data_spec);
-        body.data_spec = &parts.message;
-        body.pixels = recording->pixels;
-        body.rank = (uint32_t)recording->rank;
-        body.world = (uint32_t)recording->world;
-        body.batch_size = (uint32_t)recording->batch_size;
-        body.slice_size = (uint32_t)recording->slice_size;
-        body.steps_per_epoch = (uint64_t)recording->steps_per_epoch;
-        body.first_step = (uint64_t)recording->first_step;
-        body.index_digest = recording->index_digest;
-        body.n_samples = recording->n_samples;
-        body.n_classes = (uint32_t)recording->n_classes;
-        body.self_test = recording->self_test;
-        body.spec_digest = recording->spec_digest;
-        body.started_s = (uint64_t)recording->started_s;
-        body.name = (ProtobufCBinaryData){.len = strlen(recording->name),
-                                          .data = (uint8_t *)(uintptr_t)recording->name};
-    }
+    recording_to_protobuf(&body, &parts, session, recording);
     envelope.recording = &body;
     return message_pack_envelope(&envelope, out);
 }
 
-enum status recording_unpack(struct message *out, const Ibot__Recording *body)
+enum status recording_unpack(struct message_recording *recording, const Ibot__Recording *body)
 {
-    struct message_recording *recording = &out->recording;
-
-    out->session = body->session;
     *recording = (struct message_recording){.version = body->version};
     if (body->version != RECORDING_VERSION)
         return STATUS_OK;

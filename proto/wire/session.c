@@ -343,6 +343,11 @@ void session_drop(struct session *session, int32_t number, uint64_t id)
     end_lease(session, loader, lease);
 }
 
+int32_t session_leases(const struct session *session, int32_t loader)
+{
+    return loader_at(session, loader)->n_leases;
+}
+
 void session_count(const struct session *session, struct session_counts *out)
 {
     *out = session->counts;

@@ -79,6 +79,9 @@ void session_done(struct session *session, int32_t loader, uint64_t slice, int64
  * free if nobody else is making it; another loader is preferred for it. */
 void session_drop(struct session *session, int32_t loader, uint64_t slice);
 
+/* Leases in a loader's hands. */
+int32_t session_leases(const struct session *session, int32_t loader);
+
 void session_count(const struct session *session, struct session_counts *out);
 
 #endif

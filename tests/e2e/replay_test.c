@@ -191,6 +191,54 @@ static void a_replay_can_go_round_and_be_paced(void **state)
     process_release(&trainer);
 }
 
+/* The value of a number in a line of JSON; the line ends at the end of the text. */
+static long number_in(const char *line, const char *key)
+{
+    char wanted[64];
+
+    snprintf(wanted, sizeof(wanted), "\"%s\":", key);
+    const char *at = strstr(line, wanted);
+    if (at == NULL)
+        fail_msg("no %s in %s", key, line);
+    return strtol(at + strlen(wanted), NULL, 10);
+}
+
+/* A trainer is watched while a slow replay feeds it. */
+static void a_stream_can_be_watched_and_looked_into_while_it_runs(void **state)
+{
+    struct scene *scene = *state;
+    struct command command = replay(record(scene, "run"));
+    struct process player, trainer, watcher;
+
+    command_add(&command, "--rate", "60", "--exit_when_done", NULL);
+    process_start(&player, &command);
+    command = train(scene, "again");
+    process_start(&trainer, &command);
+    process_expect(&trainer, "steps in each of", 0, SCENE_SECONDS);
+    command = command_of("ibot-stream", "watch", endpoint, "--json", "--count", "3", "--interval",
+                         "0.3", NULL);
+    process_run(&watcher, &command, 0, SCENE_SECONDS);
+    const char *first = strchr(watcher.text, '{'), *last = strrchr(watcher.text, '\n');
+    while (last > first && last[-1] != '\n')
+        last--;
+    assert_true(number_in(last, "images") > number_in(first, "images"));
+    assert_int_equal(number_in(last, "connected"), 1);
+    assert_int_equal(number_in(last, "end_step"), SCENE_STEPS);
+    assert_non_null(strstr(last, "\"name\":\"replay-"));
+    assert_true(number_in(last, "images_per_second") <= 120); /* a paced one, give or take */
+    process_release(&watcher);
+    command = command_of("ibot-stream", "inspect", endpoint, "--samples", "0", NULL);
+    process_run(&watcher, &command, 0, SCENE_SECONDS);
+    assert_non_null(strstr(watcher.text, "n_local 2"));
+    assert_non_null(strstr(watcher.text, "\n  sample 0: position "));
+    process_release(&watcher);
+    process_finish(&trainer, 0, SCENE_SECONDS);
+    process_finish(&player, 0, SCENE_SECONDS);
+    assert_same_run(scene, "again", "run");
+    process_release(&trainer);
+    process_release(&player);
+}
+
 static void what_cannot_be_replayed_is_told(void **state)
 {
     struct scene *scene = *state;
@@ -226,6 +274,7 @@ int main(void)
         TEST(a_replay_serves_a_trainer_that_was_killed_from_where_it_goes_on),
         TEST(the_end_of_a_recording_is_told_when_the_trainer_needs_more),
         TEST(a_replay_can_go_round_and_be_paced),
+        TEST(a_stream_can_be_watched_and_looked_into_while_it_runs),
         TEST(what_cannot_be_replayed_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

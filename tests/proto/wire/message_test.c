@@ -316,6 +316,79 @@ static void a_small_frame_cannot_make_protobuf_take_much_memory(void **state)
     assert_non_null(strstr(status_message(), "no message"));
 }
 
+static void fill_status(int32_t n_loaders, int32_t n_listed)
+{
+    memset(&out, 0, sizeof(out));
+    out.kind = MESSAGE_STATUS;
+    out.session = 9;
+    struct message_status *status = &out.status;
+    status->end_step = INT64_MAX;
+    status->time_ns = INT64_MAX;
+    status->n_images = UINT64_MAX;
+    status->n_reissued = 3;
+    status->n_slots = 5;
+    status->n_ready = 2;
+    status->n_loaders = n_loaders;
+    status->n_listed = n_listed;
+    for (int32_t i = 0; i < n_listed && i < STATUS_MAX_LOADERS; i++) {
+        struct status_loader *loader = &status->loaders[i];
+        memset(loader->name, 'x', sizeof(loader->name) - 1);
+        loader->n_images = UINT64_MAX - (uint64_t)i;
+        loader->credit = 1 << 30;
+        loader->silent_ms = UINT32_MAX;
+    }
+}
+
+static void a_status_comes_back_with_the_stream_it_is_of(void **state)
+{
+    (void)state;
+    fill_status(1000, STATUS_MAX_LOADERS);
+    round_trip();
+    assert_false(in.status.has_stream);
+    assert_memory_equal(in.status.loaders, out.status.loaders, sizeof(out.status.loaders));
+    out.status.has_stream = true;
+    out.status.stream = (struct message_recording){.version = RECORDING_VERSION,
+                                                   .rank = 3,
+                                                   .world = 4,
+                                                   .batch_size = 64,
+                                                   .slice_size = 16,
+                                                   .steps_per_epoch = 5004,
+                                                   .first_step = 77,
+                                                   .index_digest = 1,
+                                                   .n_samples = 1281167,
+                                                   .n_classes = 1000,
+                                                   .data_spec = data_spec_default(),
+                                                   .name = "host:1"};
+    out.status.stream.spec_digest = data_spec_digest(&out.status.stream.data_spec);
+    round_trip();
+    assert_true(in.status.has_stream);
+    assert_int_equal(in.status.stream.first_step, 77);
+    assert_int_equal(in.status.stream.n_samples, 1281167);
+    assert_int_equal(in.status.end_step, INT64_MAX);
+    assert_int_equal(in.status.n_images, UINT64_MAX);
+    assert_int_equal(in.status.n_reissued, 3);
+    assert_int_equal(in.status.n_ready, 2);
+    assert_int_equal(in.status.n_loaders, 1000);
+    out.status.stream.data_spec.hue = 3;
+    out.status.stream.spec_digest = data_spec_digest(&out.status.stream.data_spec);
+    assert_int_equal(message_unpack(&in, bytes, message_pack(&out, bytes)), STATUS_INVALID);
+}
+
+static void a_status_with_impossible_counts_is_refused(void **state)
+{
+    (void)state;
+    fill_status(3, 4);
+    corrupt(message_pack(&out, bytes));
+    fill_status(-1, 0);
+    corrupt(message_pack(&out, bytes));
+    fill_status(0, 0);
+    out.status.end_step = -1;
+    corrupt(message_pack(&out, bytes));
+    fill_status(4, 4);
+    out.status.loaders[3].credit = -1;
+    corrupt(message_pack(&out, bytes));
+}
+
 static void any_bytes_are_refused_or_understood(void **state)
 {
     (void)state;
@@ -352,6 +425,8 @@ int main(void)
         cmocka_unit_test(a_frame_has_exactly_one_message),
         cmocka_unit_test(counts_beyond_their_limits_are_refused),
         cmocka_unit_test(a_small_frame_cannot_make_protobuf_take_much_memory),
+        cmocka_unit_test(a_status_comes_back_with_the_stream_it_is_of),
+        cmocka_unit_test(a_status_with_impossible_counts_is_refused),
         cmocka_unit_test(any_bytes_are_refused_or_understood),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

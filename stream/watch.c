@@ -1,0 +1,192 @@
+/* ibot-stream watch: how the streams of trainers stand, now and again. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/wire/endpoint_list.h"
+#include "proto/wire/observer.h"
+#include "stream/command.h"
+#include "stream/report.h"
+
+struct options_of_watch {
+    const char *key, *server_key;
+    double interval, patience;
+    int32_t count;
+    bool json;
+};
+
+static struct options_of_watch values;
+
+#define AT(field) .offset = offsetof(struct options_of_watch, field)
+
+static const struct option_spec specs[] = {
+    {.name = "interval",
+     .type = OPTION_DOUBLE,
+     AT(interval),
+     .text = "1",
+     .minimum = 0.05,
+     .maximum = 3600,
+     .unit = "s",
+     .group = "What to show",
+     .help = "between reports"},
+    {.name = "count",
+     .type = OPTION_INT32,
+     AT(count),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 1000000000,
+     .help = "end after this many reports; 0: when the trainer ends, or on Ctrl-C"},
+    {.name = "json",
+     .type = OPTION_BOOL,
+     AT(json),
+     .text = "off",
+     .help = "an object in each line"},
+    {.name = "patience",
+     .type = OPTION_DOUBLE,
+     AT(patience),
+     .text = "10",
+     .minimum = 0.1,
+     .maximum = 1e6,
+     .unit = "s",
+     .group = "Stream",
+     .help = "how long to wait for an answer"},
+    {.name = "key",
+     .type = OPTION_STRING,
+     AT(key),
+     .argument = "FILE",
+     .help = "a secret key (ibot-stream keygen), for trainers that ask for one"},
+    {.name = "server_key",
+     .type = OPTION_STRING,
+     AT(server_key),
+     .argument = "KEY",
+     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
+};
+
+static const struct options_program program = {
+    .name = "ibot-stream watch",
+    .summary = "Show how a trainer's stream stands: rates of its loaders, queue, re-issued slices.",
+    .epilogue = "Asking changes nothing; whoever may connect as a loader may ask.\n\n"
+                "  ibot-stream watch tcp://trainer:5550\n"
+                "  ibot-stream watch tcp://trainer:5550-5557 --json --interval 60",
+    .specs = specs,
+    .n_specs = sizeof(specs) / sizeof(specs[0]),
+    .positional = "ENDPOINT",
+    .min_positional = 1,
+    .max_positional = 1,
+};
+
+/* One trainer. */
+struct watched {
+    struct observer *observer;
+    const char *endpoint;
+    struct message_status before, now;
+    bool has_before;
+};
+
+struct watch {
+    struct endpoint_list endpoints;
+    struct watched *trainers; /* [endpoints.n] */
+    struct message *message;
+    int n_lines; /* of the last report on a terminal: written over by the next */
+};
+
+static enum status open_watch(struct watch *watch, const char *endpoint)
+{
+    struct key_pair keys = {0};
+    struct key server_key;
+    bool has_keys = false;
+    enum status status;
+
+    TRY(endpoint_list_add(&watch->endpoints, endpoint));
+    TRY(key_read_options(&has_keys, &keys, &server_key, values.key, values.server_key));
+    TRY_OUT(memory_alloc(&watch->message, 1, sizeof(*watch->message), "message"));
+    TRY_OUT(memory_alloc(&watch->trainers, (size_t)watch->endpoints.n, sizeof(struct watched),
+                         "trainers"));
+    for (int i = 0; i < watch->endpoints.n; i++) {
+        struct watched *trainer = &watch->trainers[i];
+        trainer->endpoint = watch->endpoints.texts[i];
+        TRY_OUT(observer_open(&trainer->observer, trainer->endpoint, has_keys ? &keys : NULL,
+                              has_keys ? &server_key : NULL));
+    }
+out:
+    key_pair_wipe(&keys);
+    return status;
+}
+
+static void close_watch(struct watch *watch)
+{
+    for (int i = 0; watch->trainers != NULL && i < watch->endpoints.n; i++)
+        observer_close(&watch->trainers[i].observer);
+    memory_free(watch->trainers);
+    memory_free(watch->message);
+}
+
+static enum status ask_all(struct watch *watch, const atomic_int *stop)
+{
+    int64_t deadline_ns = clock_monotonic_ns() + (int64_t)(1e9 * values.patience);
+
+    for (int i = 0; i < watch->endpoints.n; i++) {
+        struct watched *trainer = &watch->trainers[i];
+        TRY(observer_ask(trainer->observer, watch->message, deadline_ns, stop));
+        trainer->has_before = trainer->now.time_ns > 0;
+        trainer->before = trainer->now;
+        trainer->now = watch->message->status;
+    }
+    return STATUS_OK;
+}
+
+/* On a terminal each report is written over the one before. */
+static enum status show(struct watch *watch)
+{
+    bool over = !values.json && isatty(STDOUT_FILENO);
+    int n_lines = 0;
+
+    if (over && watch->n_lines > 0)
+        printf("\033[%dA\033[J", watch->n_lines);
+    for (int i = 0; i < watch->endpoints.n; i++) {
+        const struct watched *trainer = &watch->trainers[i];
+        const struct message_status *before = trainer->has_before ? &trainer->before : NULL;
+        if (values.json)
+            TRY(report_json(stdout, trainer->endpoint, before, &trainer->now));
+        else
+            n_lines += report_print(stdout, trainer->endpoint, before, &trainer->now);
+    }
+    watch->n_lines = n_lines;
+    fflush(stdout);
+    return STATUS_OK;
+}
+
+static enum status look_on(struct watch *watch, const atomic_int *stop)
+{
+    for (int32_t n = 0; values.count == 0 || n < values.count; n++) {
+        int64_t next_ns = clock_monotonic_ns() + (int64_t)(1e9 * values.interval);
+        enum status status = ask_all(watch, stop);
+        if (status == STATUS_TIMEOUT && n > 0 && values.count == 0) {
+            log_info("%s; it has ended", status_message());
+            return STATUS_OK;
+        }
+        TRY(status);
+        TRY(show(watch));
+        if (n + 1 != values.count)
+            TRY(observer_pause(watch->trainers[0].observer, next_ns, stop));
+    }
+    return STATUS_OK;
+}
+
+static enum status run(const struct options *options, const atomic_int *stop)
+{
+    struct watch watch = {0};
+    enum status status = open_watch(&watch, options->positional[0]);
+
+    if (status == STATUS_OK)
+        status = look_on(&watch, stop);
+    if (status == STATUS_INTERRUPTED) /* how it usually ends */
+        status = STATUS_OK;
+    close_watch(&watch);
+    return status;
+}
+
+const struct stream_command stream_watch = {&program, &values, run};
