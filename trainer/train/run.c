@@ -170,7 +170,8 @@ enum status run_open(struct run *run, const struct run_options *options,
     bool found = false, own = false;
     enum status status;
 
-    *run = (struct run){.options = options, .parsed = parsed, .stop = stop, .saved_step = -1};
+    *run = (struct run){
+        .options = options, .parsed = parsed, .stop = stop, .saved_step = -1, .loss = NAN};
     metrics_init(&run->metrics);
     if (notify_open(&run->notify) != STATUS_OK)
         log_warning("%s", status_message());
@@ -220,6 +221,7 @@ static enum status save(struct run *run, bool last_chance)
 {
     if (run->saved_step == run->step)
         return STATUS_OK;
+    TRY(run_settle(run));
     int64_t begin_ns = clock_monotonic_ns();
     enum status status = run_save(run);
     if (status == STATUS_OK && run->saved_step == run->step)
@@ -231,7 +233,7 @@ static enum status save(struct run *run, bool last_chance)
 }
 
 /* What follows a step that was made. */
-static enum status after_step(struct run *run, double loss, int64_t begin_ns, int64_t waited_ns)
+static enum status after_step(struct run *run, bool left_out, int64_t begin_ns, int64_t waited_ns)
 {
     const struct run_options *o = run->options;
     int64_t now_ns = clock_monotonic_ns();
@@ -239,21 +241,22 @@ static enum status after_step(struct run *run, double loss, int64_t begin_ns, in
         .step = run->step,
         .epoch = (int32_t)((run->step - 1) / run->schedule.steps_per_epoch),
         .n_images = (int64_t)o->batch_size_per_gpu * o->accumulation_steps,
-        .loss = loss,
+        .loss = run->loss,
         .step_ns = now_ns - begin_ns,
         .waited_ns = waited_ns,
     };
 
-    if (!isnan(loss)) { /* else it was left out */
+    if (!left_out) {
         run->progress.n_loaders = receiver_loaders(&run->receiver);
-        progress_step(&run->progress, run->step - 1, loss, waited_ns, now_ns);
+        progress_step(&run->progress, run->step - 1, run->loss, waited_ns, now_ns);
         run_monitor_note_step(&run->monitor, &step);
     }
     notify_alive(&run->notify, now_ns);
     notify_status(&run->notify, now_ns, "step %lld of %lld, loss %.4f", (long long)run->step,
-                  (long long)(run->schedule.steps_per_epoch * run->schedule.epochs), loss);
+                  (long long)(run->schedule.steps_per_epoch * run->schedule.epochs), run->loss);
     if (run->step % run->schedule.steps_per_epoch != 0)
         return STATUS_OK;
+    TRY(run_settle(run));
     return run_end_epoch(run);
 }
 
@@ -269,12 +272,11 @@ enum status run_train(struct run *run)
     if (run->step < last)
         TRY(receiver_start(&run->receiver, first_batch, s->epochs));
     while (run->step < last) {
-        double loss = 0.0;
         int64_t waited = run->receiver.waited_ns, begin_ns = clock_monotonic_ns();
-        bool stop = false;
-        enum status status = run_step(run, &loss, &stop);
+        bool stop = false, left_out = false;
+        enum status status = run_step(run, &left_out, &stop);
         if (status == STATUS_OK)
-            status = after_step(run, loss, begin_ns, run->receiver.waited_ns - waited);
+            status = after_step(run, left_out, begin_ns, run->receiver.waited_ns - waited);
         if (status != STATUS_INTERRUPTED)
             TRY(status);
         if (stop || run->step == last)

@@ -43,6 +43,8 @@ struct run {
     int32_t *labels, *clusters; /* the same; planned at start */
     int64_t n_clusters, cluster_capacity;
     int64_t n_bad_images; /* in all */
+    double loss;          /* of the newest step whose numbers are known, this rank's; NAN: none */
+    bool unread;          /* the numbers of the last step are still to be read */
     bool warned_collapse; /* in this epoch */
     bool said_left_out;   /* of the range of steps under way */
 
@@ -65,11 +67,15 @@ enum status run_open(struct run *run, const struct run_options *options,
 enum status run_train(struct run *run) IBOT_WARN_UNUSED;
 void run_close(struct run *run);
 
-/* One optimizer step from as many batches as it takes; *loss is this rank's (NAN: the step is one
- * to leave out), *stop whether any rank was asked to stop. A rank that fails takes all with it
- * before any weight has moved. Errors: STATUS_INTERRUPTED (a rank was asked to stop while it waited
- * for data: nobody made the step), STATUS_NOT_FINITE, those of the receiver. */
-enum status run_step(struct run *run, double *loss, bool *stop) IBOT_WARN_UNUSED;
+/* One optimizer step from as many batches as it takes; *left_out: one that --skip_steps names,
+ * *stop: whether any rank was asked to stop. A rank that fails takes all with it before any weight
+ * has moved. An accelerator may be a step behind: run->loss is the newest that is known. Errors:
+ * STATUS_INTERRUPTED (a rank was asked to stop while it waited for data: nobody made the step),
+ * STATUS_NOT_FINITE (of this step or the one before), those of the receiver. */
+enum status run_step(struct run *run, bool *left_out, bool *stop) IBOT_WARN_UNUSED;
+
+/* Waits for the last step and notes its numbers: before meters and weights are saved. */
+enum status run_settle(struct run *run) IBOT_WARN_UNUSED;
 
 /* ---- run_state.c: every rank calls these together ---- */
 

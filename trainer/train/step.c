@@ -13,6 +13,7 @@ enum outcome { OUTCOME_OK, OUTCOME_NO_BATCH, OUTCOME_FAILED };
 /* What every rank must know before it touches the weights of the next step. */
 struct agreement {
     int32_t stop, outcome, save;
+    int32_t n_masked; /* of the last micro-batch: what ranks do together must look alike to all */
 };
 
 static bool clock_says_save(const struct run *run)
@@ -22,8 +23,9 @@ static bool clock_says_save(const struct run *run)
     return run->backend.collective.rank == 0 && minutes > 0.0 && since >= 60.0 * minutes;
 }
 
-/* Does any rank want to stop, has one failed, is it time to save? Own failures come first. */
-static enum status agree(struct run *run, enum status status, bool *stop)
+/* Does any rank want to stop, has one failed, is it time to save? Own failures come first.
+ * *n_masked becomes the greatest of the ranks. */
+static enum status agree(struct run *run, enum status status, int64_t *n_masked, bool *stop)
 {
     struct collective *ranks = &run->backend.collective;
     static struct agreement all[RUN_MAX_RANKS];
@@ -33,6 +35,7 @@ static enum status agree(struct run *run, enum status status, bool *stop)
                    : status == STATUS_INTERRUPTED ? OUTCOME_NO_BATCH
                                                   : OUTCOME_FAILED,
         .save = clock_says_save(run),
+        .n_masked = (int32_t)*n_masked,
     };
     int failed = -1, without = -1;
 
@@ -40,6 +43,7 @@ static enum status agree(struct run *run, enum status status, bool *stop)
     *stop = false;
     for (int r = 0; r < ranks->world; r++) {
         *stop = *stop || all[r].stop != 0;
+        *n_masked = all[r].n_masked > *n_masked ? all[r].n_masked : *n_masked;
         if (all[r].outcome == OUTCOME_FAILED)
             failed = r;
         if (all[r].outcome == OUTCOME_NO_BATCH)
@@ -58,7 +62,7 @@ static enum status agree(struct run *run, enum status status, bool *stop)
 /* ------------------------------------------------------------------------------ oddities */
 
 /* A teacher whose distributions are all alike (entropy ln K) or all one-hot (0) teaches nothing. */
-static void watch_collapse(struct run *run, const struct ibot_result *result)
+static void watch_collapse(struct run *run, const struct ibot_result *result, int64_t step)
 {
     double most = log((double)run->options->out_dim), entropy = result->teacher_entropy_cls;
 
@@ -69,22 +73,23 @@ static void watch_collapse(struct run *run, const struct ibot_result *result)
     log_warning(
         "step %lld: the teacher's entropy is %.4f nats (ln K is %.4f): it has collapsed to "
         "%s; a lower --lr, fixed gains (--norm_last_layer on) or other temperatures may help",
-        (long long)run->step, entropy, most,
+        (long long)step, entropy, most,
         entropy < 1.0 ? "one prototype" : "the uniform distribution");
 }
 
-/* Puts step, rank and advice around the reason, and keeps the batch. */
-static enum status not_finite(struct run *run, const struct batch *batch, const char *what)
+/* Puts step, rank and advice around the reason, and keeps the batch if it is still there. */
+static enum status not_finite(struct run *run, const struct batch *batch, int64_t step)
 {
     char reason[512];
 
-    snprintf(reason, sizeof(reason), "%s", what);
-    run_dump_batch(run, batch);
+    snprintf(reason, sizeof(reason), "%s", status_message());
+    if (batch != NULL)
+        run_dump_batch(run, batch);
     FAIL(STATUS_NOT_FINITE,
-         "step %lld, rank %d: %s; training stops before the weights of a checkpoint are spoilt: go "
-         "on from the newest one with a lower --lr or --clip_grad in another --output_dir "
+         "step %lld, rank %d: %s; the step changed nothing and training stops: go on from the "
+         "newest checkpoint with a lower --lr or --clip_grad in another --output_dir "
          "(--load_from)",
-         (long long)run->step, run->backend.collective.rank, reason);
+         (long long)step, run->backend.collective.rank, reason);
 }
 
 /* ------------------------------------------------------------------------------ step */
@@ -100,35 +105,43 @@ static enum status skip_rest(struct run *run)
     return STATUS_OK;
 }
 
-/* Gradients of all micro-batches; labels are noted. *batch is the last one. */
-static enum status accumulate(struct run *run, const struct step_control *control,
-                              struct ibot_result *result, struct batch **batch)
+/* The next batch as input of the model; its labels are noted. */
+static enum status receive(struct run *run, int32_t micro, struct ibot_input *input,
+                           struct batch **batch)
 {
     const struct run_options *o = run->options;
     const struct collective *ranks = &run->backend.collective;
     int64_t b = o->batch_size_per_gpu;
+    int64_t first_label = run->n_clusters + (run->unread ? o->accumulation_steps * b : 0);
 
-    CHECK(run->n_clusters + o->accumulation_steps * b <= run->cluster_capacity,
+    CHECK(first_label + (micro + 1) * b <= run->cluster_capacity,
           "the epoch has no room for another step");
+    *input = (struct ibot_input){
+        .keep_seed = (uint64_t)o->seed,
+        .step = run->step,
+        .first_sample = micro * b * ranks->world + ranks->rank,
+        .sample_stride = ranks->world,
+    };
+    TRY(receiver_next(&run->receiver, batch, input));
+    run_note_batch(run, *batch);
+    for (int32_t i = 0; i < (*batch)->n_samples; i++)
+        run->labels[first_label + micro * b + i] = (*batch)->samples[i].label;
+    return STATUS_OK;
+}
+
+/* All micro-batches but the last, of which *input and *batch are left. Nothing that ranks do
+ * together begins before the last one. */
+static enum status prepare(struct run *run, const struct step_control *control,
+                           struct ibot_input *input, struct batch **batch)
+{
     TRY(skip_rest(run));
     TRY(ibot_zero_gradients(run->ibot));
-    for (int32_t micro = 0; micro < o->accumulation_steps; micro++) {
-        struct ibot_input input = {
-            .keep_seed = (uint64_t)o->seed,
-            .step = run->step,
-            .first_sample = micro * b * ranks->world + ranks->rank,
-            .sample_stride = ranks->world,
-        };
-        TRY(receiver_next(&run->receiver, batch, &input));
-        run_note_batch(run, *batch);
-        TRY(ibot_accumulate(run->ibot, &input, control));
-        for (int32_t i = 0; i < (*batch)->n_samples; i++)
-            run->labels[run->n_clusters + micro * b + i] = (*batch)->samples[i].label;
+    for (int32_t micro = 0; micro < run->options->accumulation_steps; micro++) {
+        if (micro > 0)
+            TRY(ibot_accumulate(run->ibot, input, control));
+        TRY(receive(run, micro, input, batch));
     }
-    enum status status = ibot_result(run->ibot, result);
-    if (status == STATUS_NOT_FINITE)
-        return not_finite(run, *batch, status_message());
-    return status;
+    return STATUS_OK;
 }
 
 /* The batches of a step that is left out: received, noted, used for nothing. */
@@ -147,7 +160,9 @@ static enum status pass_over(struct run *run)
 
 static enum status leave_out(struct run *run, const struct range *range, bool *stop)
 {
-    TRY(agree(run, pass_over(run), stop));
+    int64_t none = 0;
+
+    TRY(agree(run, pass_over(run), &none, stop));
     if (run->backend.collective.rank == 0 && !run->said_left_out)
         log_info("steps %lld to %lld are left out, as --skip_steps says: their batches are passed "
                  "over",
@@ -156,7 +171,9 @@ static enum status leave_out(struct run *run, const struct range *range, bool *s
     return STATUS_OK;
 }
 
-static void note(struct run *run, const struct ibot_result *result)
+/* ------------------------------------------------------------------------------ results */
+
+static void note(struct run *run, const struct ibot_result *result, int64_t step)
 {
     int32_t agreeing = 0;
 
@@ -168,41 +185,82 @@ static void note(struct run *run, const struct ibot_result *result)
     metrics_add(&run->metrics, METRIC_LOSS, result->loss);
     metrics_add(&run->metrics, METRIC_CLS, result->loss_cls);
     metrics_add(&run->metrics, METRIC_PATCH, result->loss_patch);
-    metrics_add(&run->metrics, METRIC_LR, schedule_lr(&run->schedule, run->step));
-    metrics_add(&run->metrics, METRIC_WD, schedule_weight_decay(&run->schedule, run->step));
+    metrics_add(&run->metrics, METRIC_LR, schedule_lr(&run->schedule, step));
+    metrics_add(&run->metrics, METRIC_WD, schedule_weight_decay(&run->schedule, step));
     metrics_add(&run->metrics, METRIC_ACC, (double)agreeing / result->n_samples);
     run->entropies[0] += result->teacher_entropy_cls;
     run->entropies[1] += 1.0;
     run->entropies[2] += result->teacher_entropy_patch * result->n_masked;
     run->entropies[3] += result->n_masked;
+    run->loss = result->loss;
+    watch_collapse(run, result, step);
 }
 
-static enum status make_step(struct run *run, double *loss, bool *stop)
+/* Numbers of a step. Losses and gradients are summed over ranks: all see whether they are finite.
+ */
+static enum status take(struct run *run, const struct ibot_result *result, enum status status,
+                        const struct batch *batch, int64_t step)
+{
+    if (status == STATUS_NOT_FINITE)
+        return not_finite(run, batch, step);
+    TRY(status);
+    note(run, result, step);
+    return STATUS_OK;
+}
+
+enum status run_settle(struct run *run)
+{
+    struct ibot_result result;
+
+    if (!run->unread)
+        return STATUS_OK;
+    run->unread = false;
+    return take(run, &result, ibot_result(run->ibot, &result), NULL, run->step - 1);
+}
+
+/* On the CPU a step is over when it was queued. An accelerator is left to work: what is read is the
+ * step before, but for the first one. */
+static enum status read_numbers(struct run *run, const struct batch *batch)
+{
+    bool at_once = run->backend.device.kind == DEVICE_CPU || isnan(run->loss);
+    struct ibot_result result;
+    enum status status = STATUS_OK;
+
+    if (at_once)
+        return take(run, &result, ibot_result(run->ibot, &result), batch, run->step);
+    if (run->unread)
+        status = take(run, &result, ibot_result_before(run->ibot, &result), NULL, run->step - 1);
+    run->unread = true;
+    return status;
+}
+
+static enum status make_step(struct run *run, bool *stop)
 {
     struct step_control control;
-    struct ibot_result result;
+    struct ibot_input input = {0};
     struct batch *batch = NULL;
 
     schedule_fill(&run->schedule, run->step, &control);
-    TRY(agree(run, accumulate(run, &control, &result, &batch), stop));
+    enum status status = prepare(run, &control, &input, &batch);
+    if (status == STATUS_OK)
+        input.most_masked = ibot_n_masked(run->ibot, input.masks);
+    TRY(agree(run, status, &input.most_masked, stop));
+    TRY(ibot_accumulate(run->ibot, &input, &control));
     TRY(ibot_update(run->ibot));
-    note(run, &result);
-    watch_collapse(run, &result);
-    *loss = result.loss;
-    /* losses and gradients are summed over ranks: all see the same, and no weight has moved */
-    enum status status = ibot_result(run->ibot, &result);
-    return status == STATUS_NOT_FINITE ? not_finite(run, batch, status_message()) : status;
+    return read_numbers(run, batch);
 }
 
-enum status run_step(struct run *run, double *loss, bool *stop)
+enum status run_step(struct run *run, bool *left_out, bool *stop)
 {
-    const struct range *left_out = ranges_find(&run->skip, run->step);
+    const struct range *skipped = ranges_find(&run->skip, run->step);
 
-    *loss = NAN;
-    if (left_out != NULL)
-        TRY(leave_out(run, left_out, stop));
-    else
-        TRY(make_step(run, loss, stop));
+    *left_out = skipped != NULL;
+    if (skipped != NULL) {
+        TRY(run_settle(run)); /* its number is that of the step before */
+        TRY(leave_out(run, skipped, stop));
+    } else {
+        TRY(make_step(run, stop));
+    }
     run->step++;
     if (run->step % run->schedule.steps_per_epoch == 0)
         run->n_to_skip =
