@@ -1,0 +1,604 @@
+/* Residual, stochastic depth and LayerNorm on CUDA, bound by memory: in bf16 12 bytes an element
+ * forward (read stream and branch, write stream and norm) and 16 backward; little is computed.
+ *
+ * One warp a row. The row stays in registers, N packs of four values a lane, so that everything is
+ * read once and mean, variance and gradient are sums over lanes; warps stride over the rows. A row
+ * of 384 is three packs, 768 six, 1024 eight.
+ *
+ * Gradients of gamma and beta: each warp sums its rows in registers, the warps of a block add up in
+ * shared memory in order, a second small kernel adds the blocks in order: the same bits on every
+ * call. Widths that are no multiple of four, rows beyond 1536, odd addresses and mixed types take
+ * plain kernels that read a row several times. */
+#include "ops/residual.h"
+
+#include "kernels/column_sums.cuh"
+#include "kernels/op_cuda.h"
+#include "kernels/value.cuh"
+#include "ops/check.h"
+
+enum {
+    PACK = 4,
+    WIDEST = 12 * PACK * WARP, /* of the rows that are kept in registers */
+    BACK_WARPS = 4,
+    BACK_THREADS = BACK_WARPS * WARP
+};
+
+/* ------------------------------------------------------------------------------ rows in lanes */
+
+/* The packs of a row that this lane holds; what lies past the row is 0. */
+template <int N, class T>
+__device__ __forceinline__ void load_row(float (&to)[N][PACK], const T *row, int n_packs)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int pack = i * WARP + lane_of_warp();
+        if (pack < n_packs) {
+            load_pack<PACK>(to[i], row + pack * PACK);
+        } else {
+#pragma unroll
+            for (int j = 0; j < PACK; j++)
+                to[i][j] = 0.0f;
+        }
+    }
+}
+
+template <int N, class T>
+__device__ __forceinline__ void store_row(T *row, const float (&from)[N][PACK], int n_packs)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int pack = i * WARP + lane_of_warp();
+        if (pack < n_packs)
+            store_pack<PACK>(row + pack * PACK, from[i]);
+    }
+}
+
+/* What a row's branch is multiplied by. */
+__device__ __forceinline__ float factor_of(const float *scale, const int32_t *sample, int64_t row)
+{
+    return scale != nullptr ? scale[sample[row]] : 1.0f;
+}
+
+/* ------------------------------------------------------------------------------ forward */
+
+template <class B, class Y> struct forward_arrays {
+    const float *x;
+    const B *branch;
+    const float *scale;
+    const int32_t *sample;
+    float *sum;
+    const float *gamma, *beta;
+    Y *y;
+    float *mean, *rstd;
+    int64_t n;
+    int32_t d;
+    float eps;
+};
+
+template <class B, class Y>
+__device__ __forceinline__ void save_statistics(const forward_arrays<B, Y> &a, int64_t row,
+                                                float mean, float rstd)
+{
+    if (lane_of_warp() != 0)
+        return;
+    if (a.mean != nullptr)
+        a.mean[row] = mean;
+    if (a.rstd != nullptr)
+        a.rstd[row] = rstd;
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arrays<T, T> a)
+{
+    int n_packs = a.d / PACK;
+
+    for (int64_t row = first_row(); row < a.n; row += row_stride()) {
+        float value[N][PACK];
+        load_row<N>(value, a.x + row * a.d, n_packs);
+        if (a.branch != nullptr) {
+            float branch[N][PACK], factor = factor_of(a.scale, a.sample, row);
+            load_row<N>(branch, a.branch + row * a.d, n_packs);
+#pragma unroll
+            for (int i = 0; i < N; i++)
+#pragma unroll
+                for (int j = 0; j < PACK; j++)
+                    value[i][j] += factor * branch[i][j];
+            store_row<N>(a.sum + row * a.d, value, n_packs);
+        }
+        if (a.y == nullptr)
+            continue;
+        float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            sum += (value[i][0] + value[i][1]) + (value[i][2] + value[i][3]);
+        float mean = warp_sum(sum) / (float)a.d;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (i * WARP + lane_of_warp() < n_packs)
+#pragma unroll
+                for (int j = 0; j < PACK; j++)
+                    squares += (value[i][j] - mean) * (value[i][j] - mean);
+        float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)a.d + a.eps);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int pack = i * WARP + lane_of_warp();
+            if (pack >= n_packs)
+                continue;
+            float gamma[PACK], beta[PACK], y[PACK];
+            load_pack<PACK>(gamma, a.gamma + pack * PACK);
+            load_pack<PACK>(beta, a.beta + pack * PACK);
+#pragma unroll
+            for (int j = 0; j < PACK; j++)
+                y[j] = (value[i][j] - mean) * rstd * gamma[j] + beta[j];
+            store_pack<PACK>(a.y + row * a.d + pack * PACK, y);
+        }
+        save_statistics(a, row, mean, rstd);
+    }
+}
+
+/* Any width: a lane reads again what it wrote itself. */
+template <class B, class Y>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm_any(forward_arrays<B, Y> a)
+{
+    int lane = lane_of_warp();
+
+    for (int64_t row = first_row(); row < a.n; row += row_stride()) {
+        const float *value = a.x + row * a.d;
+        if (a.branch != nullptr) {
+            float factor = factor_of(a.scale, a.sample, row), *sum = a.sum + row * a.d;
+            for (int j = lane; j < a.d; j += WARP)
+                sum[j] = value[j] + factor * to_float(a.branch[row * a.d + j]);
+            value = sum;
+        }
+        if (a.y == nullptr)
+            continue;
+        float sum = 0.0f, squares = 0.0f;
+        for (int j = lane; j < a.d; j += WARP)
+            sum += value[j];
+        float mean = warp_sum(sum) / (float)a.d;
+        for (int j = lane; j < a.d; j += WARP)
+            squares += (value[j] - mean) * (value[j] - mean);
+        float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)a.d + a.eps);
+        for (int j = lane; j < a.d; j += WARP)
+            a.y[row * a.d + j] = from_float<Y>((value[j] - mean) * rstd * a.gamma[j] + a.beta[j]);
+        save_statistics(a, row, mean, rstd);
+    }
+}
+
+/* ------------------------------------------------------------------------------ backward */
+
+template <class B, class Y> struct backward_arrays {
+    const Y *d_y;
+    const float *d_sum, *sum, *mean, *rstd, *gamma, *scale;
+    const int32_t *sample;
+    float *d_sum_out;
+    B *d_branch;
+    float *partial; /* [blocks][gamma, beta][d] */
+    int64_t n;
+    int32_t d;
+};
+
+/* Blocks that share the registers of a multiprocessor. */
+constexpr int back_blocks(int n)
+{
+    return n <= 4 ? 4 : n <= 6 ? 3 : 2;
+}
+
+/* Adds the warps' sums in order and writes them to the block's row of `partial`. */
+template <int N>
+__device__ __forceinline__ void add_warps(float *row, float (&gamma_sum)[N][PACK],
+                                          float (&beta_sum)[N][PACK], int n_packs, float *shared)
+{
+    int warp = (int)threadIdx.x / WARP, d = n_packs * PACK;
+
+    for (int turn = 0; turn < BACK_WARPS; turn++) {
+        if (warp == turn) {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                int pack = i * WARP + lane_of_warp();
+                if (pack >= n_packs)
+                    continue;
+                if (turn > 0) {
+                    float before[PACK];
+                    load_pack<PACK>(before, shared + pack * PACK);
+#pragma unroll
+                    for (int j = 0; j < PACK; j++)
+                        gamma_sum[i][j] += before[j];
+                    load_pack<PACK>(before, shared + d + pack * PACK);
+#pragma unroll
+                    for (int j = 0; j < PACK; j++)
+                        beta_sum[i][j] += before[j];
+                }
+                store_pack<PACK>(shared + pack * PACK, gamma_sum[i]);
+                store_pack<PACK>(shared + d + pack * PACK, beta_sum[i]);
+            }
+        }
+        __syncthreads();
+    }
+    for (int j = (int)threadIdx.x; j < 2 * d; j += BACK_THREADS)
+        row[j] = shared[j];
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
+    layernorm_gradient(backward_arrays<T, T> a)
+{
+    constexpr bool EARLY = N <= 6; /* registers for d_sum while the sums are made */
+    constexpr bool KEPT = N <= 8;  /* registers for d_y until the sums are made; else read again */
+    DYNAMIC_SHARED(float, shared);
+    int n_packs = a.d / PACK;
+    float gamma_sum[N][PACK] = {}, beta_sum[N][PACK] = {};
+
+    for (int64_t row = first_row(); row < a.n; row += row_stride()) {
+        float kept[KEPT ? N : 1][PACK], xhat[N][PACK], past[EARLY ? N : 1][PACK];
+        float mean = a.mean[row], rstd = a.rstd[row], plain = 0.0f, along = 0.0f;
+        const T *d_y = a.d_y + row * a.d;
+        if constexpr (KEPT)
+            load_row<N>(kept, d_y, n_packs);
+        load_row<N>(xhat, a.sum + row * a.d, n_packs);
+        if constexpr (EARLY)
+            if (a.d_sum != nullptr)
+                load_row<N>(past, a.d_sum + row * a.d, n_packs);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int pack = i * WARP + lane_of_warp();
+            if (pack >= n_packs)
+                continue;
+            float gamma[PACK], gradient[PACK];
+            load_pack<PACK>(gamma, a.gamma + pack * PACK);
+            if constexpr (!KEPT)
+                load_pack<PACK>(gradient, d_y + pack * PACK);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                if constexpr (KEPT)
+                    gradient[j] = kept[i][j];
+                xhat[i][j] = (xhat[i][j] - mean) * rstd;
+                gamma_sum[i][j] += gradient[j] * xhat[i][j];
+                beta_sum[i][j] += gradient[j];
+                gradient[j] *= gamma[j];
+                plain += gradient[j];
+                along += gradient[j] * xhat[i][j];
+                if constexpr (KEPT)
+                    kept[i][j] = gradient[j];
+            }
+        }
+        plain = warp_sum(plain) / (float)a.d;
+        along = warp_sum(along) / (float)a.d;
+        float factor = factor_of(a.scale, a.sample, row);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int pack = i * WARP + lane_of_warp();
+            if (pack >= n_packs)
+                continue;
+            float out[PACK] = {}, gradient[PACK], gamma[PACK];
+            if constexpr (!EARLY)
+                if (a.d_sum != nullptr)
+                    load_pack<PACK>(out, a.d_sum + row * a.d + pack * PACK);
+            if constexpr (!KEPT) {
+                load_pack<PACK>(gamma, a.gamma + pack * PACK);
+                load_pack<PACK>(gradient, d_y + pack * PACK);
+            }
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                if constexpr (EARLY)
+                    out[j] = a.d_sum != nullptr ? past[i][j] : 0.0f;
+                if constexpr (KEPT)
+                    gradient[j] = kept[i][j];
+                else
+                    gradient[j] *= gamma[j];
+                out[j] += rstd * (gradient[j] - plain - xhat[i][j] * along);
+            }
+            store_pack<PACK>(a.d_sum_out + row * a.d + pack * PACK, out);
+            if (a.d_branch != nullptr) {
+#pragma unroll
+                for (int j = 0; j < PACK; j++)
+                    out[j] *= factor;
+                store_pack<PACK>(a.d_branch + row * a.d + pack * PACK, out);
+            }
+        }
+    }
+    add_warps<N>(a.partial + (int64_t)blockIdx.x * 2 * a.d, gamma_sum, beta_sum, n_packs, shared);
+}
+
+/* Any width, without the gradients of gamma and beta. */
+template <class B, class Y>
+__global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backward_arrays<B, Y> a)
+{
+    int lane = lane_of_warp();
+
+    for (int64_t row = first_row(); row < a.n; row += row_stride()) {
+        int64_t at = row * a.d;
+        float mean = a.mean[row], rstd = a.rstd[row], plain = 0.0f, along = 0.0f;
+        float factor = factor_of(a.scale, a.sample, row);
+        for (int j = lane; j < a.d; j += WARP) {
+            float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
+            plain += gradient;
+            along += gradient * ((a.sum[at + j] - mean) * rstd);
+        }
+        plain = warp_sum(plain) / (float)a.d;
+        along = warp_sum(along) / (float)a.d;
+        for (int j = lane; j < a.d; j += WARP) {
+            float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
+            float out = a.d_sum != nullptr ? a.d_sum[at + j] : 0.0f;
+            out += rstd * (gradient - plain - (a.sum[at + j] - mean) * rstd * along);
+            a.d_sum_out[at + j] = out;
+            if (a.d_branch != nullptr)
+                a.d_branch[at + j] = from_float<B>(factor * out);
+        }
+    }
+}
+
+/* Without a LayerNorm: the gradient goes on, and to the branch. */
+template <int WIDTH, class B>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_gradient(backward_arrays<B, float> a)
+{
+    for (int64_t row = first_row(); row < a.n; row += row_stride()) {
+        int64_t at = row * a.d;
+        float factor = factor_of(a.scale, a.sample, row);
+        for (int j = lane_of_warp() * WIDTH; j < a.d; j += WARP * WIDTH) {
+            float value[WIDTH];
+            load_pack<WIDTH>(value, a.d_sum + at + j);
+            if (a.d_sum_out != a.d_sum)
+                store_pack<WIDTH>(a.d_sum_out + at + j, value);
+            if (a.d_branch == nullptr)
+                continue;
+#pragma unroll
+            for (int k = 0; k < WIDTH; k++)
+                value[k] *= factor;
+            store_pack<WIDTH>(a.d_branch + at + j, value);
+        }
+    }
+}
+
+/* Where the sums over rows go. */
+struct affine_gradients {
+    enum { SUMS = 2 };
+    float *d_gamma, *d_beta;
+
+    __device__ void finish(int which, int64_t column, double total) const
+    {
+        float *to = which == 0 ? d_gamma : d_beta;
+        if (to != nullptr)
+            to[column] += (float)total;
+    }
+};
+
+/* The same sums from the arrays, for any width. */
+template <class Y> struct affine_sums : affine_gradients {
+    const Y *d_y;
+    const float *sum, *mean, *rstd;
+    int64_t d;
+
+    template <int W> __device__ void add(int64_t row, int64_t column, double (&total)[2][W]) const
+    {
+        float gradient[W], x[W];
+        load_pack<W>(gradient, d_y + row * d + column);
+        load_pack<W>(x, sum + row * d + column);
+#pragma unroll
+        for (int j = 0; j < W; j++) {
+            total[0][j] += (double)(gradient[j] * ((x[j] - mean[row]) * rstd[row]));
+            total[1][j] += (double)gradient[j];
+        }
+    }
+};
+
+/* ------------------------------------------------------------------------------ launchers */
+
+static bool absent_or_1d(const struct tensor *tensor, int64_t n)
+{
+    return tensor->data == nullptr || tensor_is_1d(tensor, n);
+}
+
+static bool absent_or_2d(const struct tensor *tensor, int64_t n, int64_t d)
+{
+    return tensor->data == nullptr || tensor_is_2d(tensor, n, d);
+}
+
+/* May rows be read in packs of four? Absent ones may. */
+static bool rows_packed(const struct tensor *tensor, int64_t d)
+{
+    return tensor->data == nullptr ||
+           is_packed(tensor->data, d, tensor->dtype, PACK * dtype_size_bytes(tensor->dtype));
+}
+
+/* Calls f with the number of packs a lane that rows of d take, as a constant. */
+template <class F> static enum status with_packs(int64_t d, const F &f)
+{
+    int64_t needed = (d + PACK * WARP - 1) / (PACK * WARP);
+
+    if (needed <= 1)
+        return f(std::integral_constant<int, 1>{});
+    if (needed <= 2)
+        return f(std::integral_constant<int, 2>{});
+    if (needed <= 3)
+        return f(std::integral_constant<int, 3>{});
+    if (needed <= 4)
+        return f(std::integral_constant<int, 4>{});
+    if (needed <= 6)
+        return f(std::integral_constant<int, 6>{});
+    if (needed <= 8)
+        return f(std::integral_constant<int, 8>{});
+    return f(std::integral_constant<int, 12>{});
+}
+
+static void check_forward(const struct residual_layernorm_args *args)
+{
+    int64_t n = args->x.shape[0], d = args->x.shape[1];
+
+    CHECK(args->x.dtype == DTYPE_F32 && tensor_is_2d(&args->x, n, d) && d > 0 && d <= INT32_MAX);
+    CHECK((args->branch.data == nullptr) == (args->sum.data == nullptr), "a sum needs a branch");
+    CHECK(absent_or_2d(&args->branch, n, d) && absent_or_2d(&args->sum, n, d));
+    CHECK(absent_or_2d(&args->y, n, d));
+    CHECK(args->scale.data == nullptr ||
+              (args->sample.data != nullptr && tensor_is_1d(&args->sample, n)),
+          "scale needs the sample of each row");
+    CHECK(args->y.data == nullptr ||
+          (args->gamma.data != nullptr && tensor_is_1d(&args->gamma, d) &&
+           args->beta.data != nullptr && tensor_is_1d(&args->beta, d)));
+    CHECK(absent_or_1d(&args->mean, n) && absent_or_1d(&args->rstd, n));
+}
+
+template <class B, class Y>
+static enum status forward(struct device *device, const struct residual_layernorm_args *args)
+{
+    forward_arrays<B, Y> a = {};
+    int64_t n = args->x.shape[0], d = args->x.shape[1];
+    unsigned blocks = row_blocks(device, n);
+
+    a.x = data_of<float>(args->x);
+    a.branch = data_of<B>(args->branch);
+    a.scale = data_of<float>(args->scale);
+    a.sample = data_of<int32_t>(args->sample);
+    a.sum = data_of<float>(args->sum);
+    a.gamma = data_of<float>(args->gamma);
+    a.beta = data_of<float>(args->beta);
+    a.y = data_of<Y>(args->y);
+    a.mean = data_of<float>(args->mean);
+    a.rstd = data_of<float>(args->rstd);
+    a.n = n;
+    a.d = static_cast<int32_t>(d);
+    a.eps = args->eps;
+    if constexpr (std::is_same_v<B, Y>)
+        if (d % PACK == 0 && d <= WIDEST && rows_packed(&args->x, d) &&
+            rows_packed(&args->branch, d) && rows_packed(&args->sum, d) &&
+            rows_packed(&args->y, d) && rows_packed(&args->gamma, d) && rows_packed(&args->beta, d))
+            return with_packs(d, [&](auto packs) {
+                return launch(device, "residual_layernorm", blocks, ROW_THREADS, 0,
+                              residual_layernorm<decltype(packs)::value, Y>, a);
+            });
+    return launch(device, "residual_layernorm_any", blocks, ROW_THREADS, 0,
+                  residual_layernorm_any<B, Y>, a);
+}
+
+enum status residual_layernorm_forward_cuda(struct device *device,
+                                            const struct residual_layernorm_args *args)
+{
+    /* an absent one has the type of the other */
+    enum dtype y = args->y.data != nullptr ? args->y.dtype : args->branch.dtype;
+    enum dtype branch = args->branch.data != nullptr ? args->branch.dtype : y;
+
+    check_forward(args);
+    if (args->y.data == nullptr && args->branch.data == nullptr)
+        return STATUS_OK;
+    return with_float_type(branch, "residual_layernorm: branch", [&](auto b) {
+        return with_float_type(y, "residual_layernorm: y", [&](auto t) {
+            return forward<typename decltype(b)::type, typename decltype(t)::type>(device, args);
+        });
+    });
+}
+
+static void check_backward(const struct residual_layernorm_backward_args *args)
+{
+    int64_t n = args->d_sum_out.shape[0], d = args->d_sum_out.shape[1];
+    bool normed = args->d_y.data != nullptr;
+
+    CHECK(args->d_sum_out.dtype == DTYPE_F32 && tensor_is_2d(&args->d_sum_out, n, d));
+    CHECK(d > 0 && d <= INT32_MAX);
+    CHECK(normed || args->d_sum.data != nullptr, "no gradient comes in");
+    CHECK(absent_or_2d(&args->d_y, n, d) && absent_or_2d(&args->d_sum, n, d));
+    CHECK(absent_or_2d(&args->d_branch, n, d));
+    CHECK(args->scale.data == nullptr ||
+              (args->sample.data != nullptr && tensor_is_1d(&args->sample, n)),
+          "scale needs the sample of each row");
+    if (!normed)
+        return;
+    CHECK(args->sum.data != nullptr && tensor_is_2d(&args->sum, n, d));
+    CHECK(args->gamma.data != nullptr && tensor_is_1d(&args->gamma, d));
+    CHECK(args->mean.data != nullptr && tensor_is_1d(&args->mean, n));
+    CHECK(args->rstd.data != nullptr && tensor_is_1d(&args->rstd, n));
+    CHECK(absent_or_1d(&args->d_gamma, d) && absent_or_1d(&args->d_beta, d));
+}
+
+template <class B, class Y>
+static backward_arrays<B, Y> backward_arrays_of(const struct residual_layernorm_backward_args *args)
+{
+    backward_arrays<B, Y> a = {};
+
+    a.d_y = data_of<Y>(args->d_y);
+    a.d_sum = data_of<float>(args->d_sum);
+    a.sum = data_of<float>(args->sum);
+    a.mean = data_of<float>(args->mean);
+    a.rstd = data_of<float>(args->rstd);
+    a.gamma = data_of<float>(args->gamma);
+    a.scale = data_of<float>(args->scale);
+    a.sample = data_of<int32_t>(args->sample);
+    a.d_sum_out = data_of<float>(args->d_sum_out);
+    a.d_branch = data_of<B>(args->d_branch);
+    a.n = args->d_sum_out.shape[0];
+    a.d = static_cast<int32_t>(args->d_sum_out.shape[1]);
+    return a;
+}
+
+template <class B>
+static enum status plain_backward(struct device *device,
+                                  const struct residual_layernorm_backward_args *args)
+{
+    backward_arrays<B, float> a = backward_arrays_of<B, float>(args);
+    bool packed = rows_packed(&args->d_sum, a.d) && rows_packed(&args->d_sum_out, a.d) &&
+                  rows_packed(&args->d_branch, a.d);
+
+    if (a.d_branch == nullptr && a.d_sum == a.d_sum_out)
+        return STATUS_OK;
+    return launch(device, "residual_gradient", row_blocks(device, a.n), ROW_THREADS, 0,
+                  packed ? residual_gradient<PACK, B> : residual_gradient<1, B>, a);
+}
+
+/* Rows in registers: gradients and sums at once. */
+template <class T>
+static enum status backward_in_registers(struct device *device, backward_arrays<T, T> a,
+                                         const affine_gradients &to)
+{
+    return with_packs(a.d, [&](auto packs) {
+        constexpr int N = decltype(packs)::value;
+        int64_t most = static_cast<int64_t>(cuda_device_of(device)->sm_count) * back_blocks(N);
+        int64_t wanted = (a.n + BACK_WARPS - 1) / BACK_WARPS;
+        int64_t blocks = wanted < most ? wanted : most;
+        TRY(cuda_scratch(device, &a.partial,
+                         static_cast<size_t>(blocks) * 2 * static_cast<size_t>(a.d) *
+                             sizeof(float)));
+        TRY(launch(device, "layernorm_gradient", static_cast<unsigned>(blocks), BACK_THREADS,
+                   2 * static_cast<size_t>(a.d) * sizeof(float), layernorm_gradient<N, T>, a));
+        if (to.d_gamma == nullptr && to.d_beta == nullptr)
+            return STATUS_OK;
+        return add_column_totals(device, "layernorm_gradient",
+                                 static_cast<const float *>(a.partial), blocks, a.d, to);
+    });
+}
+
+template <class B, class Y>
+static enum status backward(struct device *device,
+                            const struct residual_layernorm_backward_args *args)
+{
+    backward_arrays<B, Y> a = backward_arrays_of<B, Y>(args);
+    affine_gradients to = {data_of<float>(args->d_gamma), data_of<float>(args->d_beta)};
+    bool packed = rows_packed(&args->d_y, a.d) && rows_packed(&args->sum, a.d);
+
+    if constexpr (std::is_same_v<B, Y>)
+        if (a.d % PACK == 0 && a.d <= WIDEST && packed && rows_packed(&args->d_sum, a.d) &&
+            rows_packed(&args->gamma, a.d) && rows_packed(&args->d_sum_out, a.d) &&
+            rows_packed(&args->d_branch, a.d))
+            return backward_in_registers<Y>(device, a, to);
+    affine_sums<Y> sums = {to, a.d_y, a.sum, a.mean, a.rstd, a.d};
+    if (to.d_gamma != nullptr || to.d_beta != nullptr) /* d_sum_out may not lie on these */
+        TRY(column_sums(device, "layernorm_affine_gradient", a.n, a.d, packed, sums));
+    return launch(device, "layernorm_gradient_any", row_blocks(device, a.n), ROW_THREADS, 0,
+                  layernorm_gradient_any<B, Y>, a);
+}
+
+enum status residual_layernorm_backward_cuda(struct device *device,
+                                             const struct residual_layernorm_backward_args *args)
+{
+    bool normed = args->d_y.data != nullptr;
+    enum dtype y = normed ? args->d_y.dtype : DTYPE_F32;
+    enum dtype branch = args->d_branch.data != nullptr ? args->d_branch.dtype : y;
+
+    check_backward(args);
+    return with_float_type(branch, "residual_layernorm_backward: d_branch", [&](auto b) {
+        using B = typename decltype(b)::type;
+        if (!normed)
+            return plain_backward<B>(device, args);
+        return with_float_type(y, "residual_layernorm_backward: d_y", [&](auto t) {
+            return backward<B, typename decltype(t)::type>(device, args);
+        });
+    });
+}
