@@ -25,7 +25,7 @@ packages=(build-essential cmake ninja-build pkg-config ccache zstd
     libopenblas-openmp-dev libopenmpi-dev openmpi-bin libjansson-dev libyaml-dev libxxhash-dev
     libzip-dev zlib1g-dev libmicrohttpd-dev libcmocka-dev)
 if [ "${1:-all}" = all ]; then
-    packages+=(clang llvm clang-format python3-minimal)
+    packages+=(clang llvm clang-format python3-minimal python3-venv)
 fi
 
 if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
@@ -80,4 +80,29 @@ if [ "${1:-all}" = all ]; then
     if ! clang -fsanitize=fuzzer,address "$probe/a.c" -o "$probe/a" 2> /dev/null; then
         install_packages "libclang-rt-$(clang -dumpversion | cut -d. -f1)-dev"
     fi
+fi
+
+# Foreign readers of recordings, for one test, in a folder of their own. Without PyPI that test is
+# skipped; nothing else needs them.
+install_readers() {
+    local venv protobuf
+    venv=$(cd "$(dirname "$0")/.." && pwd)/build/python
+    if "$venv/bin/python" -c 'import crc32c, google.protobuf, tfrecord, xxhash' 2> /dev/null; then
+        return
+    fi
+    # The release that runs what this machine's protoc makes.
+    case $(protoc --version | grep -o '[0-9.]*$') in
+    3.[0-9].* | 3.1[0-9].*) protobuf='protobuf==3.20.3' ;;
+    3.* | 2[0-5].*) protobuf='protobuf>=4.21,<5' ;;
+    2[6-9].*) protobuf='protobuf>=5.26,<6' ;;
+    *) protobuf='protobuf>=6' ;;
+    esac
+    echo "setup: installing Python packages tfrecord, protobuf, xxhash into '$venv'" >&2
+    { python3 -m venv --clear "$venv" &&
+        "$venv/bin/pip" install -q --disable-pip-version-check --retries 1 --timeout 20 \
+            'tfrecord==1.14.6' "$protobuf" xxhash; } > /dev/null 2>&1 ||
+        echo "setup: they could not be installed; the test that needs them is skipped" >&2
+}
+if [ "${1:-all}" = all ]; then
+    install_readers
 fi

@@ -89,7 +89,7 @@ static enum status read_heads(const struct weight_selection *s,
     if (heads == 0 && out->embed_dim % HEAD_WIDTH == 0)
         heads = out->embed_dim / HEAD_WIDTH;
     if (heads < 1 || out->embed_dim % heads != 0)
-        FAIL(STATUS_MISMATCH,
+        FAIL(STATUS_INVALID,
              "weights file '%s': a ViT of width %d and %d heads: the shapes don't say how many "
              "heads there are; give --num_heads (the width divided by that of a head)",
              s->file->path, out->embed_dim, heads);
@@ -97,8 +97,7 @@ static enum status read_heads(const struct weight_selection *s,
     return STATUS_OK;
 }
 
-static enum status read_vit(const struct weight_selection *s,
-                            const struct architecture_hints *hints, struct backbone_options *out)
+static enum status read_vit(const struct weight_selection *s, struct backbone_options *out)
 {
     const struct weight_entry *cls = NULL, *pos = NULL;
 
@@ -117,7 +116,7 @@ static enum status read_vit(const struct weight_selection *s,
              "one, of %d",
              s->file->path, (long long)pos->shape[1], (long long)pos->shape[2], out->embed_dim);
     out->image_size_px = grid * out->patch_size_px;
-    return read_heads(s, hints, out);
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ Swin */
@@ -183,9 +182,11 @@ enum status architecture_read(struct backbone_options *out, const struct weight_
              hints->arch != NULL ? hints->arch
              : swin              ? "swin"
                                  : "vit");
-    TRY((swin ? read_swin : read_vit)(s, hints, &got));
+    TRY(swin ? read_swin(s, hints, &got) : read_vit(s, &got));
     if (hints->arch_must_fit)
         TRY(compare_with_name(s, hints->arch, &got));
+    if (!swin)
+        TRY(read_heads(s, hints, &got));
     TRY(backbone_options_check(&got));
     *out = got;
     return STATUS_OK;

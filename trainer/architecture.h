@@ -15,8 +15,8 @@ struct architecture_hints {
     int32_t image_size_px; /* of a Swin: what its windows were chosen for; 0: 224 */
 };
 
-/* Errors: STATUS_MISMATCH (no ViT or Swin; other shapes than the name's; a number of heads that
- * nothing tells). */
+/* Errors: STATUS_MISMATCH (no ViT or Swin; other shapes than the name's), STATUS_INVALID (an
+ * unknown name; a number of heads that nothing tells). */
 enum status architecture_read(struct backbone_options *out,
                               const struct weight_selection *selection,
                               const struct architecture_hints *hints) IBOT_WARN_UNUSED;

@@ -220,6 +220,8 @@ enum status checkpoint_state(const struct checkpoint *c, struct checkpoint_state
         .spec_digest = hex_value(c->json, "spec_digest"),
         .run_digest = hex_value(c->json, "run_digest"),
         .world = (int32_t)json_integer_value(json_object_get(c->json, "world")),
+        .optimizer_lag = json_integer_value(json_object_get(c->json, "optimizer_lag")),
+        .last_layer_lag = json_integer_value(json_object_get(c->json, "last_layer_lag")),
         .n_bad_images = json_integer_value(json_object_get(c->json, "n_bad_images")),
         .n_clusters = json_integer_value(json_object_get(c->json, "n_clusters")),
     };

@@ -30,6 +30,9 @@ struct checkpoint_state {
     int64_t steps_per_epoch;
     uint64_t index_digest, n_samples, spec_digest;
     int32_t world;
+    /* Steps of the run less those that Adam counts: not 0 for a run that began elsewhere (see
+     * official_checkpoint.h). */
+    int64_t optimizer_lag, last_layer_lag;
     uint64_t run_digest;           /* of the options */
     double totals[METRICS_TOTALS]; /* of the epoch under way, all ranks' sum */
     double entropies[CHECKPOINT_ENTROPIES];

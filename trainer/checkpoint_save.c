@@ -120,6 +120,8 @@ static json_t *describe(const struct checkpoint_state *s, uint64_t digest,
     json_object_set_new(json, "spec_digest", hex(s->spec_digest));
     json_object_set_new(json, "run_digest", hex(s->run_digest));
     json_object_set_new(json, "world", json_integer(s->world));
+    json_object_set_new(json, "optimizer_lag", json_integer(s->optimizer_lag));
+    json_object_set_new(json, "last_layer_lag", json_integer(s->last_layer_lag));
     json_object_set_new(json, "n_bad_images", json_integer(s->n_bad_images));
     json_object_set_new(json, "n_clusters", json_integer(s->n_clusters));
     for (size_t i = 0; i < METRICS_TOTALS; i++)

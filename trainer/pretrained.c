@@ -76,7 +76,7 @@ enum status pretrained_open(struct pretrained *out, const struct pretrained_opti
     if (hints.arch == NULL && pretrained_option(p, "arch", arch, sizeof(arch)))
         hints.arch = arch;
     status = architecture_read(&p->backbone, &p->selection, &hints);
-    if (options->names_only && status == STATUS_MISMATCH)
+    if (options->names_only && (status == STATUS_MISMATCH || status == STATUS_INVALID))
         status = STATUS_OK;
     TRY_OUT(status);
     p->crop_size_px = hints.image_size_px > 0 ? hints.image_size_px : p->backbone.image_size_px;

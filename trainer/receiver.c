@@ -46,27 +46,6 @@ static enum status own_endpoint(const char *listen, int rank, char *out, size_t 
     return STATUS_OK;
 }
 
-/* Where an accelerator's pixels go; on the CPU, where crops go whose colours are changed although
- * what came is still to be recorded. */
-static enum status alloc_pixels(struct receiver *receiver, struct device *device,
-                                const struct receiver_options *o)
-{
-    size_t b = (size_t)o->batch_size, locals = b * (size_t)o->spec.n_local;
-    size_t globals = b * (size_t)o->spec.n_global * data_spec_view_bytes(&o->spec, 0);
-    size_t n_views = (size_t)(o->spec.n_global + o->spec.n_local);
-    size_t params = n_views * b * data_spec_photometric_bytes(&o->spec);
-
-    if (device->kind == DEVICE_CPU && (params == 0 || o->record == NULL))
-        return STATUS_OK;
-    TRY(device->alloc(device, (void **)&receiver->globals, globals, "global crops"));
-    if (params > 0)
-        TRY(device->alloc(device, (void **)&receiver->photometric, params, "photometric params"));
-    if (locals == 0)
-        return STATUS_OK;
-    locals *= data_spec_view_bytes(&o->spec, o->spec.n_global);
-    return device->alloc(device, (void **)&receiver->locals, locals, "local crops");
-}
-
 /* Who can reach the port, for the log. */
 static void tell_security(const struct receiver_options *o, const struct key_pair *keys)
 {
@@ -100,18 +79,10 @@ enum status receiver_open(struct receiver *out, struct device *device,
     enum status status = STATUS_OK;
     struct key_pair keys = {0};
 
-    *out = (struct receiver){.device = device,
-                             .ops = o->ops,
-                             .spec = o->spec,
-                             .stop = stop,
-                             .notify = o->notify,
-                             .alive = o->alive};
-    if (data_spec_photometric_bytes(&o->spec) > 0 &&
-        (o->ops == NULL || o->ops->photometric == NULL))
-        FAIL(STATUS_UNSUPPORTED,
-             "--photometric trainer: backend '%s' has no such op; use "
-             "--photometric loader",
-             o->ops != NULL ? o->ops->name : "none");
+    *out =
+        (struct receiver){.device = device, .stop = stop, .notify = o->notify, .alive = o->alive};
+    TRY_OUT(batch_upload_open(&out->upload, device, o->ops, &o->spec, o->batch_size,
+                              o->record != NULL));
     out->recorded = (struct recorder_options){.folder = o->record,
                                               .pixels = o->record_pixels,
                                               .spec = o->spec,
@@ -119,7 +90,7 @@ enum status receiver_open(struct receiver *out, struct device *device,
                                               .world = o->world,
                                               .batch_size = o->batch_size};
     if (o->n_loaders > 0) {
-        TRY(loader_processes_prepare(&out->loaders));
+        TRY_OUT(loader_processes_prepare(&out->loaders));
         consumer.endpoints[consumer.n_endpoints++] = out->loaders.endpoint;
     }
     if (o->listen != NULL) {
@@ -141,7 +112,6 @@ enum status receiver_open(struct receiver *out, struct device *device,
     if (o->n_loaders > 0)
         TRY_OUT(loader_processes_start(&out->loaders, o->n_loaders, o->loader_threads, o->data,
                                        o->index, out->loaders.endpoint));
-    TRY_OUT(alloc_pixels(out, device, o));
 out:
     key_pair_wipe(&keys);
     if (status != STATUS_OK)
@@ -217,75 +187,12 @@ enum status receiver_start(struct receiver *receiver, int64_t step, int32_t n_ep
     return recorder_open(&receiver->recorder, receiver->consumer, recorded);
 }
 
-/* n_views * n_images square crops, in the slot or copied to the device. */
-static enum status take_crops(struct receiver *receiver, struct tensor *out, uint8_t *pixels,
-                              uint8_t *on_device, int32_t n_views, int32_t size_px)
-{
-    struct device *device = receiver->device;
-
-    *out = (struct tensor){0};
-    if (n_views == 0)
-        return STATUS_OK;
-    *out = (struct tensor){
-        pixels,
-        DTYPE_U8,
-        4,
-        {(int64_t)n_views * receiver->batch->n_samples, size_px, size_px, 3},
-    };
-    if (on_device == NULL)
-        return STATUS_OK;
-    out->data = on_device;
-    return device->copy_in(device, on_device, pixels, tensor_size_bytes(out));
-}
-
-/* Colours of n_views * n_images crops, their parameters from `first` view on. */
-static enum status change_colours(const struct receiver *receiver, struct tensor *pixels,
-                                  const uint8_t *params, int32_t first, int32_t n_views)
-{
-    int64_t n_images = receiver->batch->n_samples;
-    size_t bytes = data_spec_photometric_bytes(&receiver->spec);
-
-    if (n_views == 0)
-        return STATUS_OK;
-    union {
-        const uint8_t *in;
-        void *data;
-    } from = {.in = params + (size_t)(first * n_images) * bytes};
-    struct photometric_args args = {
-        .pixels = *pixels,
-        .params = tensor_2d(from.data, DTYPE_U8, n_views * n_images, (int64_t)bytes),
-    };
-    return receiver->ops->photometric(receiver->device, &args);
-}
-
-/* What loaders left to the trainer. */
-static enum status take_photometric(const struct receiver *receiver, struct ibot_input *input)
-{
-    const struct data_spec *spec = &receiver->spec;
-    const struct batch *batch = receiver->batch;
-    struct device *device = receiver->device;
-    const uint8_t *params = batch->photometric;
-    int32_t n_views = spec->n_global + spec->n_local;
-
-    if (params == NULL)
-        return STATUS_OK;
-    if (receiver->photometric != NULL) {
-        TRY(device->copy_in(device, receiver->photometric, params,
-                            (size_t)n_views * (size_t)batch->n_samples *
-                                data_spec_photometric_bytes(spec)));
-        params = receiver->photometric;
-    }
-    TRY(change_colours(receiver, &input->globals, params, 0, spec->n_global));
-    return change_colours(receiver, &input->locals, params, spec->n_global, spec->n_local);
-}
-
 /* The copies out of a slot must be over before it goes back to the consumer. */
 static enum status give_back(struct receiver *receiver)
 {
     if (receiver->batch == NULL)
         return STATUS_OK;
-    if (receiver->globals != NULL)
-        TRY(receiver->device->synchronize(receiver->device));
+    TRY(batch_upload_wait(&receiver->upload, receiver->batch));
     if (receiver->recorder != NULL)
         recorder_take(receiver->recorder, receiver->batch);
     else
@@ -294,58 +201,54 @@ static enum status give_back(struct receiver *receiver)
     return STATUS_OK;
 }
 
-enum status receiver_next(struct receiver *receiver, struct batch **out, struct ibot_input *input)
+/* Waits for a batch and begins its upload. */
+static enum status fetch(struct receiver *receiver)
 {
-    const struct data_spec *spec = &receiver->spec;
     int64_t since = clock_monotonic_ns(), complained = since;
+    struct batch *batch = NULL;
     enum status status;
 
-    TRY(give_back(receiver));
-    (void)!loader_processes_check(&receiver->loaders); /* none left: matters once data run out */
     do {
-        status =
-            consumer_next(receiver->consumer, &receiver->batch, clock_monotonic_ns() + look_ns);
+        status = consumer_next(receiver->consumer, &batch, clock_monotonic_ns() + look_ns);
         if (status == STATUS_TIMEOUT)
             TRY(look_around(receiver, since, &complained));
     } while (status == STATUS_TIMEOUT);
     receiver->waited_ns += clock_monotonic_ns() - since;
     log_refusals(receiver);
     TRY(status);
-    const struct batch *batch = *out = receiver->batch;
-    TRY(take_crops(receiver, &input->globals, batch->globals, receiver->globals, spec->n_global,
-                   spec->global_size_px));
-    TRY(take_crops(receiver, &input->locals, batch->locals, receiver->locals, spec->n_local,
-                   spec->local_size_px));
-    input->masks = batch->masks;
-    return take_photometric(receiver, input);
+    receiver->ahead = batch;
+    return batch_upload_begin(&receiver->upload, batch);
 }
 
-/* n_views of one size, from where the network sees them. */
-static enum status show_crops(struct receiver *receiver, uint8_t **crops, const uint8_t *on_device,
-                              uint8_t *to, size_t n_bytes)
+/* If the next batch is there already, its upload runs beside the step on this one. What fails here
+ * fails again when it is fetched. */
+static enum status fetch_ahead(struct receiver *receiver)
 {
-    if (n_bytes == 0)
+    struct batch *batch;
+
+    if (receiver->device->kind == DEVICE_CPU ||
+        consumer_next(receiver->consumer, &batch, clock_monotonic_ns()) != STATUS_OK)
         return STATUS_OK;
-    *crops = to;
-    return receiver->device->copy_out(receiver->device, to, on_device, n_bytes);
+    receiver->ahead = batch;
+    return batch_upload_begin(&receiver->upload, batch);
+}
+
+enum status receiver_next(struct receiver *receiver, struct batch **out, struct ibot_input *input)
+{
+    TRY(give_back(receiver));
+    (void)!loader_processes_check(&receiver->loaders); /* none left: matters once data run out */
+    if (receiver->ahead == NULL)
+        TRY(fetch(receiver));
+    *out = receiver->batch = receiver->ahead;
+    receiver->ahead = NULL;
+    TRY(batch_upload_take(&receiver->upload, receiver->batch, input));
+    input->masks = receiver->batch->masks;
+    return fetch_ahead(receiver);
 }
 
 enum status receiver_show(struct receiver *receiver, struct batch *out, uint8_t **memory)
 {
-    const struct data_spec *spec = &receiver->spec;
-    size_t n = (size_t)receiver->batch->n_samples;
-    size_t globals = n * (size_t)spec->n_global * data_spec_view_bytes(spec, 0), locals = 0;
-
-    *out = *receiver->batch;
-    *memory = NULL;
-    if (out->photometric == NULL || receiver->globals == NULL)
-        return STATUS_OK;
-    if (spec->n_local > 0)
-        locals = n * (size_t)spec->n_local * data_spec_view_bytes(spec, spec->n_global);
-    TRY(memory_alloc(memory, globals + locals, 1, "crops"));
-    TRY(show_crops(receiver, &out->globals, receiver->globals, *memory, globals));
-    TRY(show_crops(receiver, &out->locals, receiver->locals, *memory + globals, locals));
-    return receiver->device->synchronize(receiver->device);
+    return batch_upload_show(&receiver->upload, receiver->batch, out, memory);
 }
 
 int32_t receiver_loaders(const struct receiver *receiver)
@@ -370,16 +273,14 @@ void receiver_close(struct receiver *receiver)
         return;
     if (receiver->batch != NULL && give_back(receiver) != STATUS_OK)
         consumer_return(receiver->consumer, receiver->batch);
-    receiver->batch = NULL;
+    if (receiver->upload.device != NULL)
+        batch_upload_close(&receiver->upload);
+    if (receiver->ahead != NULL)
+        consumer_return(receiver->consumer, receiver->ahead);
+    receiver->batch = receiver->ahead = NULL;
     if (receiver->recorder != NULL)
         (void)!recorder_close(&receiver->recorder);
     consumer_close(&receiver->consumer);
     loader_processes_stop(&receiver->loaders);
-    if (receiver->globals != NULL)
-        receiver->device->free(receiver->device, receiver->globals);
-    if (receiver->locals != NULL)
-        receiver->device->free(receiver->device, receiver->locals);
-    if (receiver->photometric != NULL)
-        receiver->device->free(receiver->device, receiver->photometric);
     memset(receiver, 0, sizeof(*receiver));
 }

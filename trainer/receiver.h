@@ -11,6 +11,7 @@
 #include "proto/base/notify.h"
 #include "proto/wire/consumer.h"
 #include "proto/wire/recorder.h"
+#include "trainer/batch_upload.h"
 #include "trainer/loader_process.h"
 #include "trainer/model/ibot.h"
 
@@ -34,21 +35,18 @@ struct receiver_options {
 };
 
 struct receiver {
-    struct device *device; /* borrowed, as the next */
-    const struct op_table *ops;
+    struct device *device; /* borrowed */
     struct consumer *consumer;
     struct recorder *recorder;        /* NULL: nothing is recorded */
     struct recorder_options recorded; /* what it will be told at the start */
     struct loader_processes loaders;
-    struct data_spec spec;
+    struct batch_upload upload;
     atomic_int_least64_t *alive;
     const atomic_int *stop; /* borrowed: non-zero ends every wait with STATUS_INTERRUPTED */
     struct notify *notify;  /* borrowed: told that we live while we wait; NULL: nobody */
     int64_t waited_ns;      /* in receiver_next, in all */
     struct batch *batch;    /* the current one */
-    uint8_t *globals, *locals,
-        *photometric; /* in device memory; NULL on the CPU, which takes them from the slot, unless
-                         it changes their colours and the slot is recorded */
+    struct batch *ahead;    /* the next one, on its way to the device; NULL: not yet */
     char endpoint[256];
     int listens;    /* number of the endpoint for loaders started elsewhere */
     bool listening; /* whether there is one */

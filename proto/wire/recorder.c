@@ -18,6 +18,11 @@
 #include "proto/wire/recording.h"
 #include "proto/wire/tfrecord.h"
 
+enum {
+    BEHIND_BATCHES = 2, /* that wait to be written: the disk does not keep up */
+    BEHIND_TIMES = 20,  /* in a row, before it is told */
+};
+
 enum { QUEUE_LENGTH = 1024, FIELD_HEAD_BYTES = 12, PATH_BYTES = 4096 };
 
 struct recorder {
@@ -36,6 +41,8 @@ struct recorder {
     uint64_t *hashes;       /* [slice_size * parts]: part hashes */
     uint8_t *masks;         /* [slice_size, n_global, mask bytes]: bits */
     struct iovec *pieces;
+    int n_behind; /* batches in a row after which others waited */
+    bool said_behind;
 
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t changed;
@@ -177,6 +184,19 @@ static void fail(struct recorder *recorder, enum status status)
     pthread_mutex_unlock(&recorder->lock);
 }
 
+/* Says once that the trainer will have to wait for the disk. */
+static void watch_pace(struct recorder *recorder)
+{
+    bool behind = queue_length(recorder->queue) >= BEHIND_BATCHES;
+
+    recorder->n_behind = behind ? recorder->n_behind + 1 : 0;
+    if (recorder->n_behind == BEHIND_TIMES && !recorder->said_behind) {
+        recorder->said_behind = true;
+        log_warning("the recording is written more slowly than batches are consumed, and holds up "
+                    "training: a faster disk or --record_kind ids would help");
+    }
+}
+
 static void *recorder_thread(void *argument)
 {
     struct recorder *recorder = argument;
@@ -192,6 +212,7 @@ static void *recorder_thread(void *argument)
             enum status status = write_batch(recorder, batch);
             if (status != STATUS_OK)
                 fail(recorder, status);
+            watch_pace(recorder);
         }
         consumer_return(recorder->consumer, batch);
         pthread_mutex_lock(&recorder->lock);

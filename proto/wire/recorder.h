@@ -1,7 +1,7 @@
 /* Writes a recording while a trainer consumes: batches that the trainer is done with go through the
  * recorder back to the consumer. A thread of its own ("recorder") writes them straight out of their
  * slots, so the trainer neither copies nor waits, unless the disk is slower than the stream for
- * longer than the prefetched batches last.
+ * longer than the prefetched batches last, which is told in the log.
  *
  *   consumer_next ─> the trainer ─> recorder_take ─> [file] ─> consumer_return
  *

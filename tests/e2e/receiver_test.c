@@ -17,6 +17,7 @@
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "tests/e2e/scene.h"
+#include "tests/support/queued_device.h"
 
 enum { B = 4 };
 
@@ -42,8 +43,8 @@ static struct receiver_options small_options(const struct scene *scene)
 
 /* Hash of all pixels of two epochs as the model would see them. `copied`: whether they must lie
  * outside the slots. */
-static uint64_t hash_stream(struct scene *scene, struct device *device, bool copied,
-                            enum photometric_place photometric)
+static uint64_t hash_stream(struct scene *scene, struct device *device, const struct op_table *ops,
+                            bool copied, enum photometric_place photometric)
 {
     struct receiver_options options = small_options(scene);
     struct receiver receiver;
@@ -51,7 +52,7 @@ static uint64_t hash_stream(struct scene *scene, struct device *device, bool cop
     uint64_t hash = 0;
     int n = 0;
 
-    options.ops = &op_table_cpu;
+    options.ops = ops;
     options.spec.photometric = photometric;
     assert_int_equal(receiver_open(&receiver, device, &options, NULL), STATUS_OK);
     assert_int_equal(receiver_dataset(&receiver, &dataset), STATUS_OK);
@@ -70,6 +71,7 @@ static uint64_t hash_stream(struct scene *scene, struct device *device, bool cop
         assert_int_equal(input.globals.data != batch->globals, copied);
         assert_int_equal(input.locals.data != batch->locals, copied);
         assert_ptr_equal(input.masks, batch->masks);
+        assert_int_equal(device->synchronize(device), STATUS_OK);
         hash = hash_bytes_seeded(input.globals.data, tensor_size_bytes(&input.globals), hash);
         hash = hash_bytes_seeded(input.locals.data, tensor_size_bytes(&input.locals), hash);
     }
@@ -81,15 +83,16 @@ static uint64_t hash_stream(struct scene *scene, struct device *device, bool cop
 static void pixels_are_the_slot_on_the_cpu_and_copies_elsewhere(void **state)
 {
     struct scene *scene = *state;
+    const struct op_table *ops = &op_table_cpu, *queued = &op_table_queued;
     struct device cpu, other;
 
     assert_int_equal(device_open_cpu(&cpu, 1), STATUS_OK);
-    other = cpu; /* memory that only looks foreign */
-    other.kind = DEVICE_CUDA;
-    uint64_t wanted = hash_stream(scene, &cpu, false, PHOTOMETRIC_BY_LOADER);
-    assert_true(hash_stream(scene, &other, true, PHOTOMETRIC_BY_LOADER) == wanted);
-    assert_true(hash_stream(scene, &cpu, false, PHOTOMETRIC_BY_TRAINER) == wanted);
-    assert_true(hash_stream(scene, &other, true, PHOTOMETRIC_BY_TRAINER) == wanted);
+    assert_int_equal(queued_device_open(&other, 1), STATUS_OK);
+    uint64_t wanted = hash_stream(scene, &cpu, ops, false, PHOTOMETRIC_BY_LOADER);
+    assert_true(hash_stream(scene, &other, queued, true, PHOTOMETRIC_BY_LOADER) == wanted);
+    assert_true(hash_stream(scene, &cpu, ops, false, PHOTOMETRIC_BY_TRAINER) == wanted);
+    assert_true(hash_stream(scene, &other, queued, true, PHOTOMETRIC_BY_TRAINER) == wanted);
+    device_close(&other);
     device_close(&cpu);
 }
 

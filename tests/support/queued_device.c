@@ -320,7 +320,7 @@ static enum status capture_begin(struct device *device)
 {
     struct queued *q = of(device);
 
-    CHECK(q->recording == NULL && q->branch == 0 && !q->uploading);
+    CHECK(q->recording == NULL && q->branch == 0);
     TRY(memory_alloc(&q->recording, 1, sizeof(*q->recording), "graph"));
     q->open = &q->recording->queue;
     return STATUS_OK;

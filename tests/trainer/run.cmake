@@ -1,3 +1,22 @@
 # What lies between the model and the program.
 ibot_test(NAME trainer.run_options SOURCES run_options_test.c LIBS ibot_run_options)
 ibot_test(NAME trainer.checkpoint SOURCES checkpoint_test.c LIBS model_fixture ibot_trainer)
+
+# A stored run that is handed over as a checkpoint of the original after its first and second epoch.
+add_executable(golden_official golden_official.c)
+target_link_libraries(golden_official PRIVATE golden_replay ibot_trainer)
+foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swin)
+  foreach(epoch 1 2)
+    if(name STREQUAL swin AND epoch EQUAL 2)
+      continue() # it has two epochs
+    endif()
+    set(checkpoint)
+    if(name STREQUAL vit_shared)
+      set(checkpoint ${IBOT_TEST_DATA}/golden/official_checkpoint.pth)
+    endif()
+    add_test(NAME trainer.official.${name}.${epoch}
+      COMMAND golden_official ${IBOT_TEST_DATA}/golden/${name}.safetensors ${epoch} ${checkpoint})
+    set_tests_properties(trainer.official.${name}.${epoch} PROPERTIES
+      TIMEOUT 120 LABELS fast ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
+  endforeach()
+endforeach()

@@ -12,7 +12,7 @@ enum {
     MAX_STEP_GRAPHS = 160,
     N_SUMS = 4, /* of struct step_numbers */
     N_GUARDS = 2,
-    /* marks of the device */
+    /* marks of the device; trainer/batch_upload has 4 and 5 */
     IBOT_MARK_STAGING = 0, /* and 1: the copy of a staging block */
     IBOT_MARK_RESULT = 2,  /* and 3: the numbers of an update */
 };

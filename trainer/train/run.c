@@ -102,53 +102,14 @@ static void start_progress(struct run *run)
     progress_init(&run->progress, &progress, run->step, clock_monotonic_ns());
 }
 
-static enum status open_model(struct run *run, const struct checkpoint *checkpoint)
+static enum status open_model(struct run *run, const struct run_source *source)
 {
     struct ibot_options model;
 
     TRY(run_options_model(run->options, &model));
     TRY(ibot_open(&run->ibot, &run->backend.device, run->backend.ops, &run->backend.collective,
                   &model));
-    if (checkpoint != NULL)
-        return run_take_checkpoint(run, checkpoint);
-    TRY(ibot_initialise(run->ibot, (uint64_t)run->options->seed));
-    return run_save(run); /* step 0: the random initialisation, to compare with */
-}
-
-/* The checkpoint to go on from: the newest good one of the run folder, else that of --load_from. */
-static enum status find_checkpoint(const struct run *run, struct checkpoint *out, bool *found,
-                                   bool *own)
-{
-    const struct run_options *o = run->options;
-    char path[CHECKPOINT_MAX_PATH];
-
-    TRY(checkpoint_open_latest(out, run_path(run, path, sizeof(path), "checkpoints"), found));
-    *own = *found;
-    if (*found && o->resume == RESUME_NONE)
-        FAIL(STATUS_MISMATCH,
-             "'%s' holds a run already and --resume is none: choose another --output_dir",
-             o->output_dir);
-    if (*found || o->load_from == NULL)
-        return STATUS_OK;
-    if (o->load_from[0] == '/')
-        snprintf(path, sizeof(path), "%s", o->load_from);
-    else
-        run_path(run, path, sizeof(path), o->load_from);
-    if (checkpoint_open(out, path) != STATUS_OK)
-        FAIL(STATUS_INVALID, "--load_from %s: %s", o->load_from, status_message());
-    *found = true;
-    return STATUS_OK;
-}
-
-/* The same command goes on; other options need --load_from to be said, and get a warning. */
-static enum status compare(const struct run *run, const struct checkpoint *checkpoint, bool own)
-{
-    enum status status = run_compare_options(run, checkpoint);
-
-    if (status != STATUS_MISMATCH || own)
-        return status;
-    log_warning("%s", status_message());
-    return STATUS_OK;
+    return run_source_take(run, source);
 }
 
 static enum status open_monitor(struct run *run)
@@ -165,9 +126,8 @@ static enum status open_monitor(struct run *run)
 enum status run_open(struct run *run, const struct run_options *options,
                      const struct options *parsed, const atomic_int *stop)
 {
-    struct checkpoint checkpoint = {0};
+    struct run_source source = {0};
     struct checkpoint_state state = {0};
-    bool found = false, own = false;
     enum status status;
 
     *run = (struct run){
@@ -179,10 +139,10 @@ enum status run_open(struct run *run, const struct run_options *options,
     TRY(ranges_parse(&run->skip, "--skip_steps", options->skip_steps));
     TRY(run_folder_open(run));
     TRY(run_store_options(run));
-    TRY_OUT(find_checkpoint(run, &checkpoint, &found, &own));
-    if (found) {
-        TRY_OUT(compare(run, &checkpoint, own));
-        TRY_OUT(checkpoint_state(&checkpoint, &state));
+    TRY_OUT(run_source_find(run, &source));
+    TRY_OUT(run_source_compare(run, &source));
+    if (source.found && !source.official) {
+        TRY_OUT(checkpoint_state(&source.checkpoint, &state));
         memory_free(state.labels);
         memory_free(state.clusters);
     }
@@ -190,7 +150,7 @@ enum status run_open(struct run *run, const struct run_options *options,
     TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));
     TRY_OUT(plan_epochs(run));
-    TRY_OUT(open_model(run, found ? &checkpoint : NULL));
+    TRY_OUT(open_model(run, &source));
     TRY_OUT(run_folder_start(run));
     start_progress(run);
     run->saved_ns = clock_monotonic_ns();
@@ -202,7 +162,7 @@ enum status run_open(struct run *run, const struct run_options *options,
                  (long long)run->schedule.steps_per_epoch, run->schedule.epochs,
                  (double)ibot_device_bytes(run->ibot) / 1048576.0);
 out:
-    checkpoint_close(&checkpoint);
+    run_source_close(&source);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /* A training run: everything `ibot-train` holds while it works.
  *
  *   run.c         opens it, resumes, loops over steps        step.c        one step, over all ranks
+ *   run_source.c  where it begins
  *   run_state.c   to and from checkpoints                    run_folder.c  what lies in the folder
  */
 #ifndef IBOT_TRAINER_TRAIN_RUN_H
@@ -14,6 +15,7 @@
 #include "trainer/checkpoint.h"
 #include "trainer/event_file.h"
 #include "trainer/metrics.h"
+#include "trainer/official_checkpoint.h"
 #include "trainer/progress.h"
 #include "trainer/receiver.h"
 #include "trainer/train/run_monitor.h"
@@ -34,11 +36,12 @@ struct run {
     struct data_spec spec;
     struct schedule schedule;
 
-    int64_t step;            /* steps done */
-    int64_t micro_per_epoch; /* batches of the stream in an epoch */
-    int64_t n_to_skip;       /* of them, before the next step: the rest of an epoch */
-    struct ranges skip;      /* steps to leave out */
-    struct metrics metrics;  /* of the epoch under way, this rank's */
+    int64_t step;                          /* steps done */
+    int64_t optimizer_lag, last_layer_lag; /* see checkpoint_state */
+    int64_t micro_per_epoch;               /* batches of the stream in an epoch */
+    int64_t n_to_skip;                     /* of them, before the next step: the rest of an epoch */
+    struct ranges skip;                    /* steps to leave out */
+    struct metrics metrics;                /* of the epoch under way, this rank's */
     double entropies[CHECKPOINT_ENTROPIES];
     int32_t *labels, *clusters; /* the same; planned at start */
     int64_t n_clusters, cluster_capacity;
@@ -96,6 +99,28 @@ enum status run_compare_options(const struct run *run,
 /* Weights, step and meters of a checkpoint; of the meters and clusters rank 0 takes all. */
 enum status run_take_checkpoint(struct run *run,
                                 const struct checkpoint *checkpoint) IBOT_WARN_UNUSED;
+
+/* ---- run_source.c ---- */
+
+struct run_source {
+    bool found;    /* else the run begins at step 0 */
+    bool own;      /* it is of this run folder, not of --load_from */
+    bool official; /* it is `file`, else `checkpoint` */
+    struct checkpoint checkpoint;
+    struct official_checkpoint file;
+};
+
+/* The newest good checkpoint of the run folder, else what --load_from names. Errors:
+ * STATUS_MISMATCH (a run is there and must not be), STATUS_INVALID (--load_from). */
+enum status run_source_find(const struct run *run, struct run_source *out) IBOT_WARN_UNUSED;
+
+/* The same command goes on; other options need --load_from to be said, and get a warning. */
+enum status run_source_compare(const struct run *run,
+                               const struct run_source *source) IBOT_WARN_UNUSED;
+
+/* Fills the model and the step. */
+enum status run_source_take(struct run *run, const struct run_source *source) IBOT_WARN_UNUSED;
+void run_source_close(struct run_source *source);
 
 /* ---- run_folder.c ---- */
 

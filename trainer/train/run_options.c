@@ -199,6 +199,9 @@ enum status run_options_check(const struct run_options *o)
     struct ibot_options model;
     struct data_spec spec;
 
+    if (o->load_from != NULL && o->init_from != NULL)
+        FAIL(STATUS_INVALID, "--load_from goes on with a run, --init_from begins one: give one of "
+                             "the two");
     TRY(run_options_model(o, &model));
     TRY(check_crops(o));
     TRY(check_backbone(o, &model.backbone));

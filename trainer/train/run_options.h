@@ -57,7 +57,7 @@ struct run_options {
     /* run */
     const char *output_dir;
     int resume;
-    const char *load_from;
+    const char *load_from, *init_from;
     int32_t saveckp_freq, checkpoint_every_steps, keep_checkpoints;
     double checkpoint_every_minutes;
     int64_t stop_at_step;

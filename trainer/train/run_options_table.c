@@ -218,10 +218,14 @@ static const struct option_spec specs[] = {
         .help = "go on from the newest good checkpoint of the run folder, or refuse to when there "
                 "is one"),
     ROW(STRING, load_from, .flags = OPTION_OUTSIDE_DIGEST, .argument = "PATH",
-        .help =
-            "when the run folder has no checkpoint yet: the run, or the checkpoint, to go on "
-            "from, with other options if need be (a relative path is one in the run folder, as in "
-            "the original)"),
+        .help = "when the run folder has no checkpoint yet: the run or the checkpoint to go on "
+                "from, with other options if need be, or a whole checkpoint of the original "
+                "(checkpoint.pth), which goes on with its next epoch (a relative path is one in "
+                "the run folder, as in the original)"),
+    ROW(STRING, init_from, .argument = "PATH",
+        .help = "begin a new run with the backbone of these weights, student and teacher alike, "
+                "and a new head: a run or checkpoint, a file of iBOT, DINO, DeiT or timm; "
+                "positions of another crop size are interpolated"),
     ROW(INT32, saveckp_freq, .text = "40", .minimum = 0, .maximum = 100000,
         .flags = OPTION_OUTSIDE_DIGEST, .unit = "epochs",
         .help = "keep the checkpoint of every n-th epoch for good; 0: of none"),

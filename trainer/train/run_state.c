@@ -112,6 +112,8 @@ enum status run_take_checkpoint(struct run *run, const struct checkpoint *checkp
                  state.world, run->backend.collective.world);
     TRY_OUT(checkpoint_restore(checkpoint, run->ibot, &run->backend.device, "", &counts));
     run->step = run->saved_step = state.step;
+    run->optimizer_lag = state.optimizer_lag;
+    run->last_layer_lag = state.last_layer_lag;
     run->n_bad_images = state.n_bad_images;
     if (run->backend.collective.rank == 0) {
         metrics_set_totals(&run->metrics, state.totals);
@@ -196,6 +198,8 @@ enum status run_save(struct run *run)
         .spec_digest = data_spec_digest(&run->spec),
         .run_digest = options_digest(run->parsed),
         .world = run->backend.collective.world,
+        .optimizer_lag = run->optimizer_lag,
+        .last_layer_lag = run->last_layer_lag,
         .n_bad_images = run->n_bad_images,
     };
     char folder[CHECKPOINT_MAX_PATH];

@@ -234,6 +234,16 @@ static enum status read_numbers(struct run *run, const struct batch *batch)
     return status;
 }
 
+/* Adam counts its own steps, which a run that began elsewhere may have fewer of. */
+static void count_own_steps(const struct run *run, struct step_control *control)
+{
+    int64_t step = control->step - run->optimizer_lag;
+    int64_t last_layer = control->last_layer_step - run->last_layer_lag;
+
+    control->step = (int32_t)(step > 0 ? step : 0);
+    control->last_layer_step = (int32_t)(last_layer > 0 ? last_layer : 0);
+}
+
 static enum status make_step(struct run *run, bool *stop)
 {
     struct step_control control;
@@ -241,6 +251,7 @@ static enum status make_step(struct run *run, bool *stop)
     struct batch *batch = NULL;
 
     schedule_fill(&run->schedule, run->step, &control);
+    count_own_steps(run, &control);
     enum status status = prepare(run, &control, &input, &batch);
     if (status == STATUS_OK)
         input.most_masked = ibot_n_masked(run->ibot, input.masks);

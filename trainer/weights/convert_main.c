@@ -9,11 +9,12 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
+#include "trainer/official_checkpoint.h"
 #include "trainer/pretrained.h"
 #include "trainer/weights/weight_compare.h"
 #include "trainer/weights/weight_export.h"
 
-enum convert_to { TO_BACKBONE, TO_TIMM };
+enum convert_to { TO_BACKBONE, TO_TIMM, TO_OFFICIAL };
 
 struct convert_options {
     const char *key;
@@ -30,7 +31,7 @@ struct diff_options {
     double tolerance;
 };
 
-static const char *const targets[] = {"backbone", "timm", NULL};
+static const char *const targets[] = {"backbone", "timm", "official", NULL};
 
 static const struct option_spec convert_specs[] = {
     {.name = "key",
@@ -51,7 +52,8 @@ static const struct option_spec convert_specs[] = {
      .choices = targets,
      .text = "backbone",
      .help = "backbone: the original's names, in a .pth under the key state_dict as its "
-             "extract_backbone_weights.py writes them; timm: timm's names, flat"},
+             "extract_backbone_weights.py writes them; timm: timm's names, flat; official: a whole "
+             "checkpoint for its main_ibot.py --load_from, of a run or checkpoint of ours"},
 };
 
 static const struct options_program convert_program = {
@@ -61,7 +63,8 @@ static const struct options_program convert_program = {
                "ending says: .safetensors or .pth. Nothing that a file says is executed.",
     .epilogue = "  ibot-convert runs/small backbone.pth\n"
                 "  ibot-convert checkpoint.pth student.safetensors --key student --with_head\n"
-                "  ibot-convert runs/small vit.safetensors --to timm\n\n"
+                "  ibot-convert runs/small vit.safetensors --to timm\n"
+                "  ibot-convert runs/small checkpoint.pth --to official\n\n"
                 "Further commands, each with its own --help:\n"
                 "  ibot-convert inspect FILE   tensors, values and digest of a file\n"
                 "  ibot-convert diff A B       what differs between two files",
@@ -177,6 +180,25 @@ static enum status open_weights(struct weight_file *out, const char *path)
     return status;
 }
 
+/* A whole checkpoint of ours as one of the original's. */
+static enum status convert_whole(const char *in, const char *out, const struct convert_options *o)
+{
+    struct checkpoint checkpoint;
+    struct stat info;
+
+    if (o->key != NULL || o->with_head)
+        FAIL(STATUS_INVALID, "--to official writes all there is: leave --key and --with_head out");
+    if (stat(in, &info) == 0 && !S_ISDIR(info.st_mode))
+        FAIL(STATUS_INVALID,
+             "--to official wants a run folder or a checkpoint folder of ours; '%s' is a file", in);
+    TRY(checkpoint_open(&checkpoint, in));
+    enum status status = official_export(&checkpoint, out);
+    if (status == STATUS_OK)
+        log_info("'%s' written to '%s' as the original writes it", checkpoint.path, out);
+    checkpoint_close(&checkpoint);
+    return status;
+}
+
 static enum status convert(const struct options *options, const struct convert_options *o)
 {
     struct weight_export export = {0};
@@ -187,6 +209,8 @@ static enum status convert(const struct options *options, const struct convert_o
 
     const char *in = options->positional[0], *out = options->positional[1];
     TRY(weight_export_is_pth(out, &pth));
+    if (o->to == TO_OFFICIAL)
+        return convert_whole(in, out, o);
     if (o->to == TO_TIMM && o->with_head)
         FAIL(STATUS_INVALID, "--with_head: timm's models have no such head; leave it out");
     TRY(pretrained_open(

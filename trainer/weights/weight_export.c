@@ -54,6 +54,17 @@ enum status weight_export_add(struct weight_export *export, const struct weight_
     return add_record(export, weight_file_record(file, entry, name), name);
 }
 
+enum status weight_export_add_number(struct weight_export *export, int64_t value, const char *name)
+{
+    int64_t *memory;
+
+    TRY(memory_alloc(&memory, 1, sizeof(*memory), name));
+    *memory = value;
+    TRY(own(export, memory));
+    struct weight_record record = {.dtype = WEIGHT_I64, .data = memory};
+    return add_record(export, record, name);
+}
+
 static const struct weight_record *find(const struct weight_export *export, const char *name)
 {
     for (size_t i = 0; i < export->n; i++)

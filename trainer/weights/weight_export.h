@@ -19,6 +19,10 @@ void weight_export_release(struct weight_export *export);
 enum status weight_export_add(struct weight_export *export, const struct weight_file *file,
                               const struct weight_entry *entry, const char *name) IBOT_WARN_UNUSED;
 
+/* Adds a whole number: I64, of no dimensions. */
+enum status weight_export_add_number(struct weight_export *export, int64_t value,
+                                     const char *name) IBOT_WARN_UNUSED;
+
 /* After "….attn.relative_position_bias_table" of a Swin, the table of indices that the original and
  * older timm keep beside it: [w*w, w*w] I64, of which row i, column j is the row of the bias for
  * query i and key j. Nothing for other names. Errors: STATUS_MISMATCH (no square window). */
