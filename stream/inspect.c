@@ -112,6 +112,23 @@ static const char *state_of(const struct recorded_file *file)
     return file->finished ? "complete" : "ends without an end: its writer died, or is at it";
 }
 
+/* Steps that are missing between two recorded ones of a rank, which began with file `number`. */
+static void print_gaps(const struct recording *recording, size_t number)
+{
+    int32_t rank = recording->files[number].rank;
+    int64_t next = -1;
+
+    for (size_t i = 0; i < recording->n_slices; i++) {
+        const struct recorded_slice *slice = &recording->slices[i];
+        if (recording->files[slice->file].rank != rank)
+            continue;
+        if (next >= 0 && slice->step > next)
+            printf("missing: steps %lld to %lld of rank %d\n", (long long)next,
+                   (long long)slice->step - 1, rank);
+        next = slice->step + 1;
+    }
+}
+
 static void print_head(const struct recording *recording)
 {
     const struct message_recording *info = &recording->info;
@@ -129,6 +146,9 @@ static void print_head(const struct recording *recording)
         printf("file: %s, rank %d from step %lld, %zu records, %s\n", file->path, file->rank,
                (long long)file->first_step, file->n_slices, state_of(file));
     }
+    for (size_t i = 0; i < recording->n_files; i++)
+        if (i == 0 || recording->files[i].rank != recording->files[i - 1].rank)
+            print_gaps(recording, i);
 }
 
 static json_t *head_json(const struct recording *recording)

@@ -25,7 +25,7 @@
 enum { MAX_LOADERS = 64, BATCH = 64, CREDIT = 4 };
 
 struct bench_options {
-    const char *data, *endpoint;
+    const char *data, *replay, *endpoint;
     int32_t loaders, threads, seconds, slice_size;
     bool raw;
 };
@@ -39,6 +39,11 @@ static const struct option_spec specs[] = {
      .argument = "DATA",
      .group = "Options",
      .help = "a data set for real loaders; without it, stand-ins"},
+    {.name = "replay",
+     .type = OPTION_STRING,
+     AT(replay),
+     .argument = "RECORDING",
+     .help = "a full recording of these crops, served round and round by ibot-stream replay"},
     {.name = "loaders",
      .type = OPTION_INT32,
      AT(loaders),
@@ -172,10 +177,28 @@ static void exec_loader(const char *endpoint, const struct bench_options *bench)
     exit(1);
 }
 
+static void exec_replay(const char *endpoint, const struct bench_options *bench)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 32);
+
+    if (n < 0)
+        exit(1);
+    path[n] = '\0';
+    snprintf(strrchr(path, '/') + 1, 32, "ibot-stream");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setenv("IBOT_LOG_LEVEL", "error", 1);
+    execl(path, path, "replay", bench->replay, "--connect", endpoint, "--loop", (char *)NULL);
+    fprintf(stderr, "wire_bench: %s can't be started\n", path);
+    exit(1);
+}
+
 static void start_loaders(const struct bench_options *bench, const char *endpoint, pid_t *children)
 {
     for (int32_t i = 0; i < bench->loaders; i++) {
         children[i] = fork();
+        if (children[i] == 0 && bench->replay != NULL)
+            exec_replay(endpoint, bench);
         if (children[i] == 0 && bench->data != NULL)
             exec_loader(endpoint, bench);
         if (children[i] == 0)

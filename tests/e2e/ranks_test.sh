@@ -21,12 +21,22 @@ last=$(ls "$work/one/checkpoints" | LC_ALL=C sort | tail -n 1)
 for steps in 7 0; do
     mpirun -np 2 --oversubscribe "$IBOT_BIN/ibot-train" "${tiny[@]}" --batch_size_per_gpu 8 \
         --data "$data" --loaders 1 -o "$work/parts" --stop_at_step "$steps" \
-        --log_digests "$work/digests" >"$work/parts.log" 2>&1 || fail "two ranks in parts"
+        --log_digests "$work/digests" --record "$work/recording" >"$work/parts.log" 2>&1 ||
+        fail "two ranks in parts"
 done
 cmp "$work/two/checkpoints/$last/model.safetensors" "$work/parts/checkpoints/$last/model.safetensors" ||
     fail "two ranks in parts end elsewhere"
 [ "$(wc -l <"$work/digests.0")" -eq "$(wc -l <"$work/digests.1")" ] || fail "ranks saw other batches"
 cmp -s "$work/digests.0" "$work/digests.1" && fail "both ranks saw the same images"
+
+# What both consumed, in parts, is what the data set gives; and one rank with the same 2B images is fed by it.
+"$IBOT_BIN/ibot-stream" verify "$work/recording" --data "$data" --threads 2 >"$work/verify.log" 2>&1 ||
+    fail "the recording of two ranks"
+"$IBOT_BIN/ibot-stream" replay "$work/recording" --connect "ipc://$work/socket" >"$work/replay.log" 2>&1 &
+children+=($!)
+train --listen "ipc://$work/socket" -o "$work/replayed" >"$work/replayed.log" 2>&1 || fail "replay"
+cmp "$work/one/checkpoints/$last/model.safetensors" "$work/replayed/checkpoints/$last/model.safetensors" ||
+    fail "one rank fed by a recording of two ends elsewhere"
 
 # Ranks agree on an error that one of them alone meets first, and none is left waiting.
 status=0

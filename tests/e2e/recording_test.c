@@ -200,6 +200,20 @@ static void a_full_disk_ends_the_recording_and_leaves_the_run_alone(void **state
     assert_non_null(strstr(process.text, "\nstep 5 "));
     assert_null(strstr(process.text, "\nstep 17 "));
     process_release(&process);
+
+    /* With room again, what comes after the newest checkpoint is recorded; the gap is told. */
+    command = command_of("rm", "-r", scene_path(scene, "full/checkpoints/step_00000018"), NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    command = scene_train(scene, "full", "1");
+    command_add(&command, "--record", folder, NULL);
+    process_run(&process, &command, 0, SCENE_SECONDS);
+    process_release(&process);
+    inspect(&process, folder, 0);
+    assert_non_null(strstr(process.text, "\nmissing: steps "));
+    assert_non_null(strstr(process.text, " to 11 of rank 0\n"));
+    assert_non_null(strstr(process.text, "\nstep 17 "));
+    process_release(&process);
     free(digests);
 }
 
