@@ -346,7 +346,7 @@ static enum status restore_tensors(struct restore *r, char first_missing[128])
             snprintf(first_missing, 128, "%s", state.name);
         }
     }
-    return STATUS_OK;
+    return ibot_state_written(r->ibot);
 }
 
 /* ------------------------------------------------------------------------------ strictness */

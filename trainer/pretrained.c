@@ -246,7 +246,7 @@ enum status pretrained_load(const struct pretrained *p, struct ibot *ibot, struc
              missing.n > 0 ? " (" : "", missing.text, missing.n > 0 ? ")" : "",
              report->n_unexpected, unexpected.n > 0 ? " (" : "", unexpected.text,
              unexpected.n > 0 ? ")" : "");
-    return STATUS_OK;
+    return ibot_state_written(ibot);
 }
 
 const char *pretrained_describe(const struct pretrained *p, const struct pretrained_report *r,

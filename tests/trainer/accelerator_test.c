@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "proto/base/memory.h"
+#include "ops/half_float.h"
 #include "proto/base/rng.h"
 #include "tests/support/queued_device.h"
 #include "tests/trainer/model_fixture.h"
@@ -329,6 +329,37 @@ static void half_precision_trains_as_float32_does(void **state)
     expect_nearly_the_same_training(o, 1e-4, 0.01);
 }
 
+static void expect_copies(const struct network *network)
+{
+    const uint16_t *bits = network->operands.data;
+
+    for (int64_t i = 0; i < network->table.n_elements; i++)
+        assert_int_equal(bits[i], half_float_to_bf16(network->parameters[i]));
+}
+
+/* Operands follow the optimizer, and whoever writes parameters otherwise. */
+static void copies_of_the_parameters_follow_them(void **state)
+{
+    struct ibot_options o = options_of();
+    struct training training;
+    struct model_fixture f;
+
+    (void)state;
+    o.precision = PRECISION_BF16;
+    o.head.shared_student = false;
+    model_fixture_open_queued(&f, &o);
+    train(&f, 4, 1e-3, &training);
+    expect_copies(&f.ibot->student);
+    expect_copies(&f.ibot->teacher);
+    fill_random(f.ibot->student.parameters, f.ibot->student.table.n_elements, 5);
+    fill_random(f.ibot->teacher.parameters, f.ibot->teacher.table.n_elements, 6);
+    assert_int_equal(ibot_state_written(f.ibot), STATUS_OK);
+    assert_int_equal(f.device.synchronize(&f.device), STATUS_OK);
+    expect_copies(&f.ibot->student);
+    expect_copies(&f.ibot->teacher);
+    model_fixture_close(&f);
+}
+
 static void the_cpu_says_that_it_has_no_half_precision(void **state)
 {
     struct ibot_options o = options_of();
@@ -355,6 +386,7 @@ int main(void)
         cmocka_unit_test(the_numbers_of_a_step_are_read_while_the_next_one_waits),
         cmocka_unit_test(a_step_that_is_not_finite_changes_nothing_and_is_told_one_late),
         cmocka_unit_test(half_precision_trains_as_float32_does),
+        cmocka_unit_test(copies_of_the_parameters_follow_them),
         cmocka_unit_test(the_cpu_says_that_it_has_no_half_precision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,6 +57,41 @@ static void the_published_command_line_gives_the_published_run(void **state)
     options_release(&none);
 }
 
+static void precision_follows_the_backend_unless_it_is_said(void **state)
+{
+    static const struct {
+        const char *line;
+        enum ibot_precision precision;
+        bool tanh;
+    } wanted[] = {
+        {"--data /tmp", PRECISION_F32, false},
+        {"--data /tmp --gelu tanh", PRECISION_F32, true},
+        {"--data /tmp --backend cuda", PRECISION_BF16, true},
+        {"--data /tmp --backend cuda --gelu erf", PRECISION_BF16, false},
+        {"--data /tmp --backend cuda --precision f32", PRECISION_F32, false},
+        {"--data /tmp --backend cuda --use_fp16 off", PRECISION_F32, false},
+        {"--data /tmp --backend cuda --use_fp16 off --precision bf16", PRECISION_BF16, true},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        struct run_options values;
+        struct ibot_options model;
+        struct options options;
+        parse_good(&options, &values, wanted[i].line);
+        assert_int_equal(run_options_model(&values, &model), STATUS_OK);
+        assert_int_equal(model.precision, wanted[i].precision);
+        assert_int_equal(model.gelu_tanh, wanted[i].tanh);
+        assert_true(model.record_steps);
+        options_release(&options);
+    }
+    struct run_options values;
+    struct options options;
+    assert_int_equal(parse(&options, &values, "--data /tmp --precision bf16"), STATUS_OK);
+    assert_int_equal(run_options_check(&values), STATUS_INVALID);
+    options_release(&options);
+}
+
 static void every_argument_of_the_original_is_accepted(void **state)
 {
     static const char *const lines[] = {
@@ -243,6 +278,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_published_command_line_gives_the_published_run),
+        cmocka_unit_test(precision_follows_the_backend_unless_it_is_said),
         cmocka_unit_test(every_argument_of_the_original_is_accepted),
         cmocka_unit_test(every_recipe_is_free_of_contradictions),
         cmocka_unit_test(a_ratio_without_a_range_stays_fixed_as_in_the_original),

@@ -19,7 +19,7 @@ enum { MAX_K = 16 };
 struct knn_options {
     const char *checkpoint, *checkpoint_key, *arch;
     const char *train, *test, *dump_features, *load_features;
-    int backend;
+    int backend, precision, gelu;
     int32_t num_heads;
     float nb_knn[MAX_K];
     int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
@@ -29,6 +29,8 @@ struct knn_options {
 };
 
 static const char *const backends[] = {"cpu", "cuda", NULL};
+static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
 
 #define AT(field) .offset = offsetof(struct knn_options, field)
 
@@ -164,6 +166,20 @@ static const struct option_spec knn_specs[] = {
      .text = "cpu",
      .group = "Process",
      .help = "what computes"},
+    {.name = "precision",
+     .type = OPTION_CHOICE,
+     AT(precision),
+     .choices = precisions,
+     .text = "auto",
+     .help =
+         "of what products are made of; auto: bf16 on an accelerator, f32 on the CPU, which has "
+         "no other"},
+    {.name = "gelu",
+     .type = OPTION_CHOICE,
+     AT(gelu),
+     .choices = gelus,
+     .text = "auto",
+     .help = "form of the GELU, as in ibot-train; auto: tanh with bf16, erf with f32"},
     {.name = "threads",
      .type = OPTION_INT32,
      AT(threads),
@@ -185,6 +201,9 @@ static const struct options_program *const commands[] = {&knn_program};
 
 static enum status check(const struct knn_options *o)
 {
+    if (o->backend == BACKEND_CPU && o->precision == 2)
+        FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
+                             "--backend cuda");
     if (o->load_features != NULL)
         return STATUS_OK;
     if (o->checkpoint == NULL || o->train == NULL || o->test == NULL)
@@ -210,6 +229,9 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
         .batch_size = o->batch_size_per_gpu,
         .crop_size_px = o->crop_size,
     };
+    bool half = o->precision == 2 || (o->precision == 0 && o->backend != BACKEND_CPU);
+    model_options.precision = half ? PRECISION_BF16 : PRECISION_F32;
+    model_options.gelu_tanh = o->gelu == 1 || (o->gelu == 0 && half);
     struct feature_model model;
     enum status status;
 

@@ -45,6 +45,8 @@ enum status feature_model_open(struct feature_model *out, struct backend *backen
     TRY(pretrained_open(&pretrained, &options));
     struct ibot_options model = model_options(&pretrained.backbone);
     model.batch_size = o->batch_size;
+    model.precision = o->precision;
+    model.gelu_tanh = o->gelu_tanh;
     model.global_size_px = o->crop_size_px > 0 ? o->crop_size_px : pretrained.crop_size_px;
     TRY_OUT(ibot_open(&out->ibot, &backend->device, backend->ops, &backend->collective, &model));
     TRY_OUT(pretrained_load(&pretrained, out->ibot, &backend->device, false, &report));

@@ -22,6 +22,8 @@ struct feature_model_options {
     int32_t n_heads;        /* 0: the same */
     int32_t n_last_blocks, avgpool, batch_size;
     int32_t crop_size_px; /* 0: the run's global crop size */
+    enum ibot_precision precision;
+    bool gelu_tanh;
 };
 
 /* Loads strictly; says in the log what was loaded. Errors: STATUS_NOT_FOUND, STATUS_MISMATCH. */

@@ -194,6 +194,14 @@ static enum status check_skip_steps(const struct run_options *o)
     return STATUS_OK;
 }
 
+static enum status check_backend(const struct run_options *o)
+{
+    if (o->backend == BACKEND_CPU && o->precision == PRECISION_CHOICE_BF16)
+        FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
+                             "--backend cuda");
+    return STATUS_OK;
+}
+
 enum status run_options_check(const struct run_options *o)
 {
     struct ibot_options model;
@@ -203,6 +211,7 @@ enum status run_options_check(const struct run_options *o)
         FAIL(STATUS_INVALID, "--load_from goes on with a run, --init_from begins one: give one of "
                              "the two");
     TRY(run_options_model(o, &model));
+    TRY(check_backend(o));
     TRY(check_crops(o));
     TRY(check_backbone(o, &model.backbone));
     TRY(check_masks(o, backbone_cell_px(&model.backbone)));
@@ -252,6 +261,11 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
     out->optimizer = (enum optimizer_kind)o->optimizer;
     out->clip_global_norm = o->clip_mode == CLIP_GLOBAL;
     out->accumulation_steps = o->accumulation_steps;
+    bool half = o->precision == PRECISION_CHOICE_BF16 ||
+                (o->precision == PRECISION_CHOICE_AUTO && o->backend != BACKEND_CPU && o->use_fp16);
+    out->precision = half ? PRECISION_BF16 : PRECISION_F32;
+    out->gelu_tanh = o->gelu == GELU_CHOICE_TANH || (o->gelu == GELU_CHOICE_AUTO && half);
+    out->record_steps = o->cuda_graph;
     return STATUS_OK;
 }
 

@@ -18,6 +18,9 @@ enum clip_mode { CLIP_PER_TENSOR, CLIP_GLOBAL };
 enum record_kind { RECORD_PIXELS, RECORD_IDS };
 enum resume_mode { RESUME_AUTO, RESUME_NONE };
 
+enum precision_choice { PRECISION_CHOICE_AUTO, PRECISION_CHOICE_F32, PRECISION_CHOICE_BF16 };
+enum gelu_choice { GELU_CHOICE_AUTO, GELU_CHOICE_TANH, GELU_CHOICE_ERF };
+
 struct run_options {
     /* model */
     const char *arch;
@@ -66,7 +69,8 @@ struct run_options {
     int record_kind;
     int backend;
     int32_t threads;
-    bool use_fp16, check;
+    int precision, gelu;
+    bool use_fp16, cuda_graph, check;
     int32_t local_rank;
     const char *metrics;
     const char *dist_url;

@@ -13,6 +13,8 @@ static const char *const photometric_places[] = {"loader", "trainer", NULL};
 static const char *const resume_modes[] = {"auto", "none", NULL};
 static const char *const record_kinds[] = {"full", "ids", NULL};
 static const char *const backends[] = {"cpu", "cuda", NULL};
+static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
 
 /* An option is called like its field. */
 #define ROW(kind, field, ...)                                                                      \
@@ -264,8 +266,19 @@ static const struct option_spec specs[] = {
         .help = "hardware that computes"),
     ROW(INT32, threads, .text = "0", .minimum = 0, .maximum = 1024, .flags = OPTION_OUTSIDE_DIGEST,
         .help = "threads of the CPU backend; 0: one per core"),
+    ROW(CHOICE, precision, .choices = precisions, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
+        .help =
+            "of what products are made of; sums, weights, moments and logits are float32 either "
+            "way, and checkpoints fit both. auto: bf16 on an accelerator, f32 on the CPU, which "
+            "has no other"),
     ROW(BOOL, use_fp16, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "half precision on an accelerator; the CPU computes in float32 either way"),
+        .help = "the original's name: off makes --precision auto f32 on an accelerator too"),
+    ROW(CHOICE, gelu, .choices = gelus, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "form of the GELU: erf is the exact one; tanh, within 5e-4 of it, is part of the "
+                "product on an accelerator. auto: tanh with bf16, erf with f32"),
+    ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
+                "same bits"),
     ROW(BOOL, check, .text = "off", .flags = OPTION_COMMAND_LINE_ONLY,
         .help = "check the options, print the effective run, end"),
     ROW(INT32, local_rank, .text = "0", .minimum = 0, .maximum = 65536,
