@@ -1,6 +1,8 @@
 /* Self-attention on CUDA: which kernel takes a group of sequences. */
 #include "ops/attention.h"
 
+#include "kernels/attention_mma_backward.cuh"
+#include "kernels/attention_mma_forward.cuh"
 #include "kernels/attention_tile.cuh"
 #include "kernels/op_cuda.h"
 #include "ops/check.h"
@@ -32,6 +34,21 @@ static struct sequence_rows rows_of(const struct attention_group *group)
 
 /* ------------------------------------------------------------------------------ entry points */
 
+template <class T>
+static enum status forward_group(struct device *device, const struct attention_args *args,
+                                 const struct attention_group *group)
+{
+    struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
+    const T *qkv = data_of<const T>(args->qkv);
+    T *out = data_of<T>(args->out);
+    float *lse = data_of<float>(args->lse);
+
+    if constexpr (std::is_same_v<T, bf16>)
+        if (mma_takes<struct sequence_rows>(shape.head_dim, args->qkv, args->out))
+            return launch_mma_forward(device, rows_of(group), shape, qkv, out, lse);
+    return launch_tile_forward(device, rows_of(group), shape, qkv, out, lse);
+}
+
 enum status attention_forward_cuda(struct device *device, const struct attention_args *args)
 {
     int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
@@ -42,12 +59,37 @@ enum status attention_forward_cuda(struct device *device, const struct attention
     return with_float_type(args->qkv.dtype, "attention_forward", [&](auto tag) {
         using T = typename decltype(tag)::type;
         for (int32_t g = 0; g < args->n_groups; g++)
-            TRY(launch_tile_forward(device, rows_of(&args->groups[g]),
-                                    shape_of(&args->qkv, args->n_heads, &args->groups[g]),
-                                    data_of<const T>(args->qkv), data_of<T>(args->out),
-                                    data_of<float>(args->lse)));
+            TRY(forward_group<T>(device, args, &args->groups[g]));
         return STATUS_OK;
     });
+}
+
+/* delta: working memory [H, T]. */
+template <class T>
+static enum status backward_group(struct device *device, const struct attention_backward_args *args,
+                                  const struct attention_group *group, float *delta)
+{
+    struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
+    struct sequence_rows rows = rows_of(group);
+    const T *qkv = data_of<const T>(args->qkv), *out = data_of<const T>(args->out);
+    const T *d_out = data_of<const T>(args->d_out);
+    const float *lse = data_of<const float>(args->lse);
+    bool fits = mma_backward_fits(device, rows, shape.head_dim, false);
+    bool by_mma = mma_takes<struct sequence_rows>(shape.head_dim, args->qkv, args->out) &&
+                  mma_takes<struct sequence_rows>(shape.head_dim, args->d_qkv, args->d_out) &&
+                  (fits || shape.head_dim <= 64);
+
+    if (!by_mma || !fits)
+        TRY(launch_delta(device, shape, delta, out, d_out, group->first_row,
+                         group->n_sequences * group->length));
+    if constexpr (std::is_same_v<T, bf16>)
+        if (by_mma) {
+            struct mma_backward_tensors x = {
+                qkv, out, d_out, lse, delta, data_of<T>(args->d_qkv), nullptr, nullptr};
+            return launch_mma_backward(device, rows, shape, shape.n_tasks, x);
+        }
+    return launch_tile_backward(device, rows, shape, shape.n_tasks, qkv, d_out, lse, delta,
+                                data_of<T>(args->d_qkv), nullptr, nullptr);
 }
 
 enum status attention_backward_cuda(struct device *device,
@@ -65,18 +107,9 @@ enum status attention_backward_cuda(struct device *device,
     TRY(cuda_scratch(device, &delta,
                      static_cast<size_t>(n_tokens * args->n_heads) * sizeof(float)));
     return with_float_type(args->qkv.dtype, "attention_backward", [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        const T *qkv = data_of<const T>(args->qkv), *d_out = data_of<const T>(args->d_out);
-        for (int32_t g = 0; g < args->n_groups; g++) {
-            const struct attention_group *group = &args->groups[g];
-            struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
-            TRY(launch_delta(device, shape, delta, data_of<const T>(args->out), d_out,
-                             group->first_row, group->n_sequences * group->length));
-            TRY(launch_tile_backward(device, rows_of(group), shape, shape.n_tasks, qkv, d_out,
-                                     data_of<const float>(args->lse), delta,
-                                     data_of<T>(args->d_qkv), static_cast<float *>(nullptr),
-                                     static_cast<float *>(nullptr)));
-        }
+        for (int32_t g = 0; g < args->n_groups; g++)
+            TRY(backward_group<typename decltype(tag)::type>(device, args, &args->groups[g],
+                                                             delta));
         return STATUS_OK;
     });
 }

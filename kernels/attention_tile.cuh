@@ -28,7 +28,7 @@ enum {
     TILE_SCORES = TILE_ROWS + 1, /* from row to row of a tile of scores */
     TILE_THREADS = 128,
 };
-static const int64_t OUTSIDE = -2; /* row of a place past the end */
+static const int32_t OUTSIDE = -2; /* row of a place past the end */
 
 /* What all kernels of a call know. */
 struct attention_shape {
@@ -43,7 +43,7 @@ __device__ __forceinline__ void find_places(int64_t *row, int32_t *mark, const S
 {
     for (int32_t t = threadIdx.x; t < TILE_ROWS; t += TILE_THREADS) {
         bool inside = first + t < source.length();
-        row[t] = inside ? source.row(frame, first + t) : OUTSIDE;
+        row[t] = inside ? source.row(frame, first + t) : int64_t{OUTSIDE};
         mark[t] = inside ? source.mark(frame, first + t) : 0;
     }
 }

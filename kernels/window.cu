@@ -7,11 +7,13 @@
  * runs depends on the shapes alone: the same bits on every call and every GPU. */
 #include "ops/window.h"
 
+#include "kernels/attention_mma_backward.cuh"
+#include "kernels/attention_mma_forward.cuh"
 #include "kernels/attention_tile.cuh"
 #include "kernels/op_cuda.h"
 #include "ops/check.h"
 
-enum { MAX_RUNS = 32, SUM_THREADS = 128 };
+enum { RUNS_OF_ALL_HEADS = 512, SUM_THREADS = 128 };
 
 /* ------------------------------------------------------------------------------ sums over runs */
 
@@ -128,8 +130,13 @@ enum status window_attention_forward_cuda(struct device *device,
                                     static_cast<int32_t>(width / args->n_heads)};
     return with_float_type(args->qkv.dtype, "window_attention_forward", [&](auto tag) {
         using T = typename decltype(tag)::type;
-        return launch_tile_forward(device, rows, shape, data_of<const T>(args->qkv),
-                                   data_of<T>(args->out), data_of<float>(args->lse));
+        const T *qkv = data_of<const T>(args->qkv);
+        if constexpr (std::is_same_v<T, bf16>)
+            if (mma_takes<struct window_rows>(shape.head_dim, args->qkv, args->out))
+                return launch_mma_forward(device, rows, shape, qkv, data_of<T>(args->out),
+                                          data_of<float>(args->lse));
+        return launch_tile_forward(device, rows, shape, qkv, data_of<T>(args->out),
+                                   data_of<float>(args->lse));
     });
 }
 
@@ -150,42 +157,52 @@ static void check_backward(const struct window_attention_backward_args *args)
           tensor_is_2d(&args->d_table, reach * reach, args->n_heads));
 }
 
-/* The working memory of a backward, one part after the other. */
+/* How a backward sums over windows, and its working memory. */
 struct window_sums {
-    float *delta, *bias, *pads; /* [H, T]; [run, H, L, L]; [run, H, L, 2, Dh] */
+    bool by_mma;
+    int64_t n_runs;
+    int32_t n_places; /* that have sums of padding of their own: places, or tiles of them */
+    float *delta, *bias, *pads; /* [H, T]; [run, H, L, L]; [run, H, n_places, 2, Dh] */
 };
 
-static enum status plan_sums(struct device *device, const struct attention_shape &shape,
-                             int64_t n_runs, int64_t length, struct window_sums *out)
+static enum status plan_sums(struct device *device,
+                             const struct window_attention_backward_args *args,
+                             const struct window_rows &rows, const struct attention_shape &shape,
+                             struct window_sums *out)
 {
-    int64_t n_delta = (shape.n_tokens * shape.n_heads + 63) / 64 * 64;
-    int64_t n_bias = n_runs * shape.n_heads * length * length;
-    int64_t n_pads = n_runs * shape.n_heads * length * 2 * shape.head_dim;
+    int64_t length = rows.length(), most_runs = RUNS_OF_ALL_HEADS / shape.n_heads;
 
+    out->by_mma = mma_takes<struct window_rows>(shape.head_dim, args->qkv, args->out) &&
+                  mma_takes<struct window_rows>(shape.head_dim, args->d_qkv, args->d_out) &&
+                  mma_backward_fits(device, rows, shape.head_dim, args->d_table.data != nullptr);
+    out->n_places = out->by_mma ? mma_tiles(rows.length()) : rows.length();
+    out->n_runs = most_runs < 1 ? 1 : most_runs < shape.n_tasks ? most_runs : shape.n_tasks;
+    int64_t n_delta = (shape.n_tokens * shape.n_heads + 63) / 64 * 64;
+    int64_t n_bias = out->n_runs * shape.n_heads * length * length;
+    int64_t n_pads = out->n_runs * shape.n_heads * out->n_places * 2 * shape.head_dim;
     TRY(cuda_scratch(device, &out->delta,
                      static_cast<size_t>(n_delta + n_bias + n_pads) * sizeof(float)));
-    out->bias = out->delta + n_delta;
-    out->pads = out->bias + n_bias;
+    out->bias = args->d_table.data != nullptr ? out->delta + n_delta : nullptr;
+    out->pads = args->d_pad.data != nullptr ? out->delta + n_delta + n_bias : nullptr;
     return STATUS_OK;
 }
 
 static enum status add_runs(struct device *device,
                             const struct window_attention_backward_args *args,
-                            const struct attention_shape &shape, int64_t n_runs,
-                            const struct window_sums &sums)
+                            const struct attention_shape &shape, const struct window_sums &sums)
 {
     int64_t reach = 2 * static_cast<int64_t>(args->window) - 1;
 
-    if (args->d_table.data != nullptr)
+    if (sums.bias != nullptr)
         TRY(launch(device, "add_bias_runs",
                    grid_for(reach * reach * shape.n_heads, SUM_THREADS / WARP), SUM_THREADS, 0,
-                   add_bias_runs, data_of<float>(args->d_table), sums.bias, n_runs, shape.n_heads,
-                   args->window));
-    if (args->d_pad.data != nullptr)
+                   add_bias_runs, data_of<float>(args->d_table), sums.bias, sums.n_runs,
+                   shape.n_heads, args->window));
+    if (sums.pads != nullptr)
         TRY(launch(device, "add_pad_runs",
                    grid_for(static_cast<int64_t>(2) * shape.n_heads * shape.head_dim, SUM_THREADS),
-                   SUM_THREADS, 0, add_pad_runs, data_of<float>(args->d_pad), sums.pads, n_runs,
-                   shape.n_heads, args->window * args->window, shape.head_dim));
+                   SUM_THREADS, 0, add_pad_runs, data_of<float>(args->d_pad), sums.pads,
+                   sums.n_runs, shape.n_heads, sums.n_places, shape.head_dim));
     return STATUS_OK;
 }
 
@@ -194,18 +211,23 @@ template <class T>
 static enum status
 launch_scores_backward(struct device *device, const struct window_attention_backward_args *args,
                        const struct window_rows &rows, const struct attention_shape &shape,
-                       int64_t n_runs, const struct window_sums &sums)
+                       const struct window_sums &sums)
 {
-    const T *qkv = data_of<const T>(args->qkv), *d_out = data_of<const T>(args->d_out);
+    const T *qkv = data_of<const T>(args->qkv), *out = data_of<const T>(args->out);
+    const T *d_out = data_of<const T>(args->d_out);
+    const float *lse = data_of<const float>(args->lse);
 
+    if constexpr (std::is_same_v<T, bf16>)
+        if (sums.by_mma) {
+            struct mma_backward_tensors x = {
+                qkv, out, d_out, lse, nullptr, data_of<T>(args->d_qkv), sums.bias, sums.pads};
+            return launch_mma_backward(device, rows, shape, sums.n_runs, x);
+        }
     for (int32_t g = 0; g < rows.n_groups; g++)
-        TRY(launch_delta(device, shape, sums.delta, data_of<const T>(args->out), d_out,
-                         rows.groups[g].first_row,
+        TRY(launch_delta(device, shape, sums.delta, out, d_out, rows.groups[g].first_row,
                          rows.groups[g].n_images * rows.groups[g].side * rows.groups[g].side));
-    return launch_tile_backward(
-        device, rows, shape, n_runs, qkv, d_out, data_of<const float>(args->lse), sums.delta,
-        data_of<T>(args->d_qkv), args->d_table.data != nullptr ? sums.bias : nullptr,
-        args->d_pad.data != nullptr ? sums.pads : nullptr);
+    return launch_tile_backward(device, rows, shape, sums.n_runs, qkv, d_out, lse, sums.delta,
+                                data_of<T>(args->d_qkv), sums.bias, sums.pads);
 }
 
 enum status window_attention_backward_cuda(struct device *device,
@@ -216,17 +238,16 @@ enum status window_attention_backward_cuda(struct device *device,
         rows_of(args->groups, args->n_groups, &args->pad, &args->table, args->window, args->shift);
     struct attention_shape shape = {args->qkv.shape[0], n_windows_of(rows), args->n_heads,
                                     static_cast<int32_t>(args->qkv.shape[1] / 3 / args->n_heads)};
-    int64_t n_runs = shape.n_tasks < int64_t{MAX_RUNS} ? shape.n_tasks : int64_t{MAX_RUNS};
     struct window_sums sums;
-    if (n_runs == 0)
+    if (shape.n_tasks == 0)
         return STATUS_OK;
-    TRY(plan_sums(device, shape, n_runs, rows.length(), &sums));
+    TRY(plan_sums(device, args, rows, shape, &sums));
     enum status status =
         with_float_type(args->qkv.dtype, "window_attention_backward", [&](auto tag) {
             return launch_scores_backward<typename decltype(tag)::type>(device, args, rows, shape,
-                                                                        n_runs, sums);
+                                                                        sums);
         });
     if (status != STATUS_OK)
         return status;
-    return add_runs(device, args, shape, n_runs, sums);
+    return add_runs(device, args, shape, sums);
 }
