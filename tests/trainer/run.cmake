@@ -20,3 +20,9 @@ foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swi
       TIMEOUT 120 LABELS fast ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
   endforeach()
 endforeach()
+
+# Published weights by name and shape; files of several GiB, which take disk while they are written.
+ibot_test(NAME trainer.weight_tables SOURCES weight_tables_test.c sparse_weights.c
+  LIBS ibot_trainer PkgConfig::ZLIB)
+ibot_test(NAME trainer.large_weights SOURCES large_weights_test.c sparse_weights.c
+  LIBS ibot_weights PkgConfig::ZLIB LABELS slow TIMEOUT 300)

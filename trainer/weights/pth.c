@@ -10,6 +10,7 @@
 #include <zip.h>
 
 #include "proto/base/memory.h"
+#include "trainer/weights/mapped_range.h"
 #include "trainer/weights/pth_legacy.h"
 
 enum { MAX_ENTRIES = 1 << 20, MAX_NAME = 512 };
@@ -320,7 +321,9 @@ static enum status storage_read(struct pth *file, const struct pickle_value *sto
 
     if (file->archive != NULL)
         return entry_read(file, place->entry, first, n, out);
-    memcpy(out, (const char *)place->bytes + first, (size_t)n);
+    const char *bytes = (const char *)place->bytes + first;
+    memcpy(out, bytes, (size_t)n);
+    mapped_range_forget(bytes, (size_t)n);
     return STATUS_OK;
 }
 

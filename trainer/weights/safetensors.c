@@ -211,9 +211,9 @@ static enum status entry_offsets_read(struct safetensors_entry *entry, json_t *o
     return STATUS_OK;
 }
 
-/* The view that the program sees; a copy only where the file's address does not suit the type. */
-static enum status entry_view(struct safetensors_entry *entry, const struct dtype_row *row,
-                              const void *bytes)
+/* The view that the program sees. */
+static void entry_view(struct safetensors_entry *entry, const struct dtype_row *row,
+                       const void *bytes)
 {
     struct tensor *tensor = &entry->tensor;
 
@@ -223,15 +223,22 @@ static enum status entry_view(struct safetensors_entry *entry, const struct dtyp
     for (int32_t i = 0; i < entry->file_rank; i++)
         tensor->shape[i < TENSOR_MAX_RANK ? i : TENSOR_MAX_RANK - 1] *= entry->file_shape[i];
     if (row->dtype == ABSENT)
-        return STATUS_OK;
+        return;
     tensor->dtype = (enum dtype)row->dtype;
     const char *data = (const char *)bytes + entry->offset;
     tensor->data = (void *)(uintptr_t)data; /* the contract says read only */
-    if ((uintptr_t)data % dtype_size_bytes(tensor->dtype) != 0) {
-        TRY(memory_alloc(&entry->aligned_copy, entry->n_bytes, 1, entry->name));
-        memcpy(entry->aligned_copy, data, entry->n_bytes);
-        tensor->data = entry->aligned_copy;
-    }
+}
+
+/* A copy where the file's address does not suit the type. */
+static enum status entry_align(struct safetensors_entry *entry)
+{
+    const void *data = entry->tensor.data;
+
+    if (data == NULL || (uintptr_t)data % dtype_size_bytes(entry->tensor.dtype) == 0)
+        return STATUS_OK;
+    TRY(memory_alloc_unset(&entry->aligned_copy, entry->n_bytes, 1, entry->name));
+    memcpy(entry->aligned_copy, data, entry->n_bytes);
+    entry->tensor.data = entry->aligned_copy;
     return STATUS_OK;
 }
 
@@ -261,7 +268,8 @@ static enum status entry_read(struct safetensors_entry *entry, const struct safe
     strcpy(entry->file_dtype, row->name);
     TRY(entry_offsets_read(entry, offsets, data_bytes, path));
     TRY(entry_shape_read(entry, shape, row, path));
-    return entry_view(entry, row, file->bytes);
+    entry_view(entry, row, file->bytes);
+    return STATUS_OK;
 }
 
 static int entry_compare(const void *left, const void *right)
@@ -298,7 +306,7 @@ static enum status coverage_check(const struct safetensors *file)
     return STATUS_OK;
 }
 
-enum status safetensors_open(struct safetensors *out, const char *path)
+enum status safetensors_map(struct safetensors *out, const char *path)
 {
     enum status status = STATUS_OK;
     struct safetensors file = {0};
@@ -325,6 +333,21 @@ enum status safetensors_open(struct safetensors *out, const char *path)
 out:
     json_decref(header);
     safetensors_release(&file);
+    return status;
+}
+
+enum status safetensors_open(struct safetensors *out, const char *path)
+{
+    struct safetensors file = {0};
+    enum status status = STATUS_OK;
+
+    TRY(safetensors_map(&file, path));
+    for (size_t i = 0; i < file.n_entries && status == STATUS_OK; i++)
+        status = entry_align(&file.entries[i]);
+    if (status == STATUS_OK)
+        *out = file;
+    else
+        safetensors_release(&file);
     return status;
 }
 

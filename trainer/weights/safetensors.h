@@ -48,6 +48,10 @@ struct safetensors {
  * STATUS_UNSUPPORTED (more than 8 dimensions), STATUS_NO_MEMORY. */
 enum status safetensors_open(struct safetensors *out, const char *path) IBOT_WARN_UNUSED;
 
+/* The same without copies: tensor.data may lie at an address that does not suit its type. For those
+ * who copy bytes, of files larger than memory. */
+enum status safetensors_map(struct safetensors *out, const char *path) IBOT_WARN_UNUSED;
+
 /* NULL when there is none of that name. Borrowed until release. */
 const struct safetensors_entry *safetensors_find(const struct safetensors *file, const char *name);
 const char *safetensors_metadata(const struct safetensors *file, const char *key);

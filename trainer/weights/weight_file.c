@@ -10,6 +10,7 @@
 
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
+#include "trainer/weights/mapped_range.h"
 
 enum {
     MAX_DEPTH = 6,          /* of dictionaries; the optimizer's state is four deep */
@@ -237,7 +238,7 @@ static enum status open_as(struct weight_file *file, const char *path)
              "'%s' is no file of weights: wanted safetensors, or what torch.save writes (a zip "
              "archive, or the older form)%s",
              path, n >= 2 && start[0] == 0x80 ? "; this is a bare pickle" : "");
-    TRY(safetensors_open(&file->safetensors, path));
+    TRY(safetensors_map(&file->safetensors, path));
     return list_safetensors(&listing);
 }
 
@@ -390,7 +391,9 @@ enum status weight_file_read(const struct weight_file *file, const struct weight
         return pth_read(pth, entry->source, out);
     }
     const struct safetensors_entry *from = entry->source;
-    memcpy(out, (const char *)file->safetensors.bytes + from->offset, entry->n_bytes);
+    const char *bytes = (const char *)file->safetensors.bytes + from->offset;
+    memcpy(out, bytes, entry->n_bytes);
+    mapped_range_forget(bytes, entry->n_bytes);
     return STATUS_OK;
 }
 
@@ -450,8 +453,9 @@ enum status weight_file_digest(const struct weight_file *file, uint64_t *out)
         digest = hash_bytes_seeded(entry->shape, (size_t)entry->rank * sizeof(int64_t), digest);
         if (file->format == WEIGHT_FORMAT_SAFETENSORS) {
             const struct safetensors_entry *from = entry->source;
-            digest = hash_bytes_seeded((const char *)file->safetensors.bytes + from->offset,
-                                       entry->n_bytes, digest);
+            const char *mapped = (const char *)file->safetensors.bytes + from->offset;
+            digest = hash_bytes_seeded(mapped, entry->n_bytes, digest);
+            mapped_range_forget(mapped, entry->n_bytes);
             continue;
         }
         TRY_OUT(memory_alloc_unset(&bytes, entry->n_bytes, 1, entry->name));
