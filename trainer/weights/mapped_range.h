@@ -1,5 +1,6 @@
 /* Pages of a mapped file that have been read and will not be again soon: handing them back keeps a
- * file larger than memory from filling it. They are clean, and come back from the file if touched. */
+ * file larger than memory from filling it. They are clean, and come back from the file if touched.
+ */
 #ifndef IBOT_TRAINER_WEIGHTS_MAPPED_RANGE_H
 #define IBOT_TRAINER_WEIGHTS_MAPPED_RANGE_H
 
