@@ -122,7 +122,7 @@ static enum status run(struct golden *g, char **argv, const char *folder)
 {
     int32_t at;
 
-    TRY(golden_open(g, argv[1]));
+    TRY(golden_open(g, argv[1], NULL));
     at = (int32_t)(atoi(argv[2]) * g->schedule.steps_per_epoch);
     if (at < 1 || at >= g->n_steps)
         FAIL(STATUS_INVALID, "epoch %s is not within the run", argv[2]);

@@ -103,6 +103,7 @@ static void compare(struct golden *g, int category, const char *name, const floa
         error = difference > error || isnan(difference) ? difference : error;
     }
     double relative = largest > 0.0 ? error / largest : error;
+    limit *= g->slack[category];
     worst->n_tensors++;
     if (!(relative / limit <= worst->error)) {
         worst->error = isnan(relative) ? INFINITY : relative / limit;
@@ -324,7 +325,7 @@ static enum status read_keep(struct golden *g, int32_t k, bool *any)
 static enum status read_input(struct golden *g, int32_t k, struct ibot_input *input)
 {
     const struct ibot_options *o = &g->options;
-    int64_t b = o->batch_size, images = b * o->n_global, locals = b * o->n_local;
+    int64_t b = o->batch_size;
     int64_t side = o->global_size_px, small = o->local_size_px;
     int64_t global = b * 3 * side * side, local = b * 3 * small * small;
     int64_t grid = backbone_grid(&o->backbone, o->global_size_px), cells = b * grid * grid;
@@ -342,14 +343,17 @@ static enum status read_input(struct golden *g, int32_t k, struct ibot_input *in
         TRY(copy(g, g->locals + i * local, name, DTYPE_F32, local));
     }
     TRY(read_keep(g, k, &any_keep));
+    for (int i = 0; i < 2; i++)
+        TRY(g->device.copy_in(&g->device, g->on_device[i].data, i == 0 ? g->globals : g->locals,
+                              tensor_size_bytes(&g->on_device[i])));
     *input = (struct ibot_input){
-        .globals = {g->globals, DTYPE_F32, 4, {images, 3, side, side}},
+        .globals = g->on_device[0],
         .masks = g->masks,
         .keep_globals = any_keep ? g->keep_globals : NULL,
         .keep_locals = any_keep ? g->keep_locals : NULL,
     };
-    if (locals > 0)
-        input->locals = (struct tensor){g->locals, DTYPE_F32, 4, {locals, 3, small, small}};
+    if (o->n_local > 0)
+        input->locals = g->on_device[1];
     return STATUS_OK;
 }
 
@@ -531,19 +535,49 @@ static enum status check_all_used(const struct golden *g)
     return STATUS_OK;
 }
 
-enum status golden_open(struct golden *g, const char *path)
+static enum status open_cpu(struct device *out)
 {
+    return device_open_cpu(out, 0);
+}
+
+static const struct golden_backend golden_cpu = {
+    &op_table_cpu, open_cpu, PRECISION_F32, false, {1, 1, 1, 1, 1, 1, 1}};
+
+/* Crops on the device, as a batch has them. */
+static enum status alloc_on_device(struct golden *g)
+{
+    const struct ibot_options *o = &g->options;
+    int64_t b = o->batch_size;
+    struct tensor *t = g->on_device;
+
+    t[0] = (struct tensor){
+        NULL, DTYPE_F32, 4, {b * o->n_global, 3, o->global_size_px, o->global_size_px}};
+    t[1] = (struct tensor){
+        NULL, DTYPE_F32, 4, {b * o->n_local, 3, o->local_size_px, o->local_size_px}};
+    for (int i = 0; i < 2; i++)
+        TRY(g->device.alloc(&g->device, &t[i].data, tensor_size_bytes(&t[i]), "crops"));
+    return STATUS_OK;
+}
+
+enum status golden_open(struct golden *g, const char *path, const struct golden_backend *backend)
+{
+    const struct golden_backend *with = backend != NULL ? backend : &golden_cpu;
+
     memset(g, 0, sizeof(*g));
+    memcpy(g->slack, with->slack, sizeof(g->slack));
     TRY(safetensors_open(&g->file, path));
     const char *kind = text(g, "kind");
     if (strcmp(kind, "vit") != 0 && strcmp(kind, "swin") != 0)
         FAIL(STATUS_UNSUPPORTED, "%s: kind '%s'; 'vit' and 'swin' can be run", path, kind);
     TRY(memory_alloc(&g->used, g->file.n_entries, sizeof(bool), "marks"));
     TRY(read_options(g));
+    g->options.precision = with->precision;
+    g->options.record_steps = with->record_steps;
     TRY(alloc_buffers(g));
-    TRY(device_open_cpu(&g->device, 0));
+    TRY(with->open(&g->device));
+    TRY(alloc_on_device(g));
     collective_open_alone(&g->collective);
-    TRY(ibot_open(&g->ibot, &g->device, &op_table_cpu, &g->collective, &g->options));
+    TRY(ibot_open(&g->ibot, &g->device, with->ops, &g->collective, &g->options));
     TRY(load_init(g));
     return compare_schedules(g);
 }
@@ -575,6 +609,8 @@ void golden_release(struct golden *g)
                        g->keep_locals, g->values, g->used};
 
     ibot_close(&g->ibot);
+    for (int i = 0; i < 2 && g->device.free != NULL; i++)
+        g->device.free(&g->device, g->on_device[i].data);
     device_close(&g->device);
     safetensors_release(&g->file);
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
