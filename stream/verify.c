@@ -21,6 +21,8 @@ struct options_of_verify {
     int32_t threads;
 };
 
+static const int64_t tell_ns = 10000000000; /* between lines about the progress */
+
 static struct options_of_verify values;
 
 #define AT(field) .offset = offsetof(struct options_of_verify, field)
@@ -83,6 +85,7 @@ struct verify {
     size_t window;
     size_t *chosen, n_chosen; /* slices to check, by number */
     uint64_t n_images;
+    int64_t told_ns;
     pthread_mutex_t lock;
     pthread_cond_t changed;
 };
@@ -345,6 +348,17 @@ static void close_verify(struct verify *verify)
     pthread_mutex_destroy(&verify->lock);
 }
 
+static void tell_progress(struct verify *verify, size_t n)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    if (now_ns - verify->told_ns < tell_ns)
+        return;
+    verify->told_ns = now_ns;
+    log_info("%llu samples so far, %.1f %%", (unsigned long long)verify->n_images,
+             100.0 * (double)n / (double)verify->n_chosen);
+}
+
 static enum status check_all(struct verify *verify, const atomic_int *stop)
 {
     size_t submitted = 0;
@@ -353,6 +367,7 @@ static enum status check_all(struct verify *verify, const atomic_int *stop)
         for (; submitted < verify->n_chosen && submitted < i + verify->window; submitted++)
             submit(verify, submitted);
         TRY(check_slice(verify, i));
+        tell_progress(verify, i + 1);
         if (atomic_load(stop) != 0)
             FAIL(STATUS_INTERRUPTED, "stopped; %llu samples are made now as they were recorded",
                  (unsigned long long)verify->n_images);
@@ -366,6 +381,7 @@ static enum status run(const struct options *options, const atomic_int *stop)
     enum status status = open_verify(&verify, options->positional[0]);
     int64_t begin_ns = clock_monotonic_ns();
 
+    verify.told_ns = begin_ns;
     if (status == STATUS_OK)
         status = check_all(&verify, stop);
     if (status == STATUS_OK) {

@@ -1,6 +1,8 @@
 /* ibot-stream watch: how the streams of trainers stand, now and again. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "proto/base/clock.h"
@@ -138,23 +140,58 @@ static enum status ask_all(struct watch *watch, const atomic_int *stop)
     return STATUS_OK;
 }
 
+/* Lines as long as the terminal is wide: longer ones would take several. */
+static void put_lines(const char *text)
+{
+    struct winsize size;
+    int width = 80;
+
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+        width = size.ws_col;
+    while (*text != '\0') {
+        const char *end = strchr(text, '\n');
+        int n = (int)(end - text);
+        printf("%.*s\n", n < width ? n : width - 1, text);
+        text = end + 1;
+    }
+}
+
 /* On a terminal each report is written over the one before. */
+static enum status show_over(struct watch *watch)
+{
+    char *text = NULL;
+    size_t n_text = 0;
+    int n_lines = 0;
+    FILE *out = open_memstream(&text, &n_text);
+
+    if (out == NULL)
+        FAIL(STATUS_NO_MEMORY, "no memory for a report");
+    for (int i = 0; i < watch->endpoints.n; i++) {
+        const struct watched *trainer = &watch->trainers[i];
+        n_lines += report_print(out, trainer->endpoint,
+                                trainer->has_before ? &trainer->before : NULL, &trainer->now);
+    }
+    fclose(out);
+    if (watch->n_lines > 0)
+        printf("\033[%dA\033[J", watch->n_lines);
+    put_lines(text);
+    free(text);
+    watch->n_lines = n_lines;
+    return fflush(stdout) == 0 ? STATUS_OK : status_set(STATUS_IO, "cannot write to the terminal");
+}
+
 static enum status show(struct watch *watch)
 {
-    bool over = !values.json && isatty(STDOUT_FILENO);
-    int n_lines = 0;
-
-    if (over && watch->n_lines > 0)
-        printf("\033[%dA\033[J", watch->n_lines);
+    if (!values.json && isatty(STDOUT_FILENO))
+        return show_over(watch);
     for (int i = 0; i < watch->endpoints.n; i++) {
         const struct watched *trainer = &watch->trainers[i];
         const struct message_status *before = trainer->has_before ? &trainer->before : NULL;
         if (values.json)
             TRY(report_json(stdout, trainer->endpoint, before, &trainer->now));
         else
-            n_lines += report_print(stdout, trainer->endpoint, before, &trainer->now);
+            report_print(stdout, trainer->endpoint, before, &trainer->now);
     }
-    watch->n_lines = n_lines;
     fflush(stdout);
     return STATUS_OK;
 }

@@ -212,6 +212,7 @@ static void *recorder_thread(void *argument)
             enum status status = write_batch(recorder, batch);
             if (status != STATUS_OK)
                 fail(recorder, status);
+            tfrecord_writer_begin_sync(recorder->writer); /* checkpoints wait for the disk */
             watch_pace(recorder);
         }
         consumer_return(recorder->consumer, batch);

@@ -16,7 +16,8 @@ enum { HEADER_BYTES = 12, FOOTER_BYTES = 4, FIRST_READ_BYTES = 1 << 16 };
 
 struct tfrecord_writer {
     int file;
-    uint64_t end; /* of the last whole record */
+    uint64_t end;     /* of the last whole record */
+    uint64_t syncing; /* the disk has begun with what is before */
     char *path;
 };
 
@@ -151,6 +152,16 @@ enum status tfrecord_writer_sync(struct tfrecord_writer *writer)
     if (fsync(writer->file) != 0 && errno != EINVAL) /* EINVAL: a pipe */
         FAIL(STATUS_IO, "'%s': %s", writer->path, strerror(errno));
     return STATUS_OK;
+}
+
+void tfrecord_writer_begin_sync(struct tfrecord_writer *writer)
+{
+    off_t n_bytes = (off_t)(writer->end - writer->syncing);
+
+    if (n_bytes > 0)
+        (void)!sync_file_range(writer->file, (off_t)writer->syncing, n_bytes,
+                               SYNC_FILE_RANGE_WRITE);
+    writer->syncing = writer->end;
 }
 
 uint64_t tfrecord_writer_bytes(const struct tfrecord_writer *writer)

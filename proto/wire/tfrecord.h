@@ -40,6 +40,10 @@ enum status tfrecord_writer_put(struct tfrecord_writer *writer, const struct iov
 /* Waits until the disk has everything. Errors: STATUS_IO. */
 enum status tfrecord_writer_sync(struct tfrecord_writer *writer) IBOT_WARN_UNUSED;
 
+/* Has the disk begin with what was written so far, without waiting for it: a later sync then has
+ * little left to wait for. Where the system cannot do that, nothing happens. */
+void tfrecord_writer_begin_sync(struct tfrecord_writer *writer);
+
 /* Bytes of the file so far. */
 uint64_t tfrecord_writer_bytes(const struct tfrecord_writer *writer);
 

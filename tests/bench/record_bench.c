@@ -76,8 +76,9 @@ static const struct options_program program = {
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
 
+/* Mean of a step; share of the time; processor time of a step; what a checkpoint would wait for. */
 struct result {
-    double step_s, waited, cpu_s; /* mean of a step; share of the time; processor time of a step */
+    double step_s, waited, cpu_s, sync_s;
 };
 
 static void stop_on(enum status status)
@@ -214,6 +215,10 @@ static struct result measure(const struct bench_options *bench, enum mode mode, 
     if (mode != PLAIN)
         stop_on(recorder_open(&recorder, consumer, &recorded));
     result = train(consumer, recorder, bench);
+    int64_t sync_ns = clock_monotonic_ns();
+    if (recorder != NULL)
+        stop_on(recorder_sync(recorder));
+    result.sync_s = 1e-9 * (double)(clock_monotonic_ns() - sync_ns);
     stop_on(recorder_close(&recorder));
     consumer_close(&consumer);
     kill(loader, SIGKILL);
@@ -267,7 +272,7 @@ static double median(double *values, int32_t n)
 int main(int argc, char **argv)
 {
     static double steps[N_MODES][MAX_ROUNDS], ratios[N_MODES][MAX_ROUNDS];
-    static double waited[N_MODES][MAX_ROUNDS], cpu[N_MODES][MAX_ROUNDS];
+    static double waited[N_MODES][MAX_ROUNDS], cpu[N_MODES][MAX_ROUNDS], sync[N_MODES][MAX_ROUNDS];
     struct bench_options bench;
     struct options parsed = {0};
     const struct data_spec spec = data_spec_default();
@@ -283,6 +288,7 @@ int main(int argc, char **argv)
             ratios[m][round] = result.step_s / steps[PLAIN][round];
             waited[m][round] = result.waited;
             cpu[m][round] = result.cpu_s;
+            sync[m][round] = result.sync_s;
         }
     double megabytes = 1e-6 * BATCH * (double)data_spec_record_bytes(&spec);
     printf("%d rounds of %d steps of %d images (%.1f MB), each %g ms; medians\n", bench.rounds,
@@ -290,10 +296,10 @@ int main(int argc, char **argv)
     for (int m = 0; m < N_MODES; m++) {
         double step = median(steps[m], bench.rounds), ratio = median(ratios[m], bench.rounds);
         printf("%-8s %8.2f ms a step, %.4f of the one without (%.4f to %.4f), %.2f %% of it "
-               "waiting, %.2f ms of processor time, %.0f MB/s\n",
+               "waiting, %.2f ms of processor time, %.0f MB/s, sync %.0f ms\n",
                mode_names[m], 1e3 * step, ratio, ratios[m][0], ratios[m][bench.rounds - 1],
                100 * median(waited[m], bench.rounds), 1e3 * median(cpu[m], bench.rounds),
-               megabytes / step);
+               megabytes / step, 1e3 * median(sync[m], bench.rounds));
     }
     options_release(&parsed);
     return 0;
