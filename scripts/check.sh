@@ -33,7 +33,7 @@ sources() {
 # Releases of clang-format differ in details; the tree is formatted with 14, which Debian 12 has.
 format_version=$(clang-format --version 2> /dev/null | grep -o '[0-9]*\.' | head -n 1 | tr -d . || true)
 if [ "$format_version" = 14 ]; then
-    if sources '*.c' '*.h' '*.cu' '*.cuh' | xargs -P "$jobs" -I SOURCE sh -c \
+    if sources '*.c' '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -P "$jobs" -I SOURCE sh -c \
         'clang-format --dry-run -Werror SOURCE 2> /dev/null ||
             { echo "format: SOURCE is not in order; run: clang-format -i SOURCE" >&2; exit 1; }'; then
         echo "format: in order"
@@ -53,7 +53,7 @@ cmake --preset release > build/configure.log 2>&1 || {
 }
 cmake --build build -- -j "$jobs"
 
-# Each header parses alone; those that a .cu may include, as C++ too.
+# Each header parses alone; those that a .cu may include, as C++ too (the emulator's own, only so).
 flags=(-D_GNU_SOURCE -I. -Ibuild -Wall -Wextra -Werror -fsyntax-only)
 for package in vips jansson libzmq libprotobuf-c; do
     read -ra more <<< "$(pkg-config --cflags "$package" | sed 's/-I/-isystem /g')"
@@ -62,9 +62,9 @@ done
 for folder in tests/cuda_emulator/include "${CUDA_PATH:-/usr/local/cuda}/include"; do
     [ ! -d "$folder" ] || flags+=(-isystem "$folder")
 done
-if sources '*.h' | grep -v '^tests/data/' |
+if sources '*.h' | grep -vE '^tests/(data/|cuda_emulator/[^/]*$)' |
     xargs -P "$jobs" -I HEADER cc -std=gnu11 "${flags[@]}" -x c HEADER &&
-    sources 'ops/*.h' 'kernels/*.h' 'proto/base/*.h' |
+    sources 'ops/*.h' 'kernels/*.h' 'proto/base/*.h' 'tests/cuda_emulator/*.h' |
     xargs -P "$jobs" -I HEADER c++ -std=c++17 "${flags[@]}" -x c++ HEADER; then
     echo "headers: each parses alone"
 else
