@@ -337,6 +337,8 @@ void copy_async_begin(void *to, const void *from, size_t bytes)
 {
     thread &t = threads[current];
 
+    if ((uintptr_t)from % bytes != 0)
+        fail("cp.async: source %p is not aligned to %zu bytes", from, bytes);
     if (t.batches.empty())
         t.batches.push_back(0);
     t.copies.push_back({to, from, bytes});
