@@ -110,7 +110,7 @@ static enum status bind_socket(struct monitor *monitor)
                              .ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found = NULL;
-    char host[HOST_BYTES], text[16];
+    char host[HOST_BYTES], text[24];
     long port;
 
     TRY(split(monitor->options.listen, host, &port));
