@@ -4,12 +4,13 @@
 #
 #   scripts/setup.sh           everything, for scripts/test.sh
 #   scripts/setup.sh build     only what building and running needs, for scripts/run.sh
+#   scripts/setup.sh launchers everything, and what the tests of the launchers need: Slurm, systemd
 set -euo pipefail
 
 case ${1:-all} in
-build | all) ;;
+build | all | launchers) ;;
 *)
-    sed -n '5,6p' "$0" >&2
+    sed -n '5,7p' "$0" >&2
     exit 2
     ;;
 esac
@@ -24,8 +25,11 @@ packages=(build-essential cmake ninja-build pkg-config ccache zstd
     libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg" libvips-dev
     libopenblas-openmp-dev libopenmpi-dev openmpi-bin libjansson-dev libyaml-dev libxxhash-dev
     libzip-dev zlib1g-dev libmicrohttpd-dev libcmocka-dev)
-if [ "${1:-all}" = all ]; then
-    packages+=(clang llvm clang-format python3-minimal python3-venv)
+if [ "${1:-all}" != build ]; then
+    packages+=(clang llvm clang-format python3-minimal python3-venv iproute2 procps)
+fi
+if [ "${1:-all}" = launchers ]; then
+    packages+=(slurmctld slurmd slurm-client munge systemd)
 fi
 
 if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then
@@ -73,7 +77,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # The fuzzing run-time comes with clang on some releases and apart on others.
-if [ "${1:-all}" = all ]; then
+if [ "${1:-all}" != build ]; then
     probe=$(mktemp -d)
     trap 'rm -rf "$probe"' EXIT
     echo 'int LLVMFuzzerTestOneInput(const char *b, unsigned long n) { return b && !n; }' > "$probe/a.c"
