@@ -74,6 +74,9 @@ run_fuzzers() {
 
 stage "set-up"
 ./scripts/setup.sh
+mkdir -p build
+./scripts/setup_torch.sh install > build/setup_torch.log 2>&1 & # beside what follows
+torch=$!
 stage "format, layout, build"
 ./scripts/check.sh --no-tests || failed+=(check)
 if [ "$fuzz_seconds" != 0 ]; then
@@ -84,6 +87,7 @@ for sanitizer in $sanitizers; do
     stage "tests under the $sanitizer sanitizer preset"
     run_sanitizer "$sanitizer" || failed+=("$sanitizer")
 done
+wait "$torch" || cat build/setup_torch.log >&2
 stage "all tests"
 if [ ${#failed[@]} -gt 0 ]; then
     echo "FAILED before: ${failed[*]}"

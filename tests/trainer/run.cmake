@@ -26,3 +26,12 @@ ibot_test(NAME trainer.weight_tables SOURCES weight_tables_test.c sparse_weights
   LIBS ibot_trainer PkgConfig::ZLIB)
 ibot_test(NAME trainer.large_weights SOURCES large_weights_test.c sparse_weights.c
   LIBS ibot_weights PkgConfig::ZLIB LABELS slow TIMEOUT 300)
+
+# What PyTorch and timm say to our files; skipped where they are not installed.
+if(NOT IBOT_SANITIZE)
+  add_test(NAME trainer.torch_weights
+    COMMAND ${CMAKE_SOURCE_DIR}/scripts/setup_torch.sh run
+      ${CMAKE_SOURCE_DIR}/scripts/check_torch_weights.py ${CMAKE_BINARY_DIR}/bin ${IBOT_TEST_DATA})
+  set_tests_properties(trainer.torch_weights PROPERTIES
+    TIMEOUT 900 LABELS slow SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive")
+endif()

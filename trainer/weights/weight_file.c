@@ -15,7 +15,7 @@
 enum {
     MAX_DEPTH = 6,          /* of dictionaries; the optimizer's state is four deep */
     MAX_TENSORS = 1 << 18,  /* of a file */
-    MAX_VISITS = 1 << 22,   /* of keys: dictionaries may hold one another many times over */
+    MAX_VISITS = 1 << 19,   /* of keys: dictionaries may hold one another many times over */
     MAX_GROUP = 512,        /* bytes of keys */
     MAX_GROUPS_IN_TEXT = 8, /* of a message */
 };
