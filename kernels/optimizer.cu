@@ -75,14 +75,15 @@ __device__ __forceinline__ chunk chunk_at(int number, const int *first_chunk,
     c.segment = low;
     c.first = (int64_t)(number - first_chunk[low]) * CHUNK;
     int64_t rest = segments[low].n - c.first;
-    c.n = (int)(rest < CHUNK ? rest : CHUNK);
+    c.n = rest < CHUNK ? (int)rest : (int)CHUNK;
     return c;
 }
 
-/* Calls f(i) with packs for the elements of a chunk that allow it and f.one(i) for the rest. */
+/* Calls f.take<W>(i) with packs for the elements of a chunk that allow it, with W = 1 for the rest.
+ */
 template <class F> __device__ __forceinline__ void for_elements(int n, bool packed, F &f)
 {
-    int whole = packed ? n / PACK * PACK : 0;
+    int whole = packed ? n - n % PACK : 0;
 
     for (int i = (int)threadIdx.x * PACK; i < whole; i += THREADS * PACK)
         f.template take<PACK>(i);
