@@ -83,7 +83,7 @@ static void run(int i)
                                   .mean = op_zeros(&f, d),
                                   .variance = op_zeros(&f, d)};
     for (int64_t k = 0; k < n; k++)
-        p.x[k] = (double)(float)(p.x[k] + cases[i].offset);
+        p.x[k] = op_round(f.dtype, p.x[k] + cases[i].offset);
     (void)batchnorm_loss(&p);
     double *running = op_random(&f, DTYPE_F32, d, 1.0), *absolute = op_zeros(&f, d);
     for (int64_t j = 0; j < d; j++)

@@ -118,7 +118,7 @@ static struct distill_loss_args upload(struct op_fixture *f, const struct loss_p
         .student_temp = temps[0].data,
         .teacher_temp = temps[1].data,
         .loss = op_upload(f, DTYPE_F64, before, 1, 0),
-        .d_student = op_output(f, DTYPE_F32, c->n, c->k),
+        .d_student = op_output(f, f->dtype, c->n, c->k),
         .entropy = op_upload(f, DTYPE_F64, before, 1, 0),
         .scratch = op_output(f, DTYPE_F32, 2, c->m),
     };
@@ -155,6 +155,37 @@ static void loss_gradient_and_entropy_follow_their_definition(void **state)
     (void)state;
     for (int i = 0; i < N_CASES; i++)
         run_case(&cases[i]);
+}
+
+/* Logits of one type, gradients of another: what a training in bf16 asks for, and more. */
+static void logits_and_gradients_have_types_of_their_own(void **state)
+{
+    static const enum dtype types[][2] = {
+        {DTYPE_F32, DTYPE_BF16}, {DTYPE_F16, DTYPE_F32}, {DTYPE_BF16, DTYPE_F32}};
+    static const struct loss_case wide = {6, 4, 1200, 2, 1.0, 0.1, 0.04};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct op_fixture f;
+        struct loss_problem p;
+        op_fixture_open(&f, 7);
+        if (f.device.kind == DEVICE_CPU) { /* which computes in float32 alone */
+            op_fixture_close(&f);
+            skip();
+        }
+        f.dtype = types[i][0];
+        draw(&f, &p, &wide);
+        double loss = reference(&p);
+        struct distill_loss_args args = upload(&f, &p);
+        args.d_student = op_output(&f, types[i][1], wide.n, wide.k);
+        op_run(f.ops->distill_loss(&f.device, &args));
+        double sum = op_download(&f, args.loss)[0];
+        op_expect_values("distill_loss", "loss", &sum, (double[]){3.25 + loss}, 1,
+                         op_tolerance("distill_loss", DTYPE_F32));
+        op_expect_values("distill_loss", "d_student", op_download(&f, args.d_student), p.d_student,
+                         wide.n * wide.k, op_tolerance("distill_loss", types[i][1]));
+        op_fixture_close(&f);
+    }
 }
 
 static void the_gradient_is_that_of_finite_differences(void **state)
@@ -298,6 +329,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loss_gradient_and_entropy_follow_their_definition),
+        cmocka_unit_test(logits_and_gradients_have_types_of_their_own),
         cmocka_unit_test(the_gradient_is_that_of_finite_differences),
         cmocka_unit_test(equal_logits_cost_the_log_of_their_number),
         cmocka_unit_test(rows_beyond_the_active_ones_do_not_count),

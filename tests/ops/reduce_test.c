@@ -16,7 +16,7 @@ static void run_mean(int64_t n, int64_t d, int64_t period, double offset)
     op_fixture_open(&f, 1);
     double *x = op_random(&f, f.dtype, n * d, 1.0), *want = op_zeros(&f, d);
     for (int64_t i = 0; i < n * d; i++)
-        x[i] = (double)(float)(x[i] + offset);
+        x[i] = op_round(f.dtype, x[i] + offset);
     for (int64_t i = 0; i < n; i++) {
         bool first = period != 0 && i % (period > 0 ? period : -period) == 0;
         if (period != 0 && first == (period > 0))

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "kernels/kernels.h"
+#include "ops/half_float.h"
 #include "proto/base/memory.h"
 #include "tests/support/tolerances.h"
 
@@ -101,27 +102,16 @@ void op_run(enum status status)
 
 /* ------------------------------------------------------------------------------ values */
 
-static float bf16_to_float(uint16_t bits)
+double op_round(enum dtype dtype, double value)
 {
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof(value));
-    return value;
-}
-
-static uint16_t bf16_from_float(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    bits += 0x7fff + ((bits >> 16) & 1); /* to nearest, ties to even */
-    return (uint16_t)(bits >> 16);
-}
-
-static double round_to(enum dtype dtype, double value)
-{
-    return dtype == DTYPE_BF16  ? (double)bf16_to_float(bf16_from_float((float)value))
-           : dtype == DTYPE_F64 ? value
-                                : (double)(float)value;
+    switch (dtype) {
+    case DTYPE_BF16:
+        return (double)half_float_from_bf16(half_float_to_bf16((float)value));
+    case DTYPE_F16:
+        return (double)half_float_from_f16(half_float_to_f16((float)value));
+    default:
+        return dtype == DTYPE_F64 ? value : (double)(float)value;
+    }
 }
 
 static void *host_memory(struct op_fixture *f, size_t bytes)
@@ -143,7 +133,7 @@ double *op_random(struct op_fixture *f, enum dtype dtype, int64_t n, double scal
     double *values = op_zeros(f, n);
 
     for (int64_t i = 0; i < n; i++)
-        values[i] = round_to(dtype, scale * rng_normal(&f->rng));
+        values[i] = op_round(dtype, scale * rng_normal(&f->rng));
     return values;
 }
 
@@ -170,7 +160,10 @@ struct tensor op_upload(struct op_fixture *f, enum dtype dtype, const double *va
             ((float *)bytes)[i] = (float)values[i];
             break;
         case DTYPE_BF16:
-            ((uint16_t *)bytes)[i] = bf16_from_float((float)values[i]);
+            ((uint16_t *)bytes)[i] = half_float_to_bf16((float)values[i]);
+            break;
+        case DTYPE_F16:
+            ((uint16_t *)bytes)[i] = half_float_to_f16((float)values[i]);
             break;
         case DTYPE_F64:
             ((double *)bytes)[i] = values[i];
@@ -209,11 +202,13 @@ double *op_download(struct op_fixture *f, struct tensor tensor)
     op_run(f->device.copy_out(&f->device, bytes, tensor.data, tensor_size_bytes(&tensor)));
     op_run(f->device.synchronize(&f->device));
     for (int64_t i = 0; i < n; i++)
-        values[i] = tensor.dtype == DTYPE_F32    ? (double)((const float *)bytes)[i]
-                    : tensor.dtype == DTYPE_BF16 ? (double)bf16_to_float(((uint16_t *)bytes)[i])
-                    : tensor.dtype == DTYPE_F64  ? ((const double *)bytes)[i]
-                    : tensor.dtype == DTYPE_I32  ? (double)((const int32_t *)bytes)[i]
-                                                 : (double)((const uint8_t *)bytes)[i];
+        values[i] =
+            tensor.dtype == DTYPE_F32    ? (double)((const float *)bytes)[i]
+            : tensor.dtype == DTYPE_BF16 ? (double)half_float_from_bf16(((uint16_t *)bytes)[i])
+            : tensor.dtype == DTYPE_F16  ? (double)half_float_from_f16(((uint16_t *)bytes)[i])
+            : tensor.dtype == DTYPE_F64  ? ((const double *)bytes)[i]
+            : tensor.dtype == DTYPE_I32  ? (double)((const int32_t *)bytes)[i]
+                                         : (double)((const uint8_t *)bytes)[i];
     return values;
 }
 

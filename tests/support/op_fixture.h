@@ -39,6 +39,8 @@ void op_run(enum status status);
 
 /* n doubles, all zero. */
 double *op_zeros(struct op_fixture *f, int64_t n);
+/* What the type makes of a value. */
+double op_round(enum dtype dtype, double value);
 /* Normal deviates times scale, rounded to the type. */
 double *op_random(struct op_fixture *f, enum dtype dtype, int64_t n, double scale);
 /* A tensor [n, m], or [n] when m is 0, on the device. */
