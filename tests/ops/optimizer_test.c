@@ -325,6 +325,54 @@ static void a_norm_shows_what_is_not_finite(void **state)
     op_fixture_close(&f);
 }
 
+/* More segments than a block has threads, of all sizes from none, at any address. */
+static void many_small_segments_are_told_apart(void **state)
+{
+    enum { MANY = 700, ROOM = 17, N = MANY * ROOM };
+    static struct segment many[MANY];
+    struct op_fixture f;
+    struct step_control control = {.lr = 0.1f, .teacher_momentum = 0.75f};
+
+    (void)state;
+    op_fixture_open(&f, 5);
+    double *p = op_random(&f, DTYPE_F32, N, 1.0), *g = op_random(&f, DTYPE_F32, N, 1.0);
+    double *teacher = op_random(&f, DTYPE_F32, N, 1.0), *norms = op_zeros(&f, MANY);
+    double *m = op_zeros(&f, N);
+    for (int s = 0; s < MANY; s++) {
+        many[s] = (struct segment){.offset = s * ROOM + s % 3, .n = s * 5 % 14};
+        many[s].teacher_offset = s % 4 == 1 ? -1 : s * ROOM + s % 2;
+        norms[s] = norm_of(g + many[s].offset, many[s].n);
+    }
+    struct tensor table = upload_bytes(&f, many, sizeof(many));
+    struct optimizer_step_args args = {
+        .parameter = op_upload(&f, DTYPE_F32, p, N, 0),
+        .gradient = op_upload(&f, DTYPE_F32, g, N, 0),
+        .moment1 = op_upload(&f, DTYPE_F32, m, N, 0),
+        .teacher = op_upload(&f, DTYPE_F32, teacher, N, 0),
+        .norms = op_output(&f, DTYPE_F64, MANY, 0),
+        .segments = table.data,
+        .control = upload_bytes(&f, &control, sizeof(control)).data,
+        .n_segments = MANY,
+        .kind = OPTIMIZER_SGD,
+    };
+    struct gradient_norms_args measure = {args.gradient, args.norms, args.segments, MANY};
+    op_run(f.ops->gradient_norms(&f.device, &measure));
+    op_expect(&f, "gradient_norms", "norms", args.norms, norms);
+    op_run(f.ops->optimizer_step(&f.device, &args));
+    for (int s = 0; s < MANY; s++)
+        for (int64_t i = 0; i < many[s].n; i++) {
+            int64_t at = many[s].offset + i, there = many[s].teacher_offset + i;
+            m[at] = g[at];
+            p[at] -= (double)control.lr * g[at];
+            if (many[s].teacher_offset >= 0)
+                teacher[there] = 0.75 * teacher[there] + 0.25 * p[at];
+        }
+    op_expect(&f, "optimizer_step", "parameter", args.parameter, p);
+    op_expect(&f, "optimizer_step", "moment1", args.moment1, m);
+    op_expect(&f, "optimizer_step", "teacher", args.teacher, teacher);
+    op_fixture_close(&f);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -334,6 +382,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sgd_follows_its_definition),
         cmocka_unit_test(lars_follows_its_definition),
         cmocka_unit_test(a_norm_shows_what_is_not_finite),
+        cmocka_unit_test(many_small_segments_are_told_apart),
     };
     int leave = op_backend_choose(argc, argv);
     return leave != 0 ? leave : cmocka_run_group_tests(tests, NULL, NULL);

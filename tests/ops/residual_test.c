@@ -25,6 +25,11 @@ static const struct residual_case cases[] = {
     {17, 3, true, true, false, 1.0, 0.0},   {197, 384, true, true, true, 1.0, 0.0},
     {17, 37, true, false, true, 1.0, 10.0}, {17, 37, true, true, true, 1e4, 0.0},
     {17, 37, true, true, true, 1e-3, 0.0},  {130, 5, true, false, false, 1.0, 0.0},
+    {9, 96, true, true, true, 1.0, 0.0},    {300, 128, true, true, true, 1.0, 0.0},
+    {9, 192, true, false, true, 1.0, 0.0},  {5, 512, true, true, true, 1.0, 0.0},
+    {7, 768, true, true, true, 1.0, 3.0},   {5, 1024, false, false, true, 1.0, 0.0},
+    {5, 1536, true, true, true, 1.0, 0.0},  {3, 1540, true, true, true, 1.0, 0.0},
+    {40, 64, true, true, false, 1.0, 0.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 
@@ -217,6 +222,62 @@ static void a_missing_gradient_counts_as_zero(void **state)
     op_fixture_close(&f);
 }
 
+/* A branch of one type and a norm of another; and rows that begin at any address. */
+static void types_and_addresses_may_differ(void **state)
+{
+    static const struct residual_case c = {37, 64, true, true, true, 1.0, 0.0};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct op_fixture f;
+        op_fixture_open(&f, 10);
+        enum dtype types[2] = {i == 0 ? DTYPE_F32 : f.dtype, i == 0 ? f.dtype : DTYPE_F32};
+        struct residual_problem p = make_problem(&f, &c);
+        double *shifted = op_zeros(&f, c.n * c.d + 1);
+        memcpy(shifted + i, p.x, (size_t)(c.n * c.d) * sizeof(double));
+        struct tensor x = op_upload(&f, DTYPE_F32, shifted, c.n * c.d + 1, 0);
+        x = tensor_2d((float *)x.data + i, DTYPE_F32, c.n, c.d);
+        struct residual_layernorm_args args = {
+            .x = x,
+            .branch = op_upload(&f, types[0], p.branch, c.n, c.d),
+            .scale = op_upload(&f, DTYPE_F32, p.scale, N_SAMPLES, 0),
+            .sample = op_upload(&f, DTYPE_I32, p.sample, c.n, 0),
+            .sum = op_output(&f, DTYPE_F32, c.n, c.d),
+            .gamma = op_upload(&f, DTYPE_F32, p.gamma, c.d, 0),
+            .beta = op_upload(&f, DTYPE_F32, p.beta, c.d, 0),
+            .y = op_output(&f, types[1], c.n, c.d),
+            .mean = op_output(&f, DTYPE_F32, c.n, 0),
+            .rstd = op_output(&f, DTYPE_F32, c.n, 0),
+            .eps = (float)EPS,
+        };
+        struct residual_layernorm_backward_args back = {
+            .d_y = op_upload(&f, types[1], p.d_y, c.n, c.d),
+            .d_sum = op_upload(&f, DTYPE_F32, p.d_sum, c.n, c.d),
+            .sum = args.sum,
+            .mean = args.mean,
+            .rstd = args.rstd,
+            .gamma = args.gamma,
+            .scale = args.scale,
+            .sample = args.sample,
+            .d_sum_out = op_output(&f, DTYPE_F32, c.n, c.d),
+            .d_branch = op_output(&f, types[0], c.n, c.d),
+            .d_gamma = op_upload(&f, DTYPE_F32, op_zeros(&f, c.d), c.d, 0),
+            .d_beta = op_upload(&f, DTYPE_F32, op_zeros(&f, c.d), c.d, 0),
+        };
+        op_run(f.ops->residual_layernorm_forward(&f.device, &args));
+        op_run(f.ops->residual_layernorm_backward(&f.device, &back));
+        reference_forward(&p);
+        op_expect(&f, "residual_layernorm_forward", "sum", args.sum, p.sum);
+        op_expect(&f, "residual_layernorm_forward", "y", args.y, p.y);
+        const char *op = "residual_layernorm_backward";
+        op_expect_gradient(&f, op, "d_sum_out", back.d_sum_out, NULL, p.x, residual_loss, &p);
+        op_expect_gradient(&f, op, "d_branch", back.d_branch, NULL, p.branch, residual_loss, &p);
+        op_expect_gradient(&f, op, "d_gamma", back.d_gamma, NULL, p.gamma, residual_loss, &p);
+        op_expect_gradient(&f, op, "d_beta", back.d_beta, NULL, p.beta, residual_loss, &p);
+        op_fixture_close(&f);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +285,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sums_may_lie_on_their_inputs),
         cmocka_unit_test(a_constant_row_gives_beta),
         cmocka_unit_test(a_missing_gradient_counts_as_zero),
+        cmocka_unit_test(types_and_addresses_may_differ),
     };
     int leave = op_backend_choose(argc, argv);
     return leave != 0 ? leave : cmocka_run_group_tests(tests, NULL, NULL);
