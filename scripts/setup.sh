@@ -86,12 +86,12 @@ if [ "${1:-all}" != build ]; then
     fi
 fi
 
-# Foreign readers of recordings, for one test, in a folder of their own. Without PyPI that test is
-# skipped; nothing else needs them.
-install_readers() {
+# Foreign readers of recordings and the schemas of Kubernetes, for one test each, in a folder of their
+# own. Without PyPI those tests are skipped; nothing else needs them.
+install_python() {
     local venv protobuf
     venv=$(cd "$(dirname "$0")/.." && pwd)/build/python
-    if "$venv/bin/python" -c 'import crc32c, google.protobuf, tfrecord, xxhash' 2> /dev/null; then
+    if "$venv/bin/python" -c 'import crc32c, google.protobuf, kubernetes_validate, tfrecord, xxhash' 2> /dev/null; then
         return
     fi
     # The release that runs what this machine's protoc makes.
@@ -101,12 +101,12 @@ install_readers() {
     2[6-9].*) protobuf='protobuf>=5.26,<6' ;;
     *) protobuf='protobuf>=6' ;;
     esac
-    echo "setup: installing Python packages tfrecord, protobuf, xxhash into '$venv'" >&2
+    echo "setup: installing Python packages tfrecord, protobuf, xxhash, kubernetes-validate into '$venv'" >&2
     { python3 -m venv --clear "$venv" &&
         "$venv/bin/pip" install -q --disable-pip-version-check --retries 1 --timeout 20 \
-            'tfrecord==1.14.6' "$protobuf" xxhash; } > /dev/null 2>&1 ||
-        echo "setup: they could not be installed; the test that needs them is skipped" >&2
+            'tfrecord==1.14.6' "$protobuf" xxhash 'kubernetes-validate==1.37.0'; } > /dev/null 2>&1 ||
+        echo "setup: they could not be installed; the tests that need them are skipped" >&2
 }
-if [ "${1:-all}" = all ]; then
-    install_readers
+if [ "${1:-all}" != build ]; then
+    install_python
 fi

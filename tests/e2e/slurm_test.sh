@@ -16,6 +16,7 @@ done
     exit 77
 }
 
+trap 'scancel --user=root 2> /dev/null; sleep 1; cleanup' EXIT
 scripts=$(cd "$(dirname "$0")/../../scripts" && pwd)
 slurm=$work/slurm
 mkdir -p "$slurm/state" "$slurm/munge"
