@@ -191,6 +191,29 @@ bool endpoint_wants_keys(const char *endpoint)
     return after(endpoint, "tcp://") != NULL;
 }
 
+/* Whoever may write into the folder could put a socket of their own there. Errors: STATUS_INVALID.
+ */
+static enum status check_folder(const char *endpoint, bool insecure)
+{
+    char folder[SOCKET_ENDPOINT_BYTES];
+    const char *path = after(endpoint, "ipc://");
+    struct stat info;
+
+    if (insecure || path[0] == '@' || strcmp(path, "*") == 0)
+        return STATUS_OK;
+    snprintf(folder, sizeof(folder), "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash != NULL)
+        slash[slash == folder] = '\0'; /* the root stays */
+    if (stat(slash != NULL ? folder : ".", &info) != 0 || (info.st_mode & S_IWOTH) == 0 ||
+        (info.st_mode & S_ISVTX) != 0)
+        return STATUS_OK; /* a folder that is missing is told of by bind */
+    FAIL(STATUS_INVALID,
+         "endpoint '%s': everybody may write into its folder, and put a socket of their own there; "
+         "use a folder of mode 0700, or --insecure",
+         endpoint);
+}
+
 enum status endpoint_check_bind(const char *endpoint, bool keys, bool insecure)
 {
     char host[SOCKET_ENDPOINT_BYTES];
@@ -203,7 +226,7 @@ enum status endpoint_check_bind(const char *endpoint, bool keys, bool insecure)
                  "endpoint '%s': every user of this machine can reach an abstract socket; use "
                  "ipc://PATH, or --insecure",
                  endpoint);
-        return STATUS_OK;
+        return check_folder(endpoint, insecure);
     }
     if (after(endpoint, "tcp://") == NULL)
         FAIL(STATUS_INVALID, "endpoint '%s': write tcp://HOST:PORT or ipc://PATH", endpoint);
@@ -244,6 +267,17 @@ static enum status clear_path(const char *endpoint)
     FAIL(STATUS_IO, "endpoint '%s': in use by another process; choose another path", endpoint);
 }
 
+/* A socket file is its user's alone from the moment it is there. */
+static int bind_privately(void *socket, const char *address)
+{
+    mode_t former = umask(0177);
+    int result = zmq_bind(socket, address), error = errno;
+
+    umask(former);
+    errno = error;
+    return result;
+}
+
 static enum status bind_failed(const char *endpoint, int error)
 {
     if (error == EADDRINUSE)
@@ -273,12 +307,10 @@ enum status endpoint_bind(char out[SOCKET_ENDPOINT_BYTES], void *socket, const c
         else
             snprintf(address, sizeof(address), "tcp://%s:%ld", host, port);
     }
-    if (zmq_bind(socket, address) != 0)
+    if ((path != NULL ? bind_privately(socket, address) : zmq_bind(socket, address)) != 0)
         return bind_failed(endpoint, errno);
     if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, out, &n_bytes) != 0)
         FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, zmq_strerror(errno));
-    if (path != NULL && path[0] != '@' && chmod(after(out, "ipc://"), 0600) != 0)
-        FAIL(STATUS_IO, "endpoint '%s': %s", endpoint, strerror(errno));
     return STATUS_OK;
 }
 

@@ -54,8 +54,8 @@ int32_t socket_images_per_frame(size_t record_bytes);
  */
 bool endpoint_wants_keys(const char *endpoint);
 
-/* Where a consumer may listen: tcp://HOST:PORT on a loopback address or with keys, ipc://PATH, or
- * anything with `insecure`. Errors: STATUS_INVALID. */
+/* Where a consumer may listen: tcp://HOST:PORT on a loopback address or with keys, ipc://PATH in a
+ * folder that not everybody may change, or anything with `insecure`. Errors: STATUS_INVALID. */
 enum status endpoint_check_bind(const char *endpoint, bool keys, bool insecure) IBOT_WARN_UNUSED;
 
 /* Where a loader may connect to. Errors: STATUS_INVALID. */

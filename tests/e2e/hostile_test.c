@@ -26,7 +26,8 @@
 enum {
     STEPS_PER_EPOCH = SCENE_IMAGES / SCENE_BATCH,
     MAX_ATTACKERS = 16,
-    PATIENCE = 60,           /* seconds without any batch */
+    CHUNK = 20,              /* batches between looks */
+    PATIENCE = 60,           /* seconds for a few batches */
     MEMORY_KIB = 32 << 10,   /* by which a trainer under attack may grow */
     CONNECTIONS = 150 * 2,   /* that attackers hold open on purpose */
     OTHER_CONNECTIONS = 600, /* of the quick ones that are not over yet */
@@ -184,14 +185,14 @@ static void attacked_run(struct attack *attack)
     start_attackers(attack, overheard);
     watch_mark(&attack->watch);
     begin_ns = clock_monotonic_ns();
-    int left = attack->n_steps - 100 - 60, first = left / 4;
-    watch_lines(&attack->watch, trainer, first, PATIENCE);
-    long before = watch_memory_kib(pid, "VmRSS:"), most = 0;
-    for (left -= first; left > 0; left -= 20) {
-        assert_int_equal(watch_lines(&attack->watch, trainer, left < 20 ? left : 20, PATIENCE),
-                         left < 20 ? left : 20);
+    int n = (attack->n_steps - 160) / CHUNK; /* the rest: before, and after */
+    long before = 0, most = 0;
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(watch_lines(&attack->watch, trainer, CHUNK, PATIENCE), CHUNK);
         long now = watch_memory_kib(pid, "VmRSS:");
         int now_files = count_files(pid);
+        if (i <= n / 4) /* until then it may take what it needs */
+            before = now;
         most = now > most ? now : most;
         most_files = now_files > most_files ? now_files : most_files;
     }

@@ -720,6 +720,30 @@ static void a_public_address_is_used_when_told_so(void **state)
     consumer_close(&consumer);
 }
 
+static void a_socket_in_a_folder_of_everybody_is_refused(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/ibot-hostile-XXXXXX", endpoint[96];
+    assert_non_null(mkdtemp(folder));
+    snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
+    assert_int_equal(chmod(folder, 0777), 0);
+    bind_fails(endpoint, false, STATUS_INVALID, "everybody may write");
+    struct consumer_options options = loopback_options();
+    options.endpoints[0] = endpoint;
+    for (int kind = 0; kind < 2; kind++) {
+        struct stat info;
+        options.insecure = kind == 0;
+        assert_int_equal(chmod(folder, kind == 0 ? 0777 : 01777), 0); /* as /tmp is */
+        mode_t mask = umask(0);
+        struct consumer *consumer = open_consumer(&options);
+        assert_int_equal(umask(mask), 0); /* the caller's still */
+        assert_int_equal(stat(endpoint + 6, &info), 0);
+        assert_int_equal(info.st_mode & 0777, 0600);
+        consumer_close(&consumer);
+    }
+    assert_int_equal(rmdir(folder), 0);
+}
+
 static void an_endpoint_in_use_is_left_alone(void **state)
 {
     (void)state;
@@ -789,6 +813,7 @@ int main(void)
         cmocka_unit_test(a_loader_says_why_it_cannot_serve_a_spec),
         cmocka_unit_test(endpoints_that_are_wrong_or_not_safe_are_named),
         cmocka_unit_test(a_public_address_is_used_when_told_so),
+        cmocka_unit_test(a_socket_in_a_folder_of_everybody_is_refused),
         cmocka_unit_test(an_endpoint_in_use_is_left_alone),
         cmocka_unit_test(a_stale_socket_is_taken_over_and_other_files_are_not),
     };
