@@ -3,7 +3,7 @@
  * wrong keys, and what a genuine loader said, once more. It trains on, to the same bits as a calm
  * run, and holds neither more memory nor more files.
  *
- *   IBOT_HOSTILE_EPOCHS   length of each run; default 150; 4000 is a minute or more */
+ *   IBOT_HOSTILE_EPOCHS   length of each run; default 100; 4000 is a minute or more */
 #include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -222,7 +222,7 @@ static void train_under_attack(struct scene *scene, bool keys)
     assert_non_null(attack);
     attack->scene = scene;
     attack->keys = keys ? scene->folder : NULL;
-    attack->n_steps = (epochs != NULL ? atoi(epochs) : 150) * STEPS_PER_EPOCH;
+    attack->n_steps = (epochs != NULL ? atoi(epochs) : 100) * STEPS_PER_EPOCH;
     assert_true(attack->n_steps >= 200);
     snprintf(attack->epochs, sizeof(attack->epochs), "%d", attack->n_steps / STEPS_PER_EPOCH);
     calm_run(attack);

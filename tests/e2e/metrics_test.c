@@ -54,6 +54,15 @@ static int state_of(const char *address, const char *page, const char *text)
     return code;
 }
 
+/* Asks until the page answers with this code, and then with this text. */
+static void state_when(const char *address, const char *page, int code, const char *text)
+{
+    int64_t deadline_ns = clock_monotonic_ns() + (int64_t)SCENE_SECONDS * 1000000000;
+    while (state_of(address, page, NULL) != code)
+        assert_true(clock_monotonic_ns() < deadline_ns);
+    assert_int_equal(state_of(address, page, text), code);
+}
+
 /* Asks until the metric is at least that much. */
 static char *metrics_when(struct scene *scene, const char *address, const char *sample,
                           double at_least)
@@ -92,7 +101,7 @@ static void a_trainer_and_a_loader_tell_what_they_do(void **state)
 
     start_trainer(scene, &trainer, endpoint, address, sizeof(address));
     assert_int_equal(state_of(address, "healthz", "ok"), 200);
-    assert_int_equal(state_of(address, "readyz", "ok"), 200); /* loaders may come */
+    state_when(address, "readyz", 200, "ok"); /* loaders may come */
     char *text = metrics_of(scene, address);
     assert_true(VALUE("ibot_consumer_loaders") == 0);
     assert_true(isnan(VALUE("ibot_train_step"))); /* there is no run before there are data */
@@ -148,15 +157,12 @@ static void a_trainer_and_a_loader_tell_what_they_do(void **state)
     assert_true(VALUE("ibot_loader_busy_seconds_total") > 0);
     assert_true(VALUE("ibot_loader_threads") == 1);
     free(text);
-    assert_int_equal(state_of(loader_address, "readyz", "ok"), 200);
+    state_when(loader_address, "readyz", 200, "ok");
     assert_int_equal(state_of(loader_address, "healthz", "ok"), 200);
 
     process_signal(&trainer, SIGTERM);
     process_finish(&trainer, 75, SCENE_SECONDS);
-    int64_t deadline_ns = clock_monotonic_ns() + (int64_t)SCENE_SECONDS * 1000000000;
-    while (state_of(loader_address, "readyz", NULL) != 503)
-        assert_true(clock_monotonic_ns() < deadline_ns); /* it serves nobody now */
-    assert_int_equal(state_of(loader_address, "readyz", "no consumer"), 503);
+    state_when(loader_address, "readyz", 503, "no consumer"); /* it serves nobody now */
     assert_int_equal(state_of(loader_address, "healthz", "ok"), 200);
     process_release(&trainer);
     process_release(&loader);
