@@ -266,6 +266,10 @@ static enum status take_frame(struct consumer *consumer, struct slot *slot, int3
         if (hash_bytes(data, consumer->record_bytes) != slice->hash[*n])
             FAIL(STATUS_CORRUPT, "slice %llu: image %d (index %u) has not the hash in its header",
                  (unsigned long long)slice->lease.slice_id, *n, slice->index[*n]);
+        if (!data_spec_record_is_sound(&consumer->options.spec, data))
+            FAIL(STATUS_CORRUPT,
+                 "slice %llu: image %d (index %u) has bits after the last cell of a mask",
+                 (unsigned long long)slice->lease.slice_id, *n, slice->index[*n]);
         consumer_slot_put(consumer, slot, first + *n, data);
     }
     return STATUS_OK;

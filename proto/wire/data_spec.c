@@ -311,3 +311,15 @@ size_t data_spec_record_bytes(const struct data_spec *spec)
 {
     return data_spec_photometric_offset(spec, spec->n_global + spec->n_local);
 }
+
+bool data_spec_record_is_sound(const struct data_spec *spec, const uint8_t *record)
+{
+    int32_t grid = data_spec_mask_grid(spec), used = grid * grid % 8;
+
+    for (int32_t v = 0; v < spec->n_global && used > 0; v++) {
+        uint8_t last = record[data_spec_mask_offset(spec, v) + data_spec_mask_bytes(spec) - 1];
+        if (last >> used != 0)
+            return false;
+    }
+    return true;
+}

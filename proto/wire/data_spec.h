@@ -7,7 +7,8 @@
  *   [global views: n_global x S x S x 3 u8][local views: n_local x s x s x 3 u8][masks: n_global x
  * ceil(g*g/8) bits][photometric parameters: n_views x 32 bytes, when the trainer applies them]
  *
- * Mask bits are row-major over the g x g grid, least significant bit first. */
+ * Mask bits are row-major over the g x g grid, least significant bit first; those after the last
+ * are 0. */
 #ifndef IBOT_PROTO_WIRE_DATA_SPEC_H
 #define IBOT_PROTO_WIRE_DATA_SPEC_H
 
@@ -100,5 +101,9 @@ size_t data_spec_mask_offset(const struct data_spec *spec, int32_t view); /* in 
 size_t data_spec_photometric_bytes(const struct data_spec *spec);         /* of one view, or 0 */
 size_t data_spec_photometric_offset(const struct data_spec *spec, int32_t view);
 size_t data_spec_record_bytes(const struct data_spec *spec); /* of one image */
+
+/* Whether the bits after the last cell of each mask are 0, so that a record that was taken apart
+ * and put together again is the same. */
+bool data_spec_record_is_sound(const struct data_spec *spec, const uint8_t *record);
 
 #endif

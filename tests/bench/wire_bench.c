@@ -117,6 +117,10 @@ static void *work(void *argument)
         struct slice_job *job = item;
         stop_on(memory_alloc_unset(&job->payload, (size_t)job->n_samples,
                                    data_spec_record_bytes(job->spec), "slice"));
+        for (int32_t i = 0; i < job->n_samples; i++)
+            memset(job->payload + (size_t)i * data_spec_record_bytes(job->spec) +
+                       data_spec_mask_offset(job->spec, 0),
+                   0, (size_t)job->spec->n_global * data_spec_mask_bytes(job->spec));
         producer_submit(loader->producer, job);
     }
     return NULL;

@@ -61,6 +61,10 @@ void fleet_record(const struct data_spec *spec, int32_t epoch, uint64_t position
         uint64_t word = mix(seed + i);
         memcpy(out + i, &word, n_bytes - i < 8 ? n_bytes - i : 8);
     }
+    int32_t grid = data_spec_mask_grid(spec), used = grid * grid % 8;
+    for (int32_t v = 0; v < spec->n_global && used > 0; v++)
+        out[data_spec_mask_offset(spec, v) + data_spec_mask_bytes(spec) - 1] &=
+            (uint8_t)((1 << used) - 1);
 }
 
 void fleet_check_batch(const struct data_spec *spec, const struct batch *batch, int32_t rank,
