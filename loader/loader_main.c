@@ -107,7 +107,8 @@ static const struct option_spec specs[] = {
 static const struct options_program program = {
     .name = "ibot-loader",
     .summary = "Make crops and masks of images and stream them to trainers.",
-    .epilogue = "  ibot-loader --data /data/imagenet/train --connect tcp://trainer0:5550-5557",
+    .epilogue = "  ibot-loader --data /data/imagenet/train --connect tcp://trainer0:5550-5557 "
+                "--key loader.secret --server_key trainer.public --metrics :9101",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };

@@ -53,6 +53,8 @@ struct link {
     int64_t reopen_ns;                      /* when to open the socket anew; 0: no need */
     int64_t complained_ns[HANDSHAKE_KINDS]; /* 0: not since a consumer answered last */
     int32_t n_closed;                       /* handshakes that ended without a reason, since then */
+    int64_t told_ns; /* when "serving" was told of, for the first time in a while */
+    int32_t n_told;  /* since then */
     char endpoint[SOCKET_ENDPOINT_BYTES];
     enum link_state state;
     bool reached, finished;

@@ -412,6 +412,19 @@ static void send_outbox(struct link *link, int64_t now_ns)
 
 /* ---- receiving ---- */
 
+/* A consumer that asks again and again who we are must not fill the log. */
+static void tell_serving(struct link *link)
+{
+    enum { MAX_IN_A_MINUTE = 5 };
+
+    if (link->told_ns == 0 || link->heard_ns - link->told_ns >= complain_ns) {
+        link->told_ns = link->heard_ns;
+        link->n_told = 0;
+    }
+    if (link->n_told++ < MAX_IN_A_MINUTE)
+        notice(link, true, link_has_keys(link) ? "serving, encrypted" : "serving");
+}
+
 static void take_spec(struct link *link, const struct message *message)
 {
     struct shared_spec *spec;
@@ -431,7 +444,7 @@ static void take_spec(struct link *link, const struct message *message)
     link->finished = false;
     memset(link->complained_ns, 0, sizeof(link->complained_ns));
     link->n_closed = 0;
-    notice(link, true, link_has_keys(link) ? "serving, encrypted" : "serving");
+    tell_serving(link);
 }
 
 /* True when the lease is one that a sound consumer would give. */

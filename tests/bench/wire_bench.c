@@ -27,7 +27,7 @@ enum { MAX_LOADERS = 64, BATCH = 64, CREDIT = 4 };
 struct bench_options {
     const char *data, *replay, *endpoint;
     int32_t loaders, threads, seconds, slice_size;
-    bool raw;
+    bool raw, keys;
 };
 
 #define AT(field) .offset = offsetof(struct bench_options, field)
@@ -81,6 +81,11 @@ static const struct option_spec specs[] = {
      AT(raw),
      .text = "off",
      .help = "bare ZeroMQ from one process to another instead: the machine's best"},
+    {.name = "keys",
+     .type = OPTION_BOOL,
+     AT(keys),
+     .text = "off",
+     .help = "encrypted; stand-ins alone, and --endpoint tcp://127.0.0.1:PORT"},
     {.name = "endpoint",
      .type = OPTION_STRING,
      AT(endpoint),
@@ -132,7 +137,9 @@ static void take(void *context, struct slice_job *job)
     stop_on(queue_push(loader->jobs, job, 0));
 }
 
-static void run_loader(const char *endpoint)
+static struct key_pair trainer_keys, loader_keys; /* made before processes part */
+
+static void run_loader(const char *endpoint, bool keys)
 {
     struct loader loader;
     pthread_t thread;
@@ -143,6 +150,8 @@ static void run_loader(const char *endpoint)
         .dataset = {.index_digest = 1, .n_samples = 1 << 20, .n_classes = 1},
         .credit = CREDIT,
         .n_threads = 1,
+        .keys = keys ? &loader_keys : NULL,
+        .server_key = keys ? &trainer_keys.public_half : NULL,
     };
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -206,7 +215,7 @@ static void start_loaders(const struct bench_options *bench, const char *endpoin
         if (children[i] == 0 && bench->data != NULL)
             exec_loader(endpoint, bench);
         if (children[i] == 0)
-            run_loader(endpoint);
+            run_loader(endpoint, bench->keys);
     }
 }
 
@@ -238,6 +247,21 @@ static void take_batches(struct consumer *consumer, const struct bench_options *
            bench->loaders, gigabytes / elapsed, images / elapsed,
            (cpu_seconds() - begin_cpu) / gigabytes, usage.ru_maxrss / 1024,
            (unsigned long long)stats.n_reissued);
+}
+
+/* Keys of both sides, and the list that the consumer reads. */
+static void make_keys(const char *path, struct consumer_options *options)
+{
+    char hex[KEY_TEXT_BYTES];
+    FILE *file = fopen(path, "w");
+
+    stop_on(key_pair_generate(&trainer_keys));
+    stop_on(key_pair_generate(&loader_keys));
+    if (file == NULL || fprintf(file, "%s\n", key_format(&loader_keys.public_half, hex)) < 0 ||
+        fclose(file) != 0)
+        exit(1);
+    options->keys = &trainer_keys;
+    options->allow = path;
 }
 
 /* What the machine can do at best: frames of 1 MiB, sent without a copy, received and dropped. */
@@ -294,7 +318,7 @@ int main(int argc, char **argv)
 {
     struct bench_options bench;
     struct options parsed = {0};
-    char folder[] = "/tmp/ibot-bench-XXXXXX", endpoint[128];
+    char folder[] = "/tmp/ibot-bench-XXXXXX", endpoint[128], allowed[128];
     pid_t children[MAX_LOADERS];
     struct dataset_info dataset;
     struct consumer *consumer;
@@ -312,6 +336,9 @@ int main(int argc, char **argv)
         return 1;
     snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
     options.endpoints[0] = bench.endpoint != NULL ? bench.endpoint : endpoint;
+    snprintf(allowed, sizeof(allowed), "%s/allowed", folder);
+    if (bench.keys)
+        make_keys(allowed, &options);
     if (bench.raw) {
         time_raw(options.endpoints[0], bench.seconds);
         return 0;
@@ -327,6 +354,7 @@ int main(int argc, char **argv)
         waitpid(children[i], NULL, 0);
     }
     consumer_close(&consumer);
+    unlink(allowed);
     rmdir(folder);
     options_release(&parsed);
     return 0;

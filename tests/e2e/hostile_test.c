@@ -209,6 +209,8 @@ static void attacked_run(struct attack *attack)
         watch_lines(&attack->watch, trainer, 1, PATIENCE);
     assert_true(count_files(pid) <= files + 4); /* every one of them is closed */
     process_finish(trainer, 0, 10 * SCENE_SECONDS);
+    process_look(&attack->loader); /* whom a replay makes say again who it is */
+    assert_true(lines_with(attack->loader.text, "\n") <= 20 + seconds / 6);
     int n_lines = lines_with(trainer->text, "refused: ");
     if (n_lines < 1 || n_lines > 20 + seconds / 2)
         fail_msg("%d lines about refused loaders:\n%s", n_lines, trainer->text);
