@@ -19,14 +19,22 @@ template <class X> struct moment_sums {
     double *moments;
     int64_t d;
 
-    template <int W> __device__ void add(int64_t row, int64_t column, double (&sum)[2][W]) const
+    template <int W> struct item {
+        float x[W];
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
     {
-        float value[W];
-        load_pack<W>(value, x + row * d + column);
+        load_pack<W>(to.x, x + row * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[2][W], const item<W> &from, int64_t, int64_t) const
+    {
 #pragma unroll
         for (int j = 0; j < W; j++) {
-            sum[0][j] += (double)value[j];
-            sum[1][j] += (double)value[j] * (double)value[j];
+            sum[0][j] += (double)from.x[j];
+            sum[1][j] += (double)from.x[j] * (double)from.x[j];
         }
     }
 
@@ -45,16 +53,24 @@ template <class D, class X> struct gradient_sums {
     float *d_gamma, *d_beta;
     int64_t d;
 
-    template <int W> __device__ void add(int64_t row, int64_t column, double (&sum)[2][W]) const
+    template <int W> struct item {
+        float d_y[W], x[W];
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
     {
-        float gradient[W], value[W];
-        load_pack<W>(gradient, d_y + row * d + column);
-        load_pack<W>(value, x + row * d + column);
+        load_pack<W>(to.d_y, d_y + row * d + column);
+        load_pack<W>(to.x, x + row * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[2][W], const item<W> &from, int64_t, int64_t column) const
+    {
 #pragma unroll
         for (int j = 0; j < W; j++) {
-            float xhat = (value[j] - mean[column + j]) * rstd[column + j];
-            sum[0][j] += (double)gradient[j];
-            sum[1][j] += (double)gradient[j] * (double)xhat;
+            float xhat = (from.x[j] - mean[column + j]) * rstd[column + j];
+            sum[0][j] += (double)from.d_y[j];
+            sum[1][j] += (double)from.d_y[j] * (double)xhat;
         }
     }
 

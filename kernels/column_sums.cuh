@@ -1,5 +1,6 @@
 /* Sums down the columns of tall arrays, in double and in a fixed order. Rows are cut into chunks,
- * so that narrow arrays fill the chip too; a second kernel adds the chunks.
+ * so that narrow arrays fill the chip too; a second kernel adds the chunks. A warp has the loads of
+ * four rows under way at once.
  *
  *            32 lanes x WIDTH columns
  *   chunk 0  +---------------+---------------+   a block: eight warps, each every eighth row
@@ -9,23 +10,28 @@
  * What is summed is a struct passed by value:
  *
  *   struct sums_of_something {
- *       enum { SUMS = 2 };                        // sums a column
- *       template <int W> __device__ void add(int64_t row, int64_t column, double (&sum)[2][W])
- * const;
+ *       enum { SUMS = 2 };                    // sums a column
+ *       template <int W> struct item { … };   // what is read of W columns of a row
+ *       template <int W> __device__ void load(item<W> &, int64_t row, int64_t column) const;
+ *       template <int W> __device__ void add(double (&sum)[2][W], const item<W> &, int64_t row,
+ *                                            int64_t column) const;
  *       __device__ void finish(int which, int64_t column, double total) const;
  *   };
  *
- * `add` sees every row once for each column and may write on the way; `finish` is called once for
- * each column and sum. */
+ * `load` and `add` see every row once for each column, and `add` may write on the way; `finish` is
+ * called once for each column and sum. */
 #ifndef IBOT_KERNELS_COLUMN_SUMS_CUH
 #define IBOT_KERNELS_COLUMN_SUMS_CUH
 
 #include "kernels/rows.cuh"
 
-enum { COLUMN_LEAST_ROWS = 4 * ROW_WARPS }; /* of a chunk */
+enum {
+    COLUMN_LOADS = 4,                            /* rows that a warp loads at once */
+    COLUMN_LEAST_ROWS = COLUMN_LOADS * ROW_WARPS /* of a chunk */
+};
 
 template <int WIDTH, class What>
-__global__ void __launch_bounds__(ROW_THREADS, 4)
+__global__ void __launch_bounds__(ROW_THREADS, What::SUMS == 1 ? 3 : 2)
     column_partials(double *__restrict__ partial, int64_t n_rows, int64_t n_columns,
                     int64_t chunk_rows, What what)
 {
@@ -37,10 +43,17 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
     int64_t end = first + chunk_rows < n_rows ? first + chunk_rows : n_rows;
     double sum[SUMS][WIDTH] = {};
 
-    if (column < n_columns) {
-#pragma unroll 4
-        for (int64_t row = first + warp; row < end; row += ROW_WARPS)
-            what.template add<WIDTH>(row, column, sum);
+    for (int64_t row = first + warp; column < n_columns && row < end;
+         row += COLUMN_LOADS * ROW_WARPS) {
+        typename What::template item<WIDTH> items[COLUMN_LOADS];
+#pragma unroll
+        for (int i = 0; i < COLUMN_LOADS; i++)
+            if (row + i * ROW_WARPS < end)
+                what.template load<WIDTH>(items[i], row + i * ROW_WARPS, column);
+#pragma unroll
+        for (int i = 0; i < COLUMN_LOADS; i++)
+            if (row + i * ROW_WARPS < end)
+                what.template add<WIDTH>(sum, items[i], row + i * ROW_WARPS, column);
     }
 #pragma unroll
     for (int s = 0; s < SUMS; s++)
@@ -58,25 +71,26 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
     }
 }
 
-/* Adds partial[chunk][sum][column] over the chunks: a lane a column, a warp every eighth chunk. */
-template <class P, class What>
-__global__ void __launch_bounds__(ROW_THREADS, 4)
+/* Adds partial[chunk][sum][column] over the chunks: a lane a column, each warp every WARPS-th
+ * chunk. */
+template <int WARPS, class P, class What>
+__global__ void __launch_bounds__(WARPS *WARP)
     column_totals(const P *__restrict__ partial, int64_t n_chunks, int64_t n_columns, What what)
 {
-    SHARED(P, sums, ROW_THREADS);
+    SHARED(P, sums, WARPS * WARP);
     int lane = lane_of_warp(), warp = (int)threadIdx.x / WARP;
     int64_t n = (int64_t)What::SUMS * n_columns, at = (int64_t)blockIdx.x * WARP + lane;
     P sum = 0;
 
     if (at < n) {
-#pragma unroll 4
-        for (int64_t chunk = warp; chunk < n_chunks; chunk += ROW_WARPS)
+#pragma unroll 8
+        for (int64_t chunk = warp; chunk < n_chunks; chunk += WARPS)
             sum += partial[chunk * n + at];
     }
     sums[threadIdx.x] = sum;
     __syncthreads();
     if (warp == 0 && at < n) {
-        for (int w = 1; w < ROW_WARPS; w++)
+        for (int w = 1; w < WARPS; w++)
             sum += sums[w * WARP + lane];
         what.finish((int)(at / n_columns), at % n_columns, sum);
     }
@@ -87,8 +101,14 @@ static inline enum status add_column_totals(struct device *device, const char *n
                                             const P *partial, int64_t n_chunks, int64_t n_columns,
                                             const What &what)
 {
-    return launch(device, name, grid_for(What::SUMS * n_columns, WARP), ROW_THREADS, 0,
-                  column_totals<P, What>, partial, n_chunks, n_columns, what);
+    constexpr int FEW = 8, MANY = 32;
+    unsigned blocks = grid_for(What::SUMS * n_columns, WARP);
+
+    if (n_chunks <= 4 * FEW)
+        return launch(device, name, blocks, FEW * WARP, 0, column_totals<FEW, P, What>, partial,
+                      n_chunks, n_columns, what);
+    return launch(device, name, blocks, MANY * WARP, 0, column_totals<MANY, P, What>, partial,
+                  n_chunks, n_columns, what);
 }
 
 /* Takes working memory of the device. `packed`: `add` may be called with W = 4 (the columns are a

@@ -443,7 +443,7 @@ enum status gradient_norms_cuda(struct device *device, const struct gradient_nor
     if (n == 0)
         return STATUS_OK;
     TRY(cuda_scratch(device, &partial, static_cast<size_t>(most) * sizeof(double)));
-    TRY(launch(device, "gradient_squares", chunk_blocks(device, most, 8), THREADS, table_bytes(n),
+    TRY(launch(device, "gradient_squares", chunk_blocks(device, most, 4), THREADS, table_bytes(n),
                gradient_squares, partial, data_of<float>(args->gradient), args->segments, n));
     return launch(device, "segment_norms", grid_for(n, ROW_WARPS), THREADS, table_bytes(n),
                   segment_norms, data_of<double>(args->norms), static_cast<const double *>(partial),
@@ -508,7 +508,7 @@ static enum status find_lars(struct device *device, step_arrays *a, int64_t most
 enum status optimizer_step_cuda(struct device *device, const struct optimizer_step_args *args)
 {
     int64_t most = most_chunks(tensor_n_elements(&args->parameter), args->n_segments);
-    unsigned blocks = chunk_blocks(device, most, 4);
+    unsigned blocks = chunk_blocks(device, most, 3);
     step_arrays a = arrays_of(args);
 
     check_step(args);

@@ -16,16 +16,24 @@ template <class X> struct picked_sums {
     float *mean;
     int64_t d, period, count;
 
-    template <int W> __device__ void add(int64_t picked, int64_t column, double (&sum)[1][W]) const
+    template <int W> struct item {
+        float value[W];
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t picked, int64_t column) const
     {
         int64_t row = period < 0   ? picked * -period
                       : period > 0 ? picked / (period - 1) * period + 1 + picked % (period - 1)
                                    : picked;
-        float value[W];
-        load_pack<W>(value, x + row * d + column);
+        load_pack<W>(to.value, x + row * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[1][W], const item<W> &from, int64_t, int64_t) const
+    {
 #pragma unroll
         for (int j = 0; j < W; j++)
-            sum[0][j] += (double)value[j];
+            sum[0][j] += (double)from.value[j];
     }
 
     __device__ void finish(int, int64_t column, double total) const

@@ -100,18 +100,29 @@ template <class X> struct masked_sums {
     int64_t d;
     int side, cells;
 
-    template <int W> __device__ void add(int64_t row, int64_t column, double (&sum)[1][W]) const
-    {
-        if (mask[cell_of(row, side, cells)] == 0)
-            return;
+    template <int W> struct item {
         float value[W];
-        load_pack<W>(value, d_x + row * d + column);
+        bool masked;
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
+    {
+        to.masked = mask[cell_of(row, side, cells)] != 0;
+        if (to.masked)
+            load_pack<W>(to.value, d_x + row * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[1][W], const item<W> &from, int64_t row, int64_t column) const
+    {
+        float zeros[W] = {};
+
+        if (!from.masked)
+            return;
 #pragma unroll
-        for (int j = 0; j < W; j++) {
-            sum[0][j] += (double)value[j];
-            value[j] = 0.0f;
-        }
-        store_pack<W>(d_x + row * d + column, value);
+        for (int j = 0; j < W; j++)
+            sum[0][j] += (double)from.value[j];
+        store_pack<W>(d_x + row * d + column, zeros);
     }
 
     __device__ void finish(int, int64_t column, double total) const

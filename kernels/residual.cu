@@ -369,15 +369,25 @@ template <class Y> struct affine_sums : affine_gradients {
     const float *sum, *mean, *rstd;
     int64_t d;
 
-    template <int W> __device__ void add(int64_t row, int64_t column, double (&total)[2][W]) const
+    template <int W> struct item {
+        float d_y[W], x[W], mean, rstd;
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
     {
-        float gradient[W], x[W];
-        load_pack<W>(gradient, d_y + row * d + column);
-        load_pack<W>(x, sum + row * d + column);
+        load_pack<W>(to.d_y, d_y + row * d + column);
+        load_pack<W>(to.x, sum + row * d + column);
+        to.mean = mean[row];
+        to.rstd = rstd[row];
+    }
+
+    template <int W>
+    __device__ void add(double (&total)[2][W], const item<W> &from, int64_t, int64_t) const
+    {
 #pragma unroll
         for (int j = 0; j < W; j++) {
-            total[0][j] += (double)(gradient[j] * ((x[j] - mean[row]) * rstd[row]));
-            total[1][j] += (double)gradient[j];
+            total[0][j] += (double)(from.d_y[j] * ((from.x[j] - from.mean) * from.rstd));
+            total[1][j] += (double)from.d_y[j];
         }
     }
 };

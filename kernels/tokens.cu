@@ -206,21 +206,30 @@ template <class T> struct position_sums {
     float *d_pos, *d_cls;
     int64_t length, d;
 
-    template <int W> __device__ void add(int64_t image, int64_t column, double (&sum)[1][W]) const
-    {
-        int64_t at = column / d, j = column - at * d, patch = image * (length - 1) + at - 1;
+    template <int W> struct item {
         float value[W];
-        load_pack<W>(value, d_tokens + image * length * d + column);
+        bool masked;
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t image, int64_t column) const
+    {
+        int64_t at = column / d;
+        load_pack<W>(to.value, d_tokens + image * length * d + column);
+        to.masked = mask != nullptr && at > 0 && mask[image * (length - 1) + at - 1] != 0;
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[1][W], const item<W> &from, int64_t image,
+                        int64_t column) const
+    {
+        float gradient[W];
 #pragma unroll
-        for (int k = 0; k < W; k++)
-            sum[0][k] += (double)value[k];
-        if (at == 0)
-            return;
-        if (mask != nullptr && mask[patch] != 0)
-#pragma unroll
-            for (int k = 0; k < W; k++)
-                value[k] = 0.0f;
-        store_pack<W>(d_patches + patch * d + j, value);
+        for (int k = 0; k < W; k++) {
+            sum[0][k] += (double)from.value[k];
+            gradient[k] = from.masked ? 0.0f : from.value[k];
+        }
+        if (column >= d) /* not [CLS] */
+            store_pack<W>(d_patches + image * (length - 1) * d + column - d, gradient);
     }
 
     __device__ void finish(int, int64_t column, double total) const
@@ -239,16 +248,24 @@ struct mask_token_sums {
     float *d_mask_token;
     int64_t n_patches, d;
 
-    template <int W> __device__ void add(int64_t patch, int64_t column, double (&sum)[1][W]) const
-    {
-        if (mask[patch] == 0)
-            return;
-        int64_t row = patch + patch / n_patches + 1;
+    template <int W> struct item {
         float value[W];
-        load_pack<W>(value, d_tokens + row * d + column);
+        bool masked;
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t patch, int64_t column) const
+    {
+        to.masked = mask[patch] != 0;
+        if (to.masked)
+            load_pack<W>(to.value, d_tokens + (patch + patch / n_patches + 1) * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&sum)[1][W], const item<W> &from, int64_t, int64_t) const
+    {
 #pragma unroll
         for (int k = 0; k < W; k++)
-            sum[0][k] += (double)value[k];
+            sum[0][k] += from.masked ? (double)from.value[k] : 0.0;
     }
 
     __device__ void finish(int, int64_t column, double total) const
