@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# accelerator_knn_test.sh IBOT_EVAL: features and neighbours on an accelerator, or on what stands in
+# for one, are nearly those of the CPU.
+source "$(dirname "$0")/processes.sh"
+eval=$1
+
+train --data "$data" --loaders 1 --stop_at_step 4 -o "$work/run" >"$work/train.log" 2>&1 ||
+    fail "training"
+knn=(knn --train "$data" --test "$data" --resize_size 32 --crop_size 32 --nb_knn 5 --threads 1
+    --checkpoint "$work/run")
+"$IBOT_BIN/ibot-eval" "${knn[@]}" >"$work/knn_cpu.log" 2>&1 || fail "k-NN on the CPU"
+"$eval" "${knn[@]}" --backend cuda --precision f32 >"$work/knn_f32.log" 2>&1 || fail "k-NN in f32"
+"$eval" "${knn[@]}" --backend cuda >"$work/knn_bf16.log" 2>&1 || fail "k-NN in bf16"
+top1() { sed -n 's/.*5-NN classifier result: Top1: \([0-9.]*\).*/\1/p' "$1"; }
+[ -n "$(top1 "$work/knn_cpu.log")" ] || fail "k-NN printed no result"
+for other in f32 bf16; do
+    awk -v a="$(top1 "$work/knn_cpu.log")" -v b="$(top1 "$work/knn_$other.log")" \
+        'BEGIN { exit b == "" || a - b > 4 || b - a > 4 }' || fail "k-NN in $other is another"
+done
+echo "5-NN: CPU $(top1 "$work/knn_cpu.log"), f32 $(top1 "$work/knn_f32.log")," \
+    "bf16 $(top1 "$work/knn_bf16.log")"
