@@ -45,7 +45,7 @@ static struct ibot_input batch_of(struct batch *batch, int32_t step)
     for (int32_t crop = 0; crop < L * B; crop++)
         fill_wave(batch->locals + crop * 3 * 16 * 16, 3 * 16 * 16, crop % B + 3.0 * step + 0.2);
     for (int32_t i = 0; i < G * B * CELLS; i++)
-        batch->masks[i] = step % 5 == 3 ? 0 : rng_uniform(&rng) < 0.1 * (step % 7);
+        batch->masks[i] = (uint8_t)(step % 5 != 3 && rng_uniform(&rng) < 0.1 * (step % 7));
     return (struct ibot_input){
         .globals = {batch->globals, DTYPE_F32, 4, {G * B, 3, 32, 32}},
         .locals = {batch->locals, DTYPE_F32, 4, {L * B, 3, 16, 16}},
