@@ -69,7 +69,7 @@ expect_error 1 'no checkpoint' "${run[@]}" --data "$work/odd" -o "$work/odd_run"
 # evaluation
 eval=(timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data" --resize_size 32)
 expect_error 1 'nowhere' "${eval[@]}" --checkpoint "$work/nowhere"
-expect_error 2 'teacher' "${eval[@]}" --checkpoint "$work/waiting" --checkpoint_key techer
+expect_error 1 'teacher' "${eval[@]}" --checkpoint "$work/waiting" --checkpoint_key techer
 expect_error 2 'checkpoint' timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data"
 expect_error 1 'damaged\|no checkpoint' "${eval[@]}" --checkpoint "$work/odd_run"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
