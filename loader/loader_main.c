@@ -108,7 +108,10 @@ static const struct options_program program = {
     .name = "ibot-loader",
     .summary = "Make crops and masks of images and stream them to trainers.",
     .epilogue = "  ibot-loader --data /data/imagenet/train --connect tcp://trainer0:5550-5557 "
-                "--key loader.secret --server_key trainer.public --metrics :9101",
+                "--key loader.secret --server_key trainer.public --metrics :9101\n\n"
+                "SIGTERM, SIGINT and SIGUSR1 hand back what is in hand and end it with 0; a second "
+                "one ends it at once. Exit status: 0 done or asked to end, 2 wrong options, 3 "
+                "refused by every trainer (another data set, build or key), 1 anything else.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };

@@ -16,9 +16,16 @@ done
     exit 77
 }
 
-trap 'scancel --user=root 2> /dev/null; sleep 1; cleanup' EXIT
 scripts=$(cd "$(dirname "$0")/../../scripts" && pwd)
 slurm=$work/slurm
+# Jobs of our own cluster, and of no other one that this machine may know.
+end_jobs() {
+    if [ "${SLURM_CONF:-}" = "$slurm/slurm.conf" ]; then
+        scancel --user=root 2> /dev/null || true
+        sleep 1
+    fi
+}
+trap 'end_jobs; cleanup' EXIT
 mkdir -p "$slurm/state" "$slurm/munge"
 chmod 0755 "$work"
 chmod 0700 "$slurm/munge"
@@ -87,12 +94,12 @@ until_true() {
 nodes_are_up() { [ "$(sinfo -h -N -t idle -o %N 2> /dev/null | wc -l)" = 3 ]; }
 until_true 30 nodes_are_up
 
-# submit NAME OPTIONS-OF-ibot-train…: the job's number
+# submit NAME RANKS OPTIONS-OF-ibot-train…: the job's number
 submit() {
-    local name=$1
-    shift
+    local name=$1 ranks=$2
+    shift 2
     IBOT_DATA=$data IBOT_RUN=$work/$name IBOT_BIN=$IBOT_BIN IBOT_PORT=$((base + 10)) IBOT_THREADS=1 \
-        sbatch --parsable --output="$work/$name.log" "${sbatch_options[@]}" --nodes=1 \
+        sbatch --parsable --output="$work/$name.log" --time=10 --nodes=1 --ntasks-per-node="$ranks" \
         --cpus-per-task=1 : --nodes=2 --cpus-per-task=1 "$scripts/slurm/ibot.sbatch" "${tiny[@]}" "$@"
 }
 state_is() { [ "$(squeue -h -j "$1" -o %T 2> /dev/null | head -n 1)" = "$2" ]; }
@@ -108,8 +115,7 @@ exit_of() { scontrol show job "$1" | sed -n 's/.* ExitCode=\([0-9]*\):.*/\1/p' |
 
 train --data "$data" --loaders 1 -o "$work/alone" --epochs 30 > "$work/alone.log" 2>&1 || fail "alone"
 
-sbatch_options=(--time=10)
-job=$(submit whole --epochs 30)
+job=$(submit whole 1 --epochs 30)
 until_true 90 job_is_over "$job"
 [ "$(exit_of "$job")" = 0 ] || fail "exit status $(exit_of "$job") of a job that trains to the end"
 [ "$(state_of "$work/whole")" = "$(state_of "$work/alone")" ] || fail "the job ends elsewhere"
@@ -119,7 +125,7 @@ grep -q '^[01]: .*ibot-loader' "$work/whole.log" || fail "no loader of the secon
 
 # asked to end, by USR1 as Slurm does at the end of the time, and by TERM as preemption does
 for signal in USR1 TERM; do
-    job=$(submit "again_$signal" --epochs 4000 --stop_at_step 36)
+    job=$(submit "again_$signal" 1 --epochs 4000 --stop_at_step 36)
     until_true 60 grep -q 'steps in each' "$work/again_$signal.log"
     until_true 60 test -d "$work/again_$signal/checkpoints/step_00000012"
     scancel --batch --signal=$signal "$job"
@@ -132,4 +138,18 @@ for signal in USR1 TERM; do
     [ "$(exit_of "$job")" = 0 ] || fail "exit status $(exit_of "$job") after $signal"
     grep -q 'going on from' "$work/again_$signal.log" || fail "it did not go on after $signal"
 done
+
+# two ranks of the first component, each with its own port
+if srun --mpi=list 2>&1 | grep -q pmix && command -v mpirun > /dev/null; then
+    export SLURM_MPI_TYPE=pmix
+    job=$(submit two 2 --batch_size_per_gpu 8 --epochs 3)
+    until_true 120 job_is_over "$job"
+    if ! grep -q 'no MPI' "$work/two.log"; then
+        [ "$(exit_of "$job")" = 0 ] || fail "exit status $(exit_of "$job") of two ranks"
+        train --data "$data" --loaders 1 -o "$work/one" > "$work/one.log" 2>&1 || fail "one rank"
+        last=$(ls "$work/one/checkpoints" | LC_ALL=C sort | tail -n 1)
+        "$IBOT_BIN/compare_states" "$work/one/checkpoints/$last/model.safetensors" \
+            "$work/two/checkpoints/$last/model.safetensors" 1e-5 || fail "two ranks end elsewhere"
+    fi
+fi
 echo "a heterogeneous job trains, saves when it is asked to end, and goes on"
