@@ -16,6 +16,19 @@ grep -q 'going on from .*epoch 2, step 24' "$work/rest.log" || fail "it did not 
 grep -q 'trained with other options' "$work/rest.log" && fail "options are said to differ"
 [ "$(state_of "$work/whole")" = "$(state_of "$work/rest")" ] || fail "another state after the detour"
 
+# with batch norm in heads of their own, another optimizer, a Swin
+for more in '--norm_in_head bn --shared_head off --shared_head_teacher off' '--optimizer lars --norm_last_layer off' \
+    '--arch swin_test --patch_size 4 --depth 0 --num_heads 0'; do
+    read -ra words <<<"$more"
+    small=("${run[@]}" "${words[@]}" --epochs 2)
+    rm -rf "$work"/{a,b,c}
+    "${small[@]}" -o "$work/a" >"$work/a.log" 2>&1 || fail "training with $more"
+    "${small[@]}" -o "$work/b" --stop_at_step 12 >"$work/b.log" 2>&1 || fail "the first part with $more"
+    "${convert[@]}" "$work/b" "$work/small.pth" --to official || fail "--to official with $more"
+    "${small[@]}" -o "$work/c" --load_from "$work/small.pth" >"$work/c.log" 2>&1 || fail "--load_from with $more"
+    [ "$(state_of "$work/a")" = "$(state_of "$work/c")" ] || fail "another state with $more"
+done
+
 # the same with a batch that makes other epochs: told, and the optimizer counts on from its number
 "${run[@]}" -o "$work/other" --load_from "$work/checkpoint.pth" --batch_size_per_gpu 20 \
     >"$work/other.log" 2>&1 || fail "--load_from with another batch"

@@ -124,18 +124,27 @@ static void compare_arguments(const struct run *run, const struct official_check
         log_warning("'%s' was trained with other options: %s", file->file.path, differ);
 }
 
+/* Ranks are not connected yet; what all of them see, one tells. */
+static bool is_first_rank(void)
+{
+    struct collective_environment environment;
+    return collective_environment_read(&environment) == STATUS_OK && environment.rank == 0;
+}
+
 enum status run_source_compare(const struct run *run, const struct run_source *source)
 {
     if (!source->found)
         return STATUS_OK;
     if (source->official) {
-        compare_arguments(run, &source->file);
+        if (is_first_rank())
+            compare_arguments(run, &source->file);
         return STATUS_OK;
     }
     enum status status = run_compare_options(run, &source->checkpoint);
     if (status != STATUS_MISMATCH || source->own)
         return status;
-    log_warning("%s", status_message()); /* --load_from says that other options are meant */
+    if (is_first_rank()) /* --load_from says that other options are meant */
+        log_warning("%s", status_message());
     return STATUS_OK;
 }
 
