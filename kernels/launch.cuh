@@ -35,16 +35,17 @@ static inline enum status launch(struct device *device, const char *name, dim3 g
 
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return STATUS_OK;
-#ifdef IBOT_CUDA_EMULATOR
-    cudaError_t error = emulator::launch(name, kernel, grid, block, shared_bytes, stream,
-                                         static_cast<Parameters>(args)...);
-#else
-    std::tuple<std::remove_cv_t<Parameters>...> values(static_cast<Parameters>(args)...);
     cudaError_t error = cudaSuccess;
     if (shared_bytes > 48 * 1024)
         error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      static_cast<int>(shared_bytes));
+#ifdef IBOT_CUDA_EMULATOR
+    if (error == cudaSuccess)
+        error = emulator::launch(name, kernel, grid, block, shared_bytes, stream,
+                                 static_cast<Parameters>(args)...);
+#else
+    std::tuple<std::remove_cv_t<Parameters>...> values(static_cast<Parameters>(args)...);
     if (error == cudaSuccess)
         error = std::apply(
             [&](auto &...value) {

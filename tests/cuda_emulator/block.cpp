@@ -456,7 +456,7 @@ void run_kernel(const kernel_launch &launch)
     gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
     blockDim = {launch.block.x, launch.block.y, launch.block.z};
     place_threads(launch.block);
-    shared_begin_kernel(launch.shared_bytes);
+    shared_begin_kernel(launch.shared_bytes, launch.opted_in);
     do /* every block once, in an order that only the seed knows */
         step = 1 + random_below((uint32_t)(n < UINT32_MAX ? n : UINT32_MAX));
     while (greatest_common_divisor(step, n) != 1);

@@ -218,6 +218,7 @@ cudaError_t queue_kernel(kernel_launch &&launch, cudaStream_t stream,
             fail("kernel '%s': argument %d, %p, %s", launch.name, pointers[i].place,
                  pointers[i].pointer, device_range_error(pointers[i].pointer, 0));
     const char *name = launch.name;
+    launch.opted_in = limit != dynamic_shared_limits.end();
     return queue(stream, name, [launch = std::move(launch)] { run_kernel(launch); });
 }
 } // namespace emulator

@@ -26,6 +26,7 @@ struct array {
 static char *slots; /* MOST_ARRAYS times [red zone, array, guard] */
 static array arrays[MOST_ARRAYS];
 static int n_arrays;
+static bool may_exceed_default;
 
 static char *slot_end(int i)
 {
@@ -68,8 +69,9 @@ static void place(int i, const void *key, const char *name, size_t bytes, size_t
     ASAN_POISON_MEMORY_REGION(base + bytes, (size_t)(end - base) - bytes);
 }
 
-void shared_begin_kernel(size_t dynamic_bytes)
+void shared_begin_kernel(size_t dynamic_bytes, bool opted_in)
 {
+    may_exceed_default = opted_in;
     reserve_slots();
     n_arrays = 1;
     place(DYNAMIC, nullptr, "dynamic shared memory", dynamic_bytes, 16);
@@ -108,11 +110,13 @@ void *shared_array(const void *key, const char *name, size_t bytes, size_t align
         fail("shared array '%s' brings the declared shared memory to %zu bytes; at most %d, more "
              "must be dynamic",
              name, declared, SHARED_STATIC_MOST);
-    if (declared + arrays[DYNAMIC].bytes > SHARED_OPTIN_MOST)
+    size_t most = may_exceed_default ? SHARED_OPTIN_MOST : SHARED_DEFAULT_MOST;
+    if (declared + arrays[DYNAMIC].bytes > most)
         fail(
             "shared array '%s' brings shared memory to %zu declared and %zu dynamic bytes; a block "
-            "has at most %d",
-            name, declared, arrays[DYNAMIC].bytes, SHARED_OPTIN_MOST);
+            "has at most %zu%s",
+            name, declared, arrays[DYNAMIC].bytes, most,
+            may_exceed_default ? "" : " without cudaFuncSetAttribute");
     place(n_arrays, key, name, bytes, alignment);
     return arrays[n_arrays++].base;
 }

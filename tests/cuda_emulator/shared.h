@@ -14,8 +14,8 @@ enum {
     SHARED_OPTIN_MOST = 227 * 1024,
 };
 
-/* A kernel begins: forgets the arrays of the last one. */
-void shared_begin_kernel(size_t dynamic_bytes);
+/* A kernel begins: forgets the arrays of the last one. `opted_in`: to more than 48 KiB. */
+void shared_begin_kernel(size_t dynamic_bytes, bool opted_in);
 /* A block begins: every byte 0xff, which is a NaN as a float. */
 void shared_begin_block(void);
 /* Fails when the bytes around an array have changed. */

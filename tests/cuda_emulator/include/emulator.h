@@ -32,6 +32,7 @@ struct kernel_launch {
     dim3 grid, block;
     size_t shared_bytes;
     std::function<void()> body; /* the kernel with its arguments */
+    bool opted_in;              /* to more than 48 KiB of shared memory; set by queue_kernel */
 };
 
 /* Checks the launch as the runtime does, and that every pointer is the device's; queues it. */
@@ -59,7 +60,7 @@ static inline cudaError_t launch(const char *name, void (*kernel)(Parameters...)
         if (candidates[i] != nullptr)
             pointers[n++] = {candidates[i], i};
     return queue_kernel({name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes,
-                         [=] { kernel(args...); }},
+                         [=] { kernel(args...); }, false},
                         stream, pointers, n);
 }
 
