@@ -239,12 +239,8 @@ static exchange *join_call(warp_call call, unsigned mask, size_t bytes, int key,
     exchange **list = &warp_calls[current / LANES];
 
     for (exchange *e = *list; e != nullptr; e = e->next) {
-        if (e->arrived == e->mask || (e->mask & mask) == 0)
+        if (e->arrived == e->mask || e->mask != mask)
             continue;
-        if (e->mask != mask)
-            fail("%s at %s:%d with mask 0x%08x, while lanes wait in %s at %s:%d with mask 0x%08x",
-                 call_names[call], at.file, at.line, mask, call_names[e->call], e->at.file,
-                 e->at.line, e->mask);
         if (e->call != call || e->bytes != bytes || e->key != key || !same(e->at, at))
             fail("divergent warp: %s at %s:%d, while lanes wait in %s at %s:%d", call_names[call],
                  at.file, at.line, call_names[e->call], e->at.file, e->at.line);

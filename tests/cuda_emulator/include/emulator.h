@@ -53,7 +53,7 @@ static inline cudaError_t launch(const char *name, void (*kernel)(Parameters...)
 {
     static_assert(sizeof...(Parameters) == sizeof...(Args), "as many arguments as parameters");
     const void *candidates[] = {pointer_of(args)..., nullptr};
-    pointer_argument pointers[sizeof...(Args) + 1];
+    pointer_argument pointers[sizeof...(Args) + 1] = {};
     int n = 0;
 
     for (int i = 0; i < (int)sizeof...(Args); i++)
