@@ -15,7 +15,6 @@ extern "C" { /* its header does not say so */
 #include <cmocka.h>
 }
 
-#include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <emulator.h>
@@ -23,38 +22,9 @@ extern "C" { /* its header does not say so */
 
 #include <string>
 
+#include "tests/cuda_emulator/planted.h"
+
 enum { N = 64, SEEDS = 4 };
-
-/* Of the children: a call that must succeed, a value that must be right. */
-#define MUST(condition)                                                                            \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define DONE(call) MUST((call) == cudaSuccess)
-
-template <class T> static T *device_array(size_t n)
-{
-    void *pointer;
-    DONE(cudaMalloc(&pointer, n * sizeof(T)));
-    return static_cast<T *>(pointer);
-}
-
-template <class... Parameters, class... Args>
-static void run(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
-                Args... args)
-{
-    DONE(emulator::launch("planted", kernel, grid, block, shared_bytes, nullptr,
-                          static_cast<Parameters>(args)...));
-    DONE(cudaDeviceSynchronize());
-}
-
-static void download(float *to, const float *from, size_t n)
-{
-    DONE(cudaMemcpy(to, from, n * sizeof(float), cudaMemcpyDeviceToHost));
-}
 
 /* ------------------------------------------------------------------------------ memory */
 
@@ -597,108 +567,6 @@ static void copies_are_checked()
     MUST(cudaMemsetAsync(s.on_device + 1, 0, bytes, s.first) == cudaErrorInvalidValue);
     MUST(cudaFree(s.on_device + 1) == cudaErrorInvalidValue);
     DONE(cudaMemcpy(s.on_device, host, bytes, cudaMemcpyDefault));
-}
-
-/* ------------------------------------------------------------------------------ cuBLASLt */
-
-enum { ROWS = 24, COLUMNS = 16, DEPTH = 8 };
-
-struct call {
-    int64_t lda = ROWS;
-    size_t a_offset = 0; /* bytes */
-    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    uint64_t depth = DEPTH;
-    bool bias_on_host = false;
-};
-
-/* d [24, 16] = a [24, 8] b [8, 16] + bias of ones; the status that it ends with. */
-static cublasStatus_t multiply(const call &c, float *got)
-{
-    static float host_bias[ROWS];
-    float *a = device_array<float>(ROWS * DEPTH), *b = device_array<float>(COLUMNS * DEPTH);
-    float *d = device_array<float>(ROWS * COLUMNS), *bias = device_array<float>(ROWS);
-    void *workspace = device_array<char>(1 << 20),
-         *bias_pointer = c.bias_on_host ? host_bias : bias;
-    size_t workspace_bytes = 1 << 20;
-    const float one = 1.0f, zero = 0.0f;
-    cublasLtHandle_t handle;
-    cublasLtMatmulDesc_t product;
-    cublasLtMatrixLayout_t la, lb, ld;
-    cublasLtMatmulPreference_t preference;
-    cublasLtMatmulHeuristicResult_t found;
-    int n;
-
-    run(3, 256, 0, write_at, a, 0, ROWS * DEPTH);
-    run(1, 256, 0, write_at, b, 0, COLUMNS * DEPTH);
-    run(1, 256, 0, write_at, bias, 0, ROWS);
-    MUST(cublasLtCreate(&handle) == CUBLAS_STATUS_SUCCESS);
-    cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_EPILOGUE, &c.epilogue, 4);
-    cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias_pointer, 8);
-    cublasLtMatrixLayoutCreate(&la, CUDA_R_32F, ROWS, c.depth, c.lda);
-    cublasLtMatrixLayoutCreate(&lb, CUDA_R_32F, DEPTH, COLUMNS, DEPTH);
-    cublasLtMatrixLayoutCreate(&ld, CUDA_R_32F, ROWS, COLUMNS, ROWS);
-    cublasLtMatmulPreferenceCreate(&preference);
-    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                         &workspace_bytes, sizeof(workspace_bytes));
-    cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle, product, la, lb, ld, ld, preference, 1, &found, &n);
-    if (status == CUBLAS_STATUS_SUCCESS)
-        status = cublasLtMatmul(handle, product, &one, (char *)a + c.a_offset, la, b, lb, &zero, d,
-                                ld, d, ld, &found.algo, workspace, found.workspaceSize, nullptr);
-    DONE(cudaDeviceSynchronize());
-    if (got != nullptr)
-        download(got, d, ROWS * COLUMNS);
-    cublasLtMatmulPreferenceDestroy(preference);
-    for (cublasLtMatrixLayout_t layout : {la, lb, ld})
-        cublasLtMatrixLayoutDestroy(layout);
-    cublasLtMatmulDescDestroy(product);
-    cublasLtDestroy(handle);
-    return status;
-}
-
-static void product_right()
-{
-    float got[ROWS * COLUMNS];
-    MUST(multiply({}, got) == CUBLAS_STATUS_SUCCESS);
-    for (float value : got)
-        MUST(value == (float)(DEPTH + 1));
-}
-
-static void product_with_a_great_leading_dimension()
-{
-    call c;
-    c.lda = ROWS + 1;
-    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
-}
-
-static void product_with_a_small_leading_dimension()
-{
-    call c;
-    c.lda = ROWS - 1;
-    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
-}
-
-static void product_with_a_bad_alignment()
-{
-    call c;
-    c.a_offset = 4;
-    c.lda = ROWS;
-    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
-}
-
-static void product_of_wrong_shapes()
-{
-    call c;
-    c.depth = DEPTH + 1;
-    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
-}
-
-static void product_with_bias_on_the_host()
-{
-    call c;
-    c.bias_on_host = true;
-    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
 /* ------------------------------------------------------------------------------ conversions */

@@ -12,7 +12,7 @@
 
 using namespace emulator;
 
-static std::vector<CUevent_st *> events;
+static std::vector<CUevent_st *> &events = *new std::vector<CUevent_st *>; /* outlives all */
 
 static bool is_event(cudaEvent_t event)
 {

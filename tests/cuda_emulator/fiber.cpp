@@ -27,7 +27,9 @@ struct fiber_stack {
 };
 
 static const size_t GUARD_BYTES = 16 * 1024; /* pages of at most 16 KiB */
-static std::vector<fiber_stack *> free_stacks, all_stacks;
+/* kept for ever: blocks may run until the process ends */
+static std::vector<fiber_stack *> &free_stacks = *new std::vector<fiber_stack *>;
+static std::vector<fiber_stack *> &all_stacks = *new std::vector<fiber_stack *>;
 
 static fiber_stack *take_stack()
 {

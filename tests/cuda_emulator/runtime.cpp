@@ -19,7 +19,8 @@
 namespace emulator
 {
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-static std::vector<CUstream_st *> streams; /* of this process, also destroyed ones with work */
+/* of this process, also destroyed ones; never destroyed itself */
+static std::vector<CUstream_st *> &streams = *new std::vector<CUstream_st *>;
 static std::map<const void *, int> dynamic_shared_limits;
 
 runtime_lock::runtime_lock()
