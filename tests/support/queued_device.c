@@ -91,7 +91,8 @@ static enum status run_queue(struct queued *q, struct queue *queue, int64_t last
     }
     if (keep)
         return status;
-    memmove(queue->memory, queue->memory + at, queue->used - at);
+    if (at > 0)
+        memmove(queue->memory, queue->memory + at, queue->used - at);
     queue->used -= at;
     return status;
 }
