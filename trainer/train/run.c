@@ -64,6 +64,7 @@ static enum status open_receiver(struct run *run, uint64_t index_digest)
     TRY(receiver_open(&run->receiver, &run->backend.device, &receiver, stop));
     run_monitor_listening(&run->monitor, run->receiver.consumer);
     notify_ready(&run->notify); /* loaders may be started now */
+    run_tell_progress(run, RANK_WAITS_FOR_DATA);
     return receiver_dataset(&run->receiver, &run->dataset);
 }
 
@@ -183,6 +184,7 @@ static enum status save(struct run *run, bool last_chance)
         return STATUS_OK;
     TRY(run_settle(run));
     int64_t begin_ns = clock_monotonic_ns();
+    run_tell_progress(run, "saves a checkpoint");
     enum status status = run_save(run);
     if (status == STATUS_OK && run->saved_step == run->step)
         run_monitor_note_checkpoint(&run->monitor, run->step, clock_monotonic_ns() - begin_ns);

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/config/ranges.h"
 #include "trainer/backend.h"
 #include "trainer/checkpoint.h"
@@ -79,6 +80,13 @@ enum status run_step(struct run *run, bool *left_out, bool *stop) IBOT_WARN_UNUS
 
 /* Waits for the last step and notes its numbers: before meters and weights are saved. */
 enum status run_settle(struct run *run) IBOT_WARN_UNUSED;
+
+/* Tells whoever watches the ranks what this one is about to do: a constant string. */
+static inline void run_tell_progress(struct run *run, const char *doing)
+{
+    struct collective *ranks = &run->backend.collective;
+    ranks->progress(ranks, run->step, doing);
+}
 
 /* ---- run_state.c: every rank calls these together ---- */
 

@@ -100,6 +100,8 @@ static enum status skip_rest(struct run *run)
     struct ibot_input input;
     struct batch *batch;
 
+    if (run->n_to_skip > 0)
+        run_tell_progress(run, RANK_WAITS_FOR_DATA);
     for (; run->n_to_skip > 0; run->n_to_skip--)
         TRY(receiver_next(&run->receiver, &batch, &input));
     return STATUS_OK;
@@ -122,7 +124,9 @@ static enum status receive(struct run *run, int32_t micro, struct ibot_input *in
         .first_sample = micro * b * ranks->world + ranks->rank,
         .sample_stride = ranks->world,
     };
+    run_tell_progress(run, RANK_WAITS_FOR_DATA);
     TRY(receiver_next(&run->receiver, batch, input));
+    run_tell_progress(run, "computes");
     run_note_batch(run, *batch);
     for (int32_t i = 0; i < (*batch)->n_samples; i++)
         run->labels[first_label + micro * b + i] = (*batch)->samples[i].label;
@@ -152,6 +156,7 @@ static enum status pass_over(struct run *run)
 
     TRY(skip_rest(run));
     for (int32_t micro = 0; micro < run->options->accumulation_steps; micro++) {
+        run_tell_progress(run, RANK_WAITS_FOR_DATA);
         TRY(receiver_next(&run->receiver, &batch, &input));
         run_note_batch(run, batch);
     }
