@@ -1,5 +1,5 @@
-# Whether the CUDA column is built: sets IBOT_USE_CUDA and IBOT_USE_CUDNN, and enables the language.
-# Included from the root, where a language must be enabled.
+# Whether the CUDA column is built, and with cuDNN: sets IBOT_USE_CUDA and IBOT_USE_CUDNN, and enables
+# the language. Included from the root, where a language must be enabled.
 #
 # AUTO: where a compiler and cuBLASLt are. Sanitizers run on the CPU, and on the emulator.
 set(IBOT_USE_CUDA OFF)

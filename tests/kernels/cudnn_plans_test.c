@@ -65,8 +65,8 @@ static void expect_plans(const struct attention_cudnn_shape *shape, int first_ki
 static void crops_of_each_vit_have_plans(void **state)
 {
     static const struct attention_cudnn_shape shapes[] = {
-        {128, 6, 197, 64}, {640, 6, 37, 64},  {64, 12, 197, 64},
-        {640, 12, 37, 64}, {64, 16, 197, 64}, {320, 16, 37, 64},
+        {128, 197, 6, 64}, {640, 37, 6, 64},  {64, 197, 12, 64},
+        {640, 37, 12, 64}, {64, 197, 16, 64}, {320, 37, 16, 64},
     };
 
     (void)state;
@@ -77,21 +77,21 @@ static void crops_of_each_vit_have_plans(void **state)
 static void windows_have_plans(void **state)
 {
     (void)state;
-    expect_plans(&(struct attention_cudnn_shape){512, 3, 49, 32}, ATTENTION_CUDNN_BACKWARD);
-    expect_plans(&(struct attention_cudnn_shape){64, 6, 196, 32}, ATTENTION_CUDNN_BACKWARD);
+    expect_plans(&(struct attention_cudnn_shape){512, 49, 3, 32}, ATTENTION_CUDNN_BACKWARD);
+    expect_plans(&(struct attention_cudnn_shape){64, 196, 6, 32}, ATTENTION_CUDNN_BACKWARD);
 }
 
 static void small_shapes_have_plans(void **state)
 {
     (void)state;
-    expect_plans(&(struct attention_cudnn_shape){2, 2, 17, 16}, ATTENTION_CUDNN_FORWARD);
-    expect_plans(&(struct attention_cudnn_shape){4, 3, 5, 32}, ATTENTION_CUDNN_BACKWARD);
-    expect_plans(&(struct attention_cudnn_shape){1, 1, 50, 64}, ATTENTION_CUDNN_BACKWARD);
+    expect_plans(&(struct attention_cudnn_shape){2, 17, 2, 16}, ATTENTION_CUDNN_FORWARD);
+    expect_plans(&(struct attention_cudnn_shape){4, 5, 3, 32}, ATTENTION_CUDNN_BACKWARD);
+    expect_plans(&(struct attention_cudnn_shape){1, 50, 1, 64}, ATTENTION_CUDNN_BACKWARD);
 }
 
 static void a_shape_that_cudnn_refuses_has_a_reason_and_no_plan(void **state)
 {
-    struct attention_cudnn_shape odd = {2, 2, 17, 3}; /* rows of 6 bytes are never aligned */
+    struct attention_cudnn_shape odd = {2, 17, 2, 3}; /* rows of 6 bytes are never aligned */
     struct attention_cudnn_plan plan;
 
     (void)state;

@@ -64,6 +64,7 @@ FAILS(cuDeviceGetAttribute)
 FAILS(cuDevicePrimaryCtxRelease)
 FAILS(cuDevicePrimaryCtxReset)
 FAILS(cuDevicePrimaryCtxRetain)
+FAILS(cuGetExportTable) /* its absence would be the compiler's end */
 FAILS(cuLaunchCooperativeKernel)
 FAILS(cuLaunchKernel)
 FAILS(cuLaunchKernelEx)
