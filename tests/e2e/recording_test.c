@@ -152,25 +152,45 @@ static void a_recording_is_not_overwritten_by_another_run_or_while_it_is_read(vo
     process_release(&process);
 }
 
-/* Killed while it records: what is whole is there, and the run goes on recording after it. */
-static void a_recording_goes_on_after_its_trainer_was_killed(void **state)
+/* A run that records and is killed early on. False when it was faster than the signal. */
+static bool kill_while_recording(const struct command *command, const char *folder, int steps)
 {
-    struct scene *scene = *state;
-    const char *folder = scene_path(scene, "recording"), *fifo = scene_path(scene, "steps");
-    int steps = scene_fifo(fifo);
-    struct command command = scene_train(scene, "run", "1");
     struct process process;
 
-    command_add(&command, "--record", folder, "--log_digests", fifo, "--checkpoint_every_steps",
-                "2", NULL);
-    process_start(&process, &command);
-    assert_int_equal(process_lines(&process, steps, 10, SCENE_SECONDS), 10);
+    process_start(&process, command);
+    process_lines(&process, steps, 3, SCENE_SECONDS);
     process_signal(&process, SIGKILL);
     process_wait(&process, SCENE_SECONDS);
     process_release(&process);
     inspect(&process, folder, 0);
-    assert_non_null(strstr(process.text, "ends without an end"));
+    bool torn = strstr(process.text, "ends without an end") != NULL;
+    assert_true(torn || strstr(process.text, "complete") != NULL);
     process_release(&process);
+    return torn;
+}
+
+/* Killed while it records: what is whole is there, and the run goes on recording after it. */
+static void a_recording_goes_on_after_its_trainer_was_killed(void **state)
+{
+    enum { MOST_TRIES = 20 };
+    struct scene *scene = *state;
+    const char *folder = NULL;
+    struct command command;
+    struct process process;
+    bool torn = false;
+
+    for (int try = 0; try < MOST_TRIES && !torn; try++) {
+        const char *fifo = scene_path(scene, "steps%d", try);
+        int steps = scene_fifo(fifo);
+        char run[16];
+        snprintf(run, sizeof(run), "run%d", try);
+        folder = scene_path(scene, "recording%d", try);
+        command = scene_train(scene, run, "1");
+        command_add(&command, "--record", folder, "--log_digests", fifo, "--checkpoint_every_steps",
+                    "2", NULL);
+        torn = kill_while_recording(&command, folder, steps);
+    }
+    assert_true(torn);
     process_run(&process, &command, 0, SCENE_SECONDS);
     process_release(&process);
     char *digests = record(scene, "plain", "full", scene_path(scene, "whole"));
