@@ -49,27 +49,28 @@ run_sanitizer() {
         --no-tests=error --output-on-failure
 }
 
-# Each target (there is one for every corpus) for a while; what it finds new stays in the build
-# folder.
+# run_fuzzer NAME SECONDS [COMMAND …]: what it finds new stays in the build folder; COMMAND runs it.
+run_fuzzer() {
+    local name=$1 seconds=$2 found="build-fuzz/found/$1"
+    mkdir -p "$found"
+    echo "fuzz.$name: $seconds s"
+    if ! "${@:3}" env ASAN_OPTIONS=allow_user_segv_handler=0 "build-fuzz/bin/fuzz_$name" \
+        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -artifact_prefix="$found-" \
+        "$found" "tests/fuzz/corpus/$name" > "$found.log" 2>&1; then
+        echo "fuzz.$name failed:"
+        cat "$found.log"
+        return 1
+    fi
+}
+
+# Each target (there is one for every corpus) for a while, as many at once as there are cores.
 run_fuzzers() {
-    local corpus name targets=() bad=0
-    for corpus in tests/fuzz/corpus/*/; do
-        targets+=("fuzz_$(basename "$corpus")")
-    done
-    build_preset fuzz --target "${targets[@]}" || return 1
-    for corpus in tests/fuzz/corpus/*/; do
-        name=$(basename "$corpus")
-        mkdir -p "build-fuzz/found/$name"
-        echo "fuzz.$name: $fuzz_seconds s"
-        if ! "${fixed_addresses[@]}" env ASAN_OPTIONS=allow_user_segv_handler=0 \
-            "build-fuzz/bin/fuzz_$name" -max_total_time="$fuzz_seconds" -timeout=10 \
-            -rss_limit_mb=2048 -verbosity=0 -artifact_prefix="build-fuzz/found/$name-" \
-            "build-fuzz/found/$name" "$corpus" > "build-fuzz/found/$name.log" 2>&1; then
-            cat "build-fuzz/found/$name.log"
-            bad=1
-        fi
-    done
-    return $bad
+    local names
+    mapfile -t names < <(ls tests/fuzz/corpus)
+    build_preset fuzz --target "${names[@]/#/fuzz_}" || return 1
+    export -f run_fuzzer
+    xargs -P "$jobs" -I '{}' bash -c 'run_fuzzer "$@"' bash '{}' "$fuzz_seconds" \
+        "${fixed_addresses[@]}" < <(printf '%s\n' "${names[@]}")
 }
 
 stage "set-up"
