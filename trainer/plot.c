@@ -16,6 +16,8 @@ enum {
     PANEL_PX = 170,
     PANEL_GAP_PX = 44,
     BOTTOM_PX = 40,
+    LABEL_PX = 42,    /* from a panel down to the label of its x axis */
+    OWN_AXIS_PX = 32, /* more room between panels for ticks and label */
     WANTED_TICKS = 5,
 };
 
@@ -84,12 +86,14 @@ static void text_escaped(FILE *out, const char *text)
         }
 }
 
+/* Around the values of one panel, or of all that share their x axis. */
 static struct axis panel_axis(const struct plot_panel *panels, int n_panels, bool of_x)
 {
     double low = INFINITY, high = -INFINITY;
 
     for (int p = 0; p < n_panels; p++)
-        for (int s = 0; s < panels[p].n_series; s++) {
+        for (int s = 0; s < panels[p].n_series && (n_panels == 1 || panels[p].x_label == NULL);
+             s++) {
             const struct plot_series *series = &panels[p].series[s];
             for (size_t i = 0; i < series->n; i++) {
                 double value = of_x ? series->x[i] : series->y[i];
@@ -130,6 +134,14 @@ static void series_write(FILE *out, const struct plot_series *series, const char
         if (!dots)
             fprintf(out, "\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\"/>\n", colour);
     }
+}
+
+static void label_write(FILE *out, const char *text, int y)
+{
+    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
+            (LEFT_PX + WIDTH_PX - RIGHT_PX) / 2, y);
+    text_escaped(out, text);
+    fputs("</text>\n", out);
 }
 
 static void panel_write(FILE *out, const struct plot_panel *panel, const struct axis *x_axis,
@@ -178,11 +190,21 @@ static void panel_write(FILE *out, const struct plot_panel *panel, const struct 
     }
 }
 
+static int gaps_px(const struct plot_panel *panels, int n_panels)
+{
+    int gaps = 0;
+
+    for (int p = 0; p + 1 < n_panels; p++)
+        gaps += PANEL_GAP_PX + (panels[p].x_label != NULL ? OWN_AXIS_PX : 0);
+    return gaps;
+}
+
 static void document_write(FILE *out, const char *title, const char *x_label,
                            const struct plot_panel *panels, int n_panels)
 {
-    struct axis x_axis = panel_axis(panels, n_panels, true);
-    int height = TOP_PX + n_panels * (PANEL_PX + PANEL_GAP_PX) - PANEL_GAP_PX + 20 + BOTTOM_PX;
+    struct axis shared = panel_axis(panels, n_panels, true);
+    int height = TOP_PX + n_panels * PANEL_PX + gaps_px(panels, n_panels) + 20 + BOTTOM_PX;
+    int top_px = TOP_PX;
 
     fprintf(out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
@@ -192,13 +214,15 @@ static void document_write(FILE *out, const char *title, const char *x_label,
             WIDTH_PX, height, WIDTH_PX, height);
     text_escaped(out, title);
     fputs("</title>\n", out);
-    for (int p = 0; p < n_panels; p++)
-        panel_write(out, &panels[p], &x_axis, TOP_PX + p * (PANEL_PX + PANEL_GAP_PX),
-                    p == n_panels - 1);
-    fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
-            (LEFT_PX + WIDTH_PX - RIGHT_PX) / 2, height - 18);
-    text_escaped(out, x_label);
-    fputs("</text>\n</svg>\n", out);
+    for (int p = 0; p < n_panels; p++) {
+        const char *own = panels[p].x_label;
+        struct axis x_axis = own != NULL ? panel_axis(&panels[p], 1, true) : shared;
+        panel_write(out, &panels[p], &x_axis, top_px, own != NULL || p == n_panels - 1);
+        if (own != NULL || p == n_panels - 1)
+            label_write(out, own != NULL ? own : x_label, top_px + PANEL_PX + LABEL_PX);
+        top_px += PANEL_PX + PANEL_GAP_PX + (own != NULL ? OWN_AXIS_PX : 0);
+    }
+    fputs("</svg>\n", out);
 }
 
 enum status plot_write(const char *path, const char *title, const char *x_label,

@@ -21,6 +21,7 @@ struct plot_panel {
     const char *title;
     struct plot_series series[PLOT_MAX_SERIES];
     int n_series;
+    const char *x_label; /* of an x axis of its own; NULL: the one that all such panels share */
 };
 
 /* Writes the panels to `path`, which is replaced in one go. Errors: STATUS_IO, STATUS_INVALID
@@ -33,5 +34,16 @@ enum status plot_write(const char *path, const char *title, const char *x_label,
  * after a resume, counts as last written; a torn last line is passed over. `out_path` is left alone
  * when there is no full line yet. Errors: STATUS_NOT_FOUND, STATUS_IO, STATUS_NO_MEMORY. */
 enum status plot_log(const char *out_path, const char *log_path) IBOT_WARN_UNUSED;
+
+/* k-NN and linear accuracy against epochs and minutes, a curve for each run that the lines of a log
+ * name: {"run": "ibot", "epoch": 10, "minutes": 1.5, "knn_top1": 71.2, "linear_top1": 75.0}. Other
+ * lines are passed over; a run's later line for the same epoch counts. Errors: STATUS_NOT_FOUND,
+ * STATUS_IO, STATUS_NO_MEMORY, STATUS_INVALID (nothing to draw, or more than PLOT_MAX_SERIES
+ * runs). */
+enum status plot_accuracies(const char *out_path, const char *log_path) IBOT_WARN_UNUSED;
+
+/* A picture of an SVG file, twice its size. Errors: STATUS_UNSUPPORTED (libvips without SVG),
+ * STATUS_IO. */
+enum status plot_png(const char *out_path, const char *svg_path) IBOT_WARN_UNUSED;
 
 #endif

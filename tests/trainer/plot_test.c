@@ -129,13 +129,75 @@ static void flat_and_extreme_curves_have_finite_axes(void **state)
     struct fixture *fixture = *state;
 
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-        struct plot_panel panel = {"<&>", {{"a<b", x, values[i], 3}}, 1};
+        struct plot_panel panel = {"<&>", {{"a<b", x, values[i], 3}}, 1, NULL};
         assert_int_equal(plot_write(fixture->svg, "t", "x", &panel, 1), STATUS_OK);
         const char *text = svg_text(fixture);
         assert_null(strstr(text, "nan"));
         assert_null(strstr(text, "inf"));
         assert_non_null(strstr(text, "a&lt;b"));
     }
+}
+
+static void accuracies_of_runs_are_drawn_against_epochs_and_minutes(void **state)
+{
+    struct fixture *fixture = *state;
+
+    log_put(fixture, "{\"run\": \"ibot\", \"epoch\": 10, \"minutes\": 2, \"knn_top1\": 60, "
+                     "\"linear_top1\": 65}\n"
+                     "{\"event\": \"leg\", \"epoch\": 5}\nnonsense\n"
+                     "{\"run\": \"ibot\", \"epoch\": 0, \"minutes\": 0, \"knn_top1\": 99}\n"
+                     "{\"run\": \"torch\", \"epoch\": 10, \"minutes\": 8, \"knn_top1\": 59}\n"
+                     "{\"run\": \"ibot\", \"epoch\": 0, \"minutes\": 0, \"knn_top1\": 30, "
+                     "\"linear_top1\": 32}\n");
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_OK);
+    const char *text = svg_text(fixture);
+    assert_int_equal(count(text, "class=\"f\""), 4); /* two accuracies, two axes */
+    assert_int_equal(count(text, "<path"), 6);       /* torch has no linear one */
+    assert_int_equal(count(text, ">torch<"), 2);
+    assert_int_equal(count(text, ">epoch<"), 2);
+    assert_int_equal(count(text, ">minutes of training<"), 2);
+    /* epochs in order, and the later line for epoch 0: up from the lower left corner */
+    assert_non_null(strstr(text, "<path d=\"M74.0 210.0L590.0 40.0\""));
+    assert_non_null(strstr(text, "<circle")); /* torch is one point */
+}
+
+static void accuracies_want_lines_that_have_some(void **state)
+{
+    struct fixture *fixture = *state;
+    char line[128];
+
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_NOT_FOUND);
+    log_put(fixture, "{\"run\": \"ibot\", \"epoch\": 1}\n{\"knn_top1\": 3, \"epoch\": 2}\n");
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_INVALID);
+    FILE *file = fopen(fixture->log, "w");
+    for (int i = 0; i <= PLOT_MAX_SERIES; i++) {
+        snprintf(line, sizeof(line), "{\"run\": \"run %d\", \"epoch\": 1, \"knn_top1\": 3}\n", i);
+        fputs(line, file);
+    }
+    fclose(file);
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_INVALID);
+    assert_int_equal(access(fixture->svg, F_OK), -1);
+}
+
+static void a_curve_becomes_a_picture(void **state)
+{
+    struct fixture *fixture = *state;
+    char png[160], signature[8];
+
+    log_put(fixture, "{\"run\": \"ibot\", \"epoch\": 1, \"knn_top1\": 3}\n");
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_OK);
+    snprintf(png, sizeof(png), "%s/curve.png", fixture->folder);
+    enum status status = plot_png(png, fixture->svg);
+    if (status == STATUS_UNSUPPORTED)
+        skip(); /* this libvips has no SVG */
+    assert_int_equal(status, STATUS_OK);
+    FILE *file = fopen(png, "rb");
+    assert_non_null(file);
+    assert_int_equal(fread(signature, 1, 8, file), 8);
+    fclose(file);
+    assert_memory_equal(signature, "\x89PNG\r\n\x1a\n", 8);
+    unlink(png);
+    assert_int_equal(plot_png(png, fixture->log), STATUS_IO); /* no SVG */
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, fixture_open, fixture_close)
@@ -148,6 +210,9 @@ int main(void)
         TEST(missing_epochs_and_values_are_gaps),
         TEST(an_empty_log_draws_nothing_and_a_missing_one_is_not_found),
         TEST(flat_and_extreme_curves_have_finite_axes),
+        TEST(accuracies_of_runs_are_drawn_against_epochs_and_minutes),
+        TEST(accuracies_want_lines_that_have_some),
+        TEST(a_curve_becomes_a_picture),
     };
     return cmocka_run_group_tests_name("trainer.plot", tests, NULL, NULL);
 }

@@ -1,353 +1,45 @@
 /* ibot-eval: evaluations of a trained backbone, one sub-command each. */
-#include <errno.h>
-#include <math.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
-
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
-#include "proto/config/options.h"
 #include "proto/config/stop.h"
-#include "trainer/checkpoint.h"
-#include "trainer/eval/features.h"
-#include "trainer/eval/knn.h"
+#include "trainer/backend.h"
+#include "trainer/eval/command.h"
 
-enum { MAX_K = 16 };
+static const struct eval_command *const commands[] = {&knn_command, &logistic_command,
+                                                      &curve_command};
 
-struct knn_options {
-    const char *checkpoint, *checkpoint_key, *arch;
-    const char *train, *test, *dump_features, *load_features;
-    int backend, precision, gelu;
-    int32_t num_heads;
-    float nb_knn[MAX_K];
-    int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
-    int32_t resize_size, crop_size, loaders, loader_threads, threads;
-    double temperature;
-    bool json;
-};
+enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
-static const char *const backends[] = {"cpu", "cuda", NULL};
-static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
-static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
-
-#define AT(field) .offset = offsetof(struct knn_options, field)
-
-static const struct option_spec knn_specs[] = {
-    {.name = "checkpoint",
-     .alias = "pretrained_weights",
-     .type = OPTION_STRING,
-     AT(checkpoint),
-     .argument = "PATH",
-     .group = "Model",
-     .help = "run folder (its newest checkpoint), one checkpoint folder, or a file of weights: "
-             "safetensors or PyTorch's, a full checkpoint of iBOT or DINO, or a backbone alone "
-             "(iBOT, DINO, DeiT, timm)"},
-    {.name = "checkpoint_key",
-     .type = OPTION_STRING,
-     AT(checkpoint_key),
-     .argument = "KEY",
-     .help = "which network of it: teacher, student, state_dict, model, …; without, the first of "
-             "teacher, state_dict, model, student that is there, or the whole of a flat file"},
-    {.name = "arch",
-     .type = OPTION_STRING,
-     AT(arch),
-     .argument = "NAME",
-     .help = "what the weights must be, as in ibot-train; without, their shapes say it"},
-    {.name = "num_heads",
-     .type = OPTION_INT32,
-     AT(num_heads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 256,
-     .help = "attention heads of a ViT, which its shapes don't tell; 0: as the run or --arch "
-             "says, else one for each 64 of its width"},
-    {.name = "n_last_blocks",
-     .type = OPTION_INT32,
-     AT(n_last_blocks),
-     .text = "1",
-     .minimum = 1,
-     .maximum = 256,
-     .help = "concatenate the [CLS] tokens (of a Swin: the mean tokens) of this many last blocks"},
-    {.name = "avgpool_patchtokens",
-     .type = OPTION_INT32,
-     AT(avgpool_patchtokens),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the patch tokens; 2: both"},
-    {.name = "train",
-     .type = OPTION_STRING,
-     AT(train),
-     .argument = "DIR",
-     .group = "Data",
-     .help = "labelled images to compare with: one folder per class"},
-    {.name = "test",
-     .type = OPTION_STRING,
-     AT(test),
-     .argument = "DIR",
-     .help = "images to classify, with the same class folders"},
-    {.name = "resize_size",
-     .type = OPTION_INT32,
-     AT(resize_size),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 4096,
-     .unit = "px",
-     .help = "shorter side after resizing; 0: 8/7 of the crop, 256 for "
-             "224"},
-    {.name = "crop_size",
-     .type = OPTION_INT32,
-     AT(crop_size),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 4096,
-     .unit = "px",
-     .help = "central crop; 0: that of the run's global crops, or what the positions are for"},
-    {.name = "batch_size_per_gpu",
-     .type = OPTION_INT32,
-     AT(batch_size_per_gpu),
-     .text = "32",
-     .minimum = 1,
-     .maximum = 4096,
-     .unit = "images",
-     .help = "images at a time"},
-    {.name = "loaders",
-     .type = OPTION_INT32,
-     AT(loaders),
-     .text = "1",
-     .minimum = 1,
-     .maximum = 64,
-     .help = "loader processes"},
-    {.name = "loader_threads",
-     .type = OPTION_INT32,
-     AT(loader_threads),
-     .text = "1",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "threads of each; 0: one per core"},
-    {.name = "dump_features",
-     .type = OPTION_STRING,
-     AT(dump_features),
-     .argument = "DIR",
-     .help = "keep the features: train.safetensors and test.safetensors"},
-    {.name = "load_features",
-     .type = OPTION_STRING,
-     AT(load_features),
-     .argument = "DIR",
-     .help = "classify kept features instead of images"},
-    {.name = "nb_knn",
-     .type = OPTION_FLOAT_LIST,
-     AT(nb_knn),
-     .count_offset = offsetof(struct knn_options, n_nb_knn),
-     .capacity = MAX_K,
-     .text = "10 20 100 200",
-     .minimum = 1,
-     .maximum = 100000,
-     .group = "Classifier",
-     .help = "numbers of neighbours; those beyond the number of training images are left out"},
-    {.name = "temperature",
-     .type = OPTION_DOUBLE,
-     AT(temperature),
-     .text = "0.07",
-     .minimum = 1e-4,
-     .maximum = 100,
-     .help = "neighbours weigh exp(similarity / temperature)"},
-    {.name = "json",
-     .type = OPTION_BOOL,
-     AT(json),
-     .text = "off",
-     .help = "print one JSON object per number of neighbours"},
-    {.name = "backend",
-     .type = OPTION_CHOICE,
-     AT(backend),
-     .choices = backends,
-     .text = "cpu",
-     .group = "Process",
-     .help = "what computes"},
-    {.name = "precision",
-     .type = OPTION_CHOICE,
-     AT(precision),
-     .choices = precisions,
-     .text = "auto",
-     .help =
-         "of what products are made of; auto: bf16 on an accelerator, f32 on the CPU, which has "
-         "no other"},
-    {.name = "gelu",
-     .type = OPTION_CHOICE,
-     AT(gelu),
-     .choices = gelus,
-     .text = "auto",
-     .help = "form of the GELU, as in ibot-train; auto: tanh with bf16, erf with f32"},
-    {.name = "threads",
-     .type = OPTION_INT32,
-     AT(threads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "threads of the CPU backend; 0: one per core"},
-};
-
-static const struct options_program knn_program = {
-    .name = "ibot-eval knn",
-    .summary = "Weighted k-NN classification on frozen features.",
-    .epilogue = "  ibot-eval knn --checkpoint runs/small --train DIR/train --test DIR/val",
-    .specs = knn_specs,
-    .n_specs = sizeof(knn_specs) / sizeof(knn_specs[0]),
-};
-
-static const struct options_program *const commands[] = {&knn_program};
-
-static enum status check(const struct knn_options *o)
+static enum status run(const struct eval_command *command, int argc, char **argv,
+                       const atomic_int *stop)
 {
-    if (o->backend == BACKEND_CPU && o->precision == 2)
-        FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
-                             "--backend cuda");
-    if (o->load_features != NULL)
-        return STATUS_OK;
-    if (o->checkpoint == NULL || o->train == NULL || o->test == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
-                             "features)");
-    for (int32_t i = 0; i < o->n_nb_knn; i++)
-        if (o->nb_knn[i] != floorf(o->nb_knn[i]))
-            FAIL(STATUS_INVALID, "--nb_knn: got %g, wanted whole numbers", (double)o->nb_knn[i]);
-    return STATUS_OK;
-}
+    struct options options = {0};
+    void *values = NULL;
 
-static enum status both_splits(const struct knn_options *o, struct backend *backend,
-                               struct features *train, struct features *test,
-                               const atomic_int *stop)
-{
-    struct feature_model_options model_options = {
-        .checkpoint = o->checkpoint,
-        .key = o->checkpoint_key,
-        .arch = o->arch,
-        .n_heads = o->num_heads,
-        .n_last_blocks = o->n_last_blocks,
-        .avgpool = o->avgpool_patchtokens,
-        .batch_size = o->batch_size_per_gpu,
-        .crop_size_px = o->crop_size,
-    };
-    bool half = o->precision == 2 || (o->precision == 0 && o->backend != BACKEND_CPU);
-    model_options.precision = half ? PRECISION_BF16 : PRECISION_F32;
-    model_options.gelu_tanh = o->gelu == 1 || (o->gelu == 0 && half);
-    struct feature_model model;
-    enum status status;
-
-    TRY(feature_model_open(&model, backend, &model_options));
-    struct feature_data_options data = {
-        .data = o->train,
-        .resize_px = o->resize_size > 0 ? o->resize_size : model.crop_size_px * 8 / 7,
-        .n_loaders = o->loaders,
-        .loader_threads = o->loader_threads,
-    };
-    TRY_OUT(features_compute(train, &model, &data, stop));
-    data.data = o->test;
-    TRY_OUT(features_compute(test, &model, &data, stop));
-out:
-    feature_model_close(&model);
-    return status;
-}
-
-/* Feature files of both splits: kept under `folder`, or read from it. */
-static enum status feature_files(const char *folder, bool write, struct features *train,
-                                 struct features *test)
-{
-    char path[CHECKPOINT_MAX_PATH];
-    struct features *splits[] = {train, test};
-    static const char *const names[] = {"train", "test"};
-
-    if (write && mkdir(folder, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof(path), "%s/%s.safetensors", folder, names[i]);
-        if (write)
-            TRY(features_write(splits[i], path));
-        else
-            TRY(features_read(splits[i], path));
-    }
-    return STATUS_OK;
-}
-
-static enum status classify(const struct knn_options *o, struct backend *backend,
-                            const struct features *train, const struct features *test)
-{
-    struct knn_result results[MAX_K];
-    struct knn_args args = {
-        .train = train->values,
-        .test = test->values,
-        .train_labels = train->labels,
-        .test_labels = test->labels,
-        .n_train = train->n,
-        .n_test = test->n,
-        .dim = train->dim,
-        .n_classes = train->n_classes,
-        .temperature = (float)o->temperature,
-        .results = results,
-    };
-
-    if (train->dim != test->dim || train->n_classes != test->n_classes)
-        FAIL(STATUS_MISMATCH,
-             "train has %d classes (features of %d), test %d (%d): wanted the same "
-             "class folders in both",
-             train->n_classes, train->dim, test->n_classes, test->dim);
-    for (int32_t i = 0; i < o->n_nb_knn; i++) {
-        if ((int64_t)o->nb_knn[i] > train->n)
-            log_warning("k = %g is left out: there are %lld training images", (double)o->nb_knn[i],
-                        (long long)train->n);
-        else
-            results[args.n_results++].k = (int32_t)o->nb_knn[i];
-    }
-    TRY(knn_classify(&backend->device, backend->ops, &args));
-    for (int32_t i = 0; i < args.n_results; i++)
-        printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
-                       : "%d-NN classifier result: Top1: %.4f, Top5: %.4f\n",
-               results[i].k, results[i].top1, results[i].top5);
-    return STATUS_OK;
-}
-
-static enum status knn(const struct knn_options *o, const atomic_int *stop)
-{
-    struct features train = {0}, test = {0};
-    struct backend backend;
-    enum status status;
-
-    TRY(check(o));
-    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads));
-    if (o->load_features != NULL)
-        TRY_OUT(feature_files(o->load_features, false, &train, &test));
-    else
-        TRY_OUT(both_splits(o, &backend, &train, &test, stop));
-    if (o->dump_features != NULL)
-        TRY_OUT(feature_files(o->dump_features, true, &train, &test));
-    TRY_OUT(classify(o, &backend, &train, &test));
-out:
-    features_release(&train);
-    features_release(&test);
-    backend_close(&backend);
+    TRY(memory_alloc(&values, 1, command->values_bytes, "options"));
+    enum status status = options_parse(&options, command->program, values, argc, argv);
+    if (status == STATUS_OK && !options.finished)
+        status = command->run(values, stop);
+    options_release(&options);
+    memory_free(values);
     return status;
 }
 
 int main(int argc, char **argv)
 {
-    const struct options_program *chosen = NULL;
-    struct options options = {0};
-    struct knn_options values;
+    const struct options_program *programs[N_COMMANDS], *chosen = NULL;
 
     backend_start_process(argv);
     log_start("ibot-eval", LOG_INFO);
     const atomic_int *stop = stop_on_signals();
-    enum status status =
-        options_command(&chosen, "ibot-eval", "Evaluate a trained backbone.", commands,
-                        sizeof(commands) / sizeof(commands[0]), argc, argv);
-    if (status == STATUS_OK && chosen == &knn_program) {
-        status = options_parse(&options, chosen, &values, argc - 1, argv + 1);
-        if (status == STATUS_OK && !options.finished)
-            status = knn(&values, stop);
-    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        programs[i] = commands[i]->program;
+    enum status status = options_command(&chosen, "ibot-eval", "Evaluate a trained backbone.",
+                                         programs, N_COMMANDS, argc, argv);
+    for (int i = 0; i < N_COMMANDS && status == STATUS_OK; i++)
+        if (chosen == programs[i])
+            status = run(commands[i], argc - 1, argv + 1, stop);
     if (status != STATUS_OK)
         log_error("%s", status_message());
-    options_release(&options);
     return status_exit_code(status);
 }

@@ -1,13 +1,16 @@
 /* Features: the model from a checkpoint, the images from local loaders. */
 #include "trainer/eval/features.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "trainer/checkpoint.h"
 #include "trainer/pretrained.h"
 
 /* ------------------------------------------------------------------------------ model */
@@ -205,4 +208,43 @@ void features_release(struct features *features)
     memory_free(features->values);
     memory_free(features->labels);
     memset(features, 0, sizeof(*features));
+}
+
+/* ------------------------------------------------------------------------------ both splits */
+
+enum status features_write_both(const struct features *train, const struct features *test,
+                                const char *folder)
+{
+    char path[CHECKPOINT_MAX_PATH];
+
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
+    snprintf(path, sizeof(path), "%s/train.safetensors", folder);
+    TRY(features_write(train, path));
+    snprintf(path, sizeof(path), "%s/test.safetensors", folder);
+    return features_write(test, path);
+}
+
+enum status features_read_both(struct features *train, struct features *test, const char *folder)
+{
+    char path[CHECKPOINT_MAX_PATH];
+
+    memset(test, 0, sizeof(*test));
+    snprintf(path, sizeof(path), "%s/train.safetensors", folder);
+    TRY(features_read(train, path));
+    snprintf(path, sizeof(path), "%s/test.safetensors", folder);
+    enum status status = features_read(test, path);
+    if (status != STATUS_OK)
+        features_release(train);
+    return status;
+}
+
+enum status features_check_both(const struct features *train, const struct features *test)
+{
+    if (train->dim != test->dim || train->n_classes != test->n_classes)
+        FAIL(STATUS_MISMATCH,
+             "train has %d classes (features of %d), test %d (%d): wanted the same "
+             "class folders in both",
+             train->n_classes, train->dim, test->n_classes, test->dim);
+    return STATUS_OK;
 }

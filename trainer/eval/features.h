@@ -54,4 +54,14 @@ enum status features_write(const struct features *features, const char *path) IB
 enum status features_read(struct features *out, const char *path) IBOT_WARN_UNUSED;
 void features_release(struct features *features);
 
+/* The two splits of an evaluation, as train.safetensors and test.safetensors in a folder. */
+enum status features_write_both(const struct features *train, const struct features *test,
+                                const char *folder) IBOT_WARN_UNUSED;
+/* Errors: those of features_read; both are empty then. */
+enum status features_read_both(struct features *train, struct features *test,
+                               const char *folder) IBOT_WARN_UNUSED;
+/* Errors: STATUS_MISMATCH: other classes, or features of another width. */
+enum status features_check_both(const struct features *train,
+                                const struct features *test) IBOT_WARN_UNUSED;
+
 #endif
