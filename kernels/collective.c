@@ -24,8 +24,7 @@ struct nccl_state {
     struct device *device; /* borrowed */
     cudaStream_t stream;
     cudaEvent_t begun, done;
-    bool pending; /* reductions have begun that nobody has waited for */
-    void *gather; /* device memory of all_gather and barrier */
+    void *gather; /* device memory of all_gather */
     size_t gather_bytes;
     int64_t call_ns; /* longest that queueing a call may take */
 };
@@ -83,28 +82,9 @@ static enum status follow(struct nccl_state *s, struct device *device)
     return STATUS_OK;
 }
 
-static enum status nccl_all_reduce_begin(struct collective *c, struct device *device,
-                                         const struct tensor *tensor)
+/* The device goes on when the collective's stream has come here. */
+static enum status lead(struct nccl_state *s, struct device *device)
 {
-    struct nccl_state *s = state_of(c);
-    ncclDataType_t type = ncclFloat32;
-
-    TRY(type_of(tensor->dtype, &type));
-    TRY(follow(s, device));
-    s->pending = true;
-    return settle(s,
-                  ncclAllReduce(tensor->data, tensor->data, (size_t)tensor_n_elements(tensor), type,
-                                ncclSum, s->comm, s->stream),
-                  "all-reduce");
-}
-
-static enum status nccl_all_reduce_end(struct collective *c, struct device *device)
-{
-    struct nccl_state *s = state_of(c);
-
-    if (!s->pending)
-        return STATUS_OK;
-    s->pending = false;
     CUDA_TRY(cudaEventRecord(s->done, s->stream));
     CUDA_TRY(cudaStreamWaitEvent(cuda_stream(device), s->done, 0));
     return STATUS_OK;
@@ -113,8 +93,16 @@ static enum status nccl_all_reduce_end(struct collective *c, struct device *devi
 static enum status nccl_all_reduce(struct collective *c, struct device *device,
                                    struct tensor *tensor)
 {
-    TRY(nccl_all_reduce_begin(c, device, tensor));
-    return nccl_all_reduce_end(c, device);
+    struct nccl_state *s = state_of(c);
+    ncclDataType_t type = ncclFloat32;
+
+    TRY(type_of(tensor->dtype, &type));
+    TRY(follow(s, device));
+    TRY(settle(s,
+               ncclAllReduce(tensor->data, tensor->data, (size_t)tensor_n_elements(tensor), type,
+                             ncclSum, s->comm, s->stream),
+               "all-reduce"));
+    return lead(s, device);
 }
 
 static enum status nccl_broadcast(struct collective *c, struct device *device, void *data,
@@ -125,9 +113,8 @@ static enum status nccl_broadcast(struct collective *c, struct device *device, v
     if (bytes == 0)
         return STATUS_OK;
     TRY(follow(s, device));
-    s->pending = true;
     TRY(settle(s, ncclBroadcast(data, data, bytes, ncclInt8, 0, s->comm, s->stream), "broadcast"));
-    return nccl_all_reduce_end(c, device);
+    return lead(s, device);
 }
 
 static enum status reserve(struct nccl_state *s, size_t bytes)
@@ -158,18 +145,6 @@ static enum status nccl_all_gather(struct collective *c, void *to, const void *f
     TRY(settle(s, ncclAllGather(mine, s->gather, bytes_each, ncclInt8, s->comm, s->stream),
                "all-gather"));
     CUDA_TRY(cudaMemcpyAsync(to, s->gather, all, cudaMemcpyDeviceToHost, s->stream));
-    CUDA_TRY(cudaStreamSynchronize(s->stream));
-    return STATUS_OK;
-}
-
-static enum status nccl_barrier(struct collective *c)
-{
-    struct nccl_state *s = state_of(c);
-
-    TRY(reserve(s, sizeof(int32_t)));
-    CUDA_TRY(cudaMemsetAsync(s->gather, 0, sizeof(int32_t), s->stream));
-    TRY(settle(s, ncclAllReduce(s->gather, s->gather, 1, ncclInt32, ncclSum, s->comm, s->stream),
-               "barrier"));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     return STATUS_OK;
 }
@@ -281,11 +256,8 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
         .local_rank = ranks.local_rank,
         .state = s,
         .all_reduce = nccl_all_reduce,
-        .all_reduce_begin = nccl_all_reduce_begin,
-        .all_reduce_end = nccl_all_reduce_end,
         .broadcast = nccl_broadcast,
         .all_gather = nccl_all_gather,
-        .barrier = nccl_barrier,
         .progress = nccl_progress,
         .abort = nccl_abort,
         .close = nccl_close,

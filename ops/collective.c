@@ -82,18 +82,6 @@ static enum status alone_all_reduce(struct collective *c, struct device *d, stru
     return STATUS_OK;
 }
 
-static enum status alone_begin(struct collective *c, struct device *d, const struct tensor *t)
-{
-    (void)c, (void)d, (void)t;
-    return STATUS_OK;
-}
-
-static enum status alone_end(struct collective *c, struct device *d)
-{
-    (void)c, (void)d;
-    return STATUS_OK;
-}
-
 static void alone_progress(struct collective *c, int64_t step, const char *doing)
 {
     (void)c, (void)step, (void)doing;
@@ -113,12 +101,6 @@ static enum status alone_all_gather(struct collective *c, void *to, const void *
     return STATUS_OK;
 }
 
-static enum status alone_barrier(struct collective *c)
-{
-    (void)c;
-    return STATUS_OK;
-}
-
 static void alone_abort(struct collective *c, int exit_status)
 {
     (void)c;
@@ -131,11 +113,8 @@ void collective_open_alone(struct collective *out)
     *out = (struct collective){
         .world = 1,
         .all_reduce = alone_all_reduce,
-        .all_reduce_begin = alone_begin,
-        .all_reduce_end = alone_end,
         .broadcast = alone_broadcast,
         .all_gather = alone_all_gather,
-        .barrier = alone_barrier,
         .progress = alone_progress,
         .abort = alone_abort,
     };

@@ -20,15 +20,10 @@ struct collective {
     void *state;     /* of the implementation */
     /* Sum over ranks, in place; f32, f64 or i32, in device memory. */
     enum status (*all_reduce)(struct collective *, struct device *, struct tensor *);
-    /* The same, beside ops that follow: begin starts when the ops queued so far have made the
-     * tensor, which is whole for ops queued after end (of all that have begun). */
-    enum status (*all_reduce_begin)(struct collective *, struct device *, const struct tensor *);
-    enum status (*all_reduce_end)(struct collective *, struct device *);
     /* Rank 0's bytes to every rank; device memory. */
     enum status (*broadcast)(struct collective *, struct device *, void *data, size_t bytes);
     /* bytes_each from every rank, in rank order, to `to` (world * bytes_each); host memory. */
     enum status (*all_gather)(struct collective *, void *to, const void *from, size_t bytes_each);
-    enum status (*barrier)(struct collective *);
     /* Says how far this rank is, to whoever watches for a late one: the step, and what it is about
      * to do ("waits for data"; a constant string). */
     void (*progress)(struct collective *, int64_t step, const char *doing);

@@ -40,19 +40,6 @@ static enum status mpi_all_reduce(struct collective *c, struct device *device, s
     return STATUS_OK;
 }
 
-/* Done when it returns: on the CPU nothing runs beside it. */
-static enum status mpi_begin(struct collective *c, struct device *device, const struct tensor *t)
-{
-    struct tensor tensor = *t;
-    return mpi_all_reduce(c, device, &tensor);
-}
-
-static enum status mpi_end(struct collective *c, struct device *device)
-{
-    (void)c, (void)device;
-    return STATUS_OK;
-}
-
 /* mpirun watches its ranks itself. */
 static void mpi_progress(struct collective *c, int64_t step, const char *doing)
 {
@@ -79,12 +66,6 @@ static enum status mpi_all_gather(struct collective *c, void *to, const void *fr
     return mpi_check(
         MPI_Allgather(from, (int)bytes, MPI_BYTE, to, (int)bytes, MPI_BYTE, MPI_COMM_WORLD),
         "all-gather");
-}
-
-static enum status mpi_barrier(struct collective *c)
-{
-    (void)c;
-    return mpi_check(MPI_Barrier(MPI_COMM_WORLD), "barrier");
 }
 
 static void mpi_abort(struct collective *c, int exit_status)
@@ -114,11 +95,8 @@ enum status collective_open_mpi(struct collective *out)
     *out = (struct collective){
         .local_rank = environment.local_rank,
         .all_reduce = mpi_all_reduce,
-        .all_reduce_begin = mpi_begin,
-        .all_reduce_end = mpi_end,
         .broadcast = mpi_broadcast,
         .all_gather = mpi_all_gather,
-        .barrier = mpi_barrier,
         .progress = mpi_progress,
         .abort = mpi_abort,
         .close = mpi_close,

@@ -664,6 +664,18 @@ static const test_case cases[] = {
     RIGHT(product_with_a_bad_alignment),
     RIGHT(product_of_wrong_shapes),
     RIGHT(product_with_bias_on_the_host),
+    RIGHT(collectives_right),
+    RIGHT(collectives_in_a_graph),
+    CASE(collectives_of_other_counts, "ranks differ in their collective 2"),
+    CASE(collectives_in_another_order, "ranks differ in their collective 1"),
+    CASE(collective_of_host_memory, "is host memory"),
+    CASE(collective_past_the_end, "ends 4 bytes past a device allocation"),
+    RIGHT(collective_while_one_is_in_progress),
+    CASE(collective_after_abort, "ncclAllReduce after ncclCommAbort"),
+    CASE(communicator_of_two_threads, "while another thread is in a call"),
+    CASE(communicator_with_a_graph_is_finalized, "while there is a graph"),
+    RIGHT(communicator_of_one_device_for_two),
+    CASE(communicator_of_another_device, "is of device 0, the stream of device 1"),
     RIGHT(conversions_round_to_nearest_even),
 };
 

@@ -257,7 +257,12 @@ WITHOUT_ADDRESS_SANITIZER void check_red_zones()
 
 static allocation place(char *pages, size_t mapped, size_t bytes, bool pinned)
 {
-    allocation a = {pages + mapped - round_up(bytes, ALIGNMENT), bytes, pages, mapped, pinned};
+    allocation a = {pages + mapped - round_up(bytes, ALIGNMENT),
+                    bytes,
+                    pages,
+                    mapped,
+                    pinned,
+                    current_device()};
     char *starts[2], *ends[2];
 
     red_zones(a, starts, ends);
@@ -395,7 +400,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, c
 
     *attributes = {cudaMemoryTypeUnregistered, 0, nullptr, nullptr};
     if (find_device(pointer) != nullptr)
-        *attributes = {cudaMemoryTypeDevice, 0, address, nullptr};
+        *attributes = {cudaMemoryTypeDevice, find_device(pointer)->device, address, nullptr};
     else if (find_pinned(pointer) != nullptr)
         *attributes = {cudaMemoryTypeHost, 0, address, address};
     return cudaSuccess;

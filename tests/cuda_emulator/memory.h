@@ -21,6 +21,7 @@ struct allocation {
     char *pages;  /* what is mapped */
     size_t mapped_bytes;
     bool pinned; /* host memory of cudaMallocHost */
+    int device;  /* of the others */
 };
 
 /* Sets up the fault handler; at the first call of the runtime. */

@@ -47,4 +47,18 @@ void product_with_a_bad_alignment();
 void product_of_wrong_shapes();
 void product_with_bias_on_the_host();
 
+/* NCCL: planted_collectives.cpp */
+void collectives_right();
+void collectives_in_a_graph();
+void collectives_of_other_counts();
+void collectives_in_another_order();
+void collective_of_host_memory();
+void collective_past_the_end();
+void collective_while_one_is_in_progress();
+void collective_after_abort();
+void communicator_of_two_threads();
+void communicator_with_a_graph_is_finalized();
+void communicator_of_one_device_for_two();
+void communicator_of_another_device();
+
 #endif

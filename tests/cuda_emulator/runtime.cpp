@@ -22,6 +22,7 @@ static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 /* of this process, also destroyed ones; never destroyed itself */
 static std::vector<CUstream_st *> &streams = *new std::vector<CUstream_st *>;
 static std::map<const void *, int> dynamic_shared_limits;
+static thread_local int device_of_thread;
 
 runtime_lock::runtime_lock()
 {
@@ -44,6 +45,11 @@ runtime_attempt::~runtime_attempt()
         pthread_mutex_unlock(&mutex);
 }
 
+int current_device()
+{
+    return device_of_thread;
+}
+
 /* Nothing can go on in this process: others, and other threads of it, get their turn. */
 static void wait_a_little()
 {
@@ -60,6 +66,7 @@ CUstream_st *stream_of(cudaStream_t stream)
         return stream;
     if (unnamed == nullptr)
         streams.push_back(unnamed = new CUstream_st);
+    unnamed->device = device_of_thread;
     return unnamed;
 }
 
@@ -190,6 +197,14 @@ cudaError_t queue(cudaStream_t stream, const char *name, std::function<void()> r
 
 /* ------------------------------------------------------------------------------ kernels */
 
+/* The environment may name one of this process's kernels, by its number, that never ends. */
+static bool kernel_hangs()
+{
+    static const uint64_t hangs = environment_number("IBOT_EMULATOR_KERNEL_HANGS", 0);
+    static uint64_t n_begun;
+    return ++n_begun == hangs;
+}
+
 cudaError_t queue_kernel(kernel_launch &&launch, cudaStream_t stream,
                          const pointer_argument *pointers, int n_pointers)
 {
@@ -213,14 +228,29 @@ cudaError_t queue_kernel(kernel_launch &&launch, cudaStream_t stream,
             "kernel '%s': %zu bytes of dynamic shared memory; %zu are allowed (more, up to "
             "%d, with cudaFuncSetAttribute)",
             launch.name, launch.shared_bytes, most, SHARED_OPTIN_MOST);
-    for (int i = 0; i < n_pointers; i++)
-        if (find_device(pointers[i].pointer) == nullptr &&
-            find_pinned(pointers[i].pointer) == nullptr)
+    for (int i = 0; i < n_pointers; i++) {
+        const allocation *memory = find_device(pointers[i].pointer);
+        if (memory == nullptr && find_pinned(pointers[i].pointer) == nullptr)
             fail("kernel '%s': argument %d, %p, %s", launch.name, pointers[i].place,
                  pointers[i].pointer, device_range_error(pointers[i].pointer, 0));
+        if (memory != nullptr && memory->device != current_device())
+            fail("kernel '%s': argument %d is memory of device %d, the kernel runs on device %d",
+                 launch.name, pointers[i].place, memory->device, current_device());
+    }
+    if (is_stream(stream) && stream_of(stream)->device != current_device())
+        return refuse(cudaErrorInvalidResourceHandle,
+                      "kernel '%s': a stream of device %d, and the thread is at device %d",
+                      launch.name, stream_of(stream)->device, current_device());
     const char *name = launch.name;
     launch.opted_in = limit != dynamic_shared_limits.end();
-    return queue(stream, name, [launch = std::move(launch)] { run_kernel(launch); });
+    auto stuck = std::make_shared<bool>(false);
+    return queue(stream, operation{name,
+                                   [launch = std::move(launch), stuck] {
+                                       if (!*stuck)
+                                           run_kernel(launch);
+                                       return !*stuck;
+                                   },
+                                   [stuck] { *stuck = kernel_hangs(); }});
 }
 } // namespace emulator
 
@@ -263,7 +293,7 @@ cudaError_t cudaGetDeviceCount(int *count)
     return *count > 0 ? cudaSuccess : remember(cudaErrorNoDevice);
 }
 
-cudaError_t cudaSetDevice(int device)
+static cudaError_t expect_device(int device)
 {
     int n;
 
@@ -273,9 +303,17 @@ cudaError_t cudaSetDevice(int device)
                                      : refuse(cudaErrorInvalidDevice, "device %d of %d", device, n);
 }
 
+cudaError_t cudaSetDevice(int device)
+{
+    if (cudaError_t error = expect_device(device))
+        return error;
+    device_of_thread = device;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDevice(int *device)
 {
-    *device = 0;
+    *device = current_device();
     return cudaSuccess;
 }
 
@@ -285,7 +323,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     size_t free_bytes;
     int capability = (int)environment_number("IBOT_EMULATOR_CAPABILITY", 90);
 
-    if (cudaError_t error = cudaSetDevice(device))
+    if (cudaError_t error = expect_device(device))
         return error;
     memset(properties, 0, sizeof(*properties));
     snprintf(properties->name, sizeof(properties->name), "CUDA emulator");
@@ -357,6 +395,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, i
         return refuse(cudaErrorInvalidValue, "cudaStreamCreate: flags %u", flags);
     (void)priority;
     streams.push_back(*stream = new CUstream_st);
+    (*stream)->device = current_device();
     return cudaSuccess;
 }
 

@@ -60,6 +60,9 @@ bool is_stream(cudaStream_t stream);
 /* Queues a wait: what follows on the stream comes after the place. */
 void queue_wait(CUstream_st *stream, const stream_place &place);
 
+/* Of this thread: what cudaSetDevice said last. */
+int current_device(void);
+
 /* An error when this thread is capturing: calls that must not happen then, and end the capture. */
 cudaError_t forbid_in_capture(const char *call);
 } // namespace emulator
@@ -91,6 +94,7 @@ struct CUstream_st {
     uint64_t n_queued = 0, n_done = 0;
     bool head_begun = false;
     bool destroyed = false;
+    int device = 0;
     std::shared_ptr<capture> recording; /* null: runs */
     std::vector<int> frontier;          /* nodes that its next one comes after */
 };

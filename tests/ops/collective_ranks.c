@@ -1,9 +1,12 @@
-/* Run by mpirun: every rank checks what the others sent. Exit status 0 when all is right on all. */
+/* collective_ranks BACKEND N [abort]: one of N ranks, started by mpirun (cpu) or by run_ranks.
+ * Every rank checks what the others sent. Exit status 0 when all is right on all, 77 where the
+ * backend is not in this build or has no device. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "ops/collective.h"
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
@@ -28,11 +31,27 @@ static enum status same_bits(struct collective *c, const void *data, size_t byte
     return STATUS_OK;
 }
 
-static double element(const struct tensor *t, int64_t i)
+static double element(const void *data, enum dtype dtype, int64_t i)
 {
-    return t->dtype == DTYPE_F32   ? (double)((const float *)t->data)[i]
-           : t->dtype == DTYPE_F64 ? ((const double *)t->data)[i]
-                                   : (double)((const int32_t *)t->data)[i];
+    return dtype == DTYPE_F32   ? (double)((const float *)data)[i]
+           : dtype == DTYPE_F64 ? ((const double *)data)[i]
+                                : (double)((const int32_t *)data)[i];
+}
+
+/* To the device and back around what the ranks do. */
+static enum status upload(struct device *device, void **out, const void *from, size_t bytes)
+{
+    TRY(device->alloc(device, out, bytes, "values"));
+    TRY(device->copy_in(device, *out, from, bytes));
+    return device->synchronize(device);
+}
+
+static enum status download(struct device *device, void *to, void *from, size_t bytes)
+{
+    TRY(device->copy_out(device, to, from, bytes));
+    TRY(device->synchronize(device));
+    device->free(device, from);
+    return STATUS_OK;
 }
 
 /* A sum of n elements: as close to the exact one as the type allows, and equal on all ranks. */
@@ -40,21 +59,25 @@ static enum status check_sum(struct collective *c, struct device *device, enum d
                              int64_t n)
 {
     struct tensor t = {.dtype = dtype, .rank = 1, .shape = {n}};
+    size_t bytes = (size_t)n * dtype_size_bytes(dtype);
+    void *values;
     enum status status;
 
-    TRY(memory_alloc(&t.data, (size_t)n, dtype_size_bytes(dtype), "sum"));
+    TRY(memory_alloc(&values, (size_t)n, dtype_size_bytes(dtype), "sum"));
     for (int64_t i = 0; i < n; i++) {
         double value = value_of(c->rank, i % 4099);
         if (dtype == DTYPE_F32)
-            ((float *)t.data)[i] = (float)value;
+            ((float *)values)[i] = (float)value;
         else if (dtype == DTYPE_F64)
-            ((double *)t.data)[i] = value;
+            ((double *)values)[i] = value;
         else
-            ((int32_t *)t.data)[i] = (int32_t)(value * 1e6);
+            ((int32_t *)values)[i] = (int32_t)(value * 1e6);
     }
+    TRY_OUT(upload(device, &t.data, values, bytes));
     TRY_OUT(c->all_reduce(c, device, &t));
+    TRY_OUT(download(device, values, t.data, bytes));
     for (int64_t i = 0; i < n; i += 1 + n / 5000) {
-        double want = 0.0;
+        double want = 0.0, got = element(values, dtype, i);
         for (int r = 0; r < c->world; r++) {
             double value = value_of(r, i % 4099);
             want += dtype == DTYPE_I32   ? (double)(int32_t)(value * 1e6)
@@ -62,25 +85,28 @@ static enum status check_sum(struct collective *c, struct device *device, enum d
                                          : value;
         }
         double limit = dtype == DTYPE_F32 ? 1e-6 : dtype == DTYPE_F64 ? 1e-14 : 0.0;
-        if (!(fabs(element(&t, i) - want) <= limit * c->world))
+        if (!(fabs(got - want) <= limit * c->world))
             FAIL_OUT(STATUS_MISMATCH,
                      "sum of %lld of dtype %d: element %lld is %.17g, wanted %.17g", (long long)n,
-                     (int)dtype, (long long)i, element(&t, i), want);
+                     (int)dtype, (long long)i, got, want);
     }
-    TRY_OUT(same_bits(c, t.data, (size_t)n * dtype_size_bytes(dtype), "sum"));
+    TRY_OUT(same_bits(c, values, bytes, "sum"));
 out:
-    memory_free(t.data);
+    memory_free(values);
     return status;
 }
 
 static enum status check_broadcast(struct collective *c, struct device *device, size_t bytes)
 {
     unsigned char *data;
+    void *on_device;
     enum status status;
 
     TRY(memory_alloc(&data, bytes, 1, "broadcast"));
     memset(data, c->rank + 1, bytes);
-    TRY_OUT(c->broadcast(c, device, data, bytes));
+    TRY_OUT(upload(device, &on_device, data, bytes));
+    TRY_OUT(c->broadcast(c, device, on_device, bytes));
+    TRY_OUT(download(device, data, on_device, bytes));
     for (size_t i = 0; i < bytes; i++)
         if (data[i] != 1)
             FAIL_OUT(STATUS_MISMATCH, "broadcast of %zu: byte %zu is %d, wanted 1", bytes, i,
@@ -104,7 +130,8 @@ static enum status check_gather(struct collective *c)
 
 static enum status check_all(struct collective *c, struct device *device, int wanted_world)
 {
-    static const int64_t sizes[] = {1, 3, 1000, 65537, (1 << 22) + 5};
+    bool cpu = device->kind == DEVICE_CPU; /* whose calls are cut in pieces of 1 << 22 */
+    const int64_t sizes[] = {1, 3, 1000, 65537, (1 << (cpu ? 22 : 18)) + 5};
     struct tensor bytes = {.dtype = DTYPE_U8, .rank = 1, .shape = {0}};
 
     if (c->world != wanted_world || c->rank < 0 || c->rank >= c->world || c->world > 64)
@@ -118,34 +145,54 @@ static enum status check_all(struct collective *c, struct device *device, int wa
         FAIL(STATUS_MISMATCH, "a sum of bytes was not refused");
     TRY(check_broadcast(c, device, 0));
     TRY(check_broadcast(c, device, 1));
-    TRY(check_broadcast(c, device, (5 << 20) + 3));
-    TRY(check_gather(c));
-    return c->barrier(c);
+    TRY(check_broadcast(c, device, (cpu ? 5 << 20 : 600000) + 3));
+    return check_gather(c);
+}
+
+/* An accelerator each: a machine with fewer of them is found out before the ranks meet. */
+static enum status open_backend(const char *backend, int world, struct device *device,
+                                struct collective *collective)
+{
+    struct collective_environment environment;
+    const struct op_table *table;
+
+    if (strcmp(backend, "cpu") == 0) {
+        TRY(device_open_cpu(device, 1));
+        return collective_open_mpi(collective);
+    }
+    TRY(kernels_op_table(&table));
+    if (strcmp(backend, table->name) != 0)
+        FAIL(STATUS_UNSUPPORTED, "backend '%s' is not in this build", backend);
+    TRY(collective_environment_read(&environment));
+    TRY(kernels_device_open(device, world - 1));
+    device_close(device);
+    TRY(kernels_device_open(device, environment.local_rank));
+    return kernels_collective_open(collective, device);
 }
 
 int main(int argc, char **argv)
 {
     struct collective collective = {0};
     struct device device = {0};
-    int world = argc == 2 || argc == 3 ? atoi(argv[1]) : 0;
+    bool aborts = argc == 4;
+    int world = argc == 3 || aborts ? atoi(argv[2]) : 0;
 
     if (world < 1) {
-        fprintf(stderr, "usage: mpirun -np N %s N [abort]\n", argv[0]);
+        fprintf(stderr, "usage: %s BACKEND N [abort]\n", argv[0]);
         return 2;
     }
-    enum status status = device_open_cpu(&device, 1);
-    if (status == STATUS_OK)
-        status = collective_open_mpi(&collective);
-    if (status == STATUS_UNSUPPORTED) {
+    enum status status = open_backend(argv[1], world, &device, &collective);
+    if (status == STATUS_UNSUPPORTED || (status == STATUS_NOT_FOUND && device.state == NULL)) {
         printf("skipped: %s\n", status_message());
         return 77;
     }
-    /* one rank leaves, the others wait in a barrier for ever: mpirun must end them */
-    if (status == STATUS_OK && argc == 3 && collective.rank == world - 1)
+    /* one rank leaves, the others wait for ever: they must end, too */
+    if (status == STATUS_OK && aborts && collective.rank == world - 1) {
+        (void)status_set(STATUS_DEVICE, "this rank gives up");
         collective.abort(&collective, 5);
+    }
     if (status == STATUS_OK)
-        status =
-            argc == 3 ? collective.barrier(&collective) : check_all(&collective, &device, world);
+        status = aborts ? check_gather(&collective) : check_all(&collective, &device, world);
     if (status != STATUS_OK)
         fprintf(stderr, "rank %d: %s\n", collective.rank, status_message());
     collective_close(&collective);
