@@ -1,320 +1,361 @@
 #!/usr/bin/env python3
-"""One iBOT training step in plain PyTorch, for comparison with step_bench.
+"""Times iBOT's training step in PyTorch, for comparison with step_bench: random data, so that only
+the step is timed.
 
-The official formulation, written down straightforwardly: two student passes (masked global crops,
-local crops), a teacher pass over the global crops, the head on every token, both losses with
-centres, gradient clipping per tensor with .item(), AdamW with two groups, the teacher average as a
-loop over parameters. CPU float32 by default. Random data, so that only the step is timed.
+  official  the formulation of the original (torch_official.py): float16 by autocast, eager
+  tuned     the same results as fast as PyTorch goes (torch_tuned.py): bfloat16, compiled, fused
+            attention by the fastest of PyTorch's kernels, no more rows than needed, no waiting for
+            the device; several ways to put it together are tried, each in a process of its own
 
-  python3 scripts/bench_torch_step.py --arch vit_small --batch_size_per_gpu 8 --threads 2 --json
+  scripts/bench_torch_step.py --mode official --arch vit_small --device cuda --json
+  scripts/bench_torch_step.py --mode tuned --arch vit_base --device cuda --max_seconds 400 --json
+
+Each is measured at --batch_size_per_gpu, and with --best_batch at twice that and so on while the
+rate grows by 2 % and memory lasts. scripts/check_torch_step.py shows that both compute what the
+original computes. On the CPU: --device cpu --precision f32, and small networks.
 """
 import argparse
+import gc
 import json
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
+import torch_official as official
+import torch_tuned as tuned
 
-ARCHITECTURES = {  # width, depth, heads; of a Swin by stage
-    "vit_tiny": (192, 12, 3),
-    "vit_small": (384, 12, 6),
-    "vit_base": (768, 12, 12),
-    "vit_large": (1024, 24, 16),
-    "swin_tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "swin_small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "swin_base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+GROWTH = 1.02  # a larger batch must gain as much to be worth another try
+RESERVE_SECONDS = 5.0
+
+# Ways to put the tuned step together, most promising first: what a time limit cuts off is the rest.
+TUNED = {
+    "cuda": [
+        {"compile": "default", "graph": 1},
+        {"compile": "default"},
+        {"compile": "default", "graph": 1, "packed": 1},
+        {"compile": "max-autotune"},
+        {"compile": "max-autotune-no-cudagraphs", "graph": 1},
+        {"compile": "default", "graph": 1, "precision": "masters"},
+        {"compile": "default", "graph": 1, "stream": "bf16"},
+        {"compile": "reduce-overhead"},
+        {"compile": "none", "graph": 1},
+    ],
+    "cpu": [{"compile": "none"}, {"compile": "none", "packed": 1}],
 }
 
 
-class Attention(nn.Module):
-    def __init__(self, dim, heads):
-        super().__init__()
-        self.heads, self.scale = heads, (dim // heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x):
-        b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        attention = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1)
-        return self.proj((attention @ v).transpose(1, 2).reshape(b, n, d))
+def network_options(args):
+    width, depth, heads = official.ARCHITECTURES[args.arch]
+    return official.Options(width, depth, heads, 4 if isinstance(depth, tuple) else args.patch_size,
+                            args.window_size, args.global_size, args.drop_path,
+                            out_dim=args.out_dim, n_local=args.local_crops_number)
 
 
-class Block(nn.Module):
-    def __init__(self, dim, heads, rate):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
-        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.rate = rate
-
-    def keep(self, x):
-        if self.rate == 0.0 or not self.training:
-            return x
-        keep = 1.0 - self.rate
-        mask = torch.floor(keep + torch.rand(x.shape[0], 1, 1, dtype=x.dtype, device=x.device))
-        return x / keep * mask
-
-    def forward(self, x):
-        x = x + self.keep(self.attn(self.norm1(x)))
-        return x + self.keep(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+def random_batch(o, args, b, device):
+    """The published mixture of masks: half of the crops without one, the others about 0.3."""
+    torch.manual_seed(0)
+    side = args.global_size // o.cell
+    ratio = torch.where(torch.rand(2 * b) < 0.5, torch.zeros(2 * b), torch.empty(2 * b).uniform_(0.1, 0.5))
+    order = torch.rand(2 * b, side * side).argsort(dim=1).argsort(dim=1)
+    mask = (order < (ratio * side * side).long()[:, None]).reshape(-1, side, side)
+    crops = [[torch.randn(b, 3, size, size, device=device) for _ in range(n)]
+             for size, n in ((args.global_size, 2), (args.local_size, o.n_local))]
+    return SimpleNamespace(globals_=crops[0], locals_=crops[1],
+                           masks=[m.contiguous().to(device) for m in mask.chunk(2)])
 
 
-class WindowAttention(nn.Module):
-    """Over windows [n, w*w, d], with relative position bias; mask [windows of an image, w*w, w*w]."""
-
-    def __init__(self, dim, heads, window):
-        super().__init__()
-        self.heads, self.scale = heads, (dim // heads) ** -0.5
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.relative_position_bias_table = nn.Parameter(
-            torch.randn((2 * window - 1) ** 2, heads) * 0.02)
-        places = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window),
-                                            indexing="ij")).flatten(1)
-        distance = places[:, :, None] - places[:, None, :] + window - 1
-        self.register_buffer("index", distance[0] * (2 * window - 1) + distance[1])
-
-    def forward(self, x, mask):
-        b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0] * self.scale, qkv[1], qkv[2]
-        scores = q @ k.transpose(-2, -1)
-        scores = scores + self.relative_position_bias_table[self.index].permute(2, 0, 1)[None]
-        if mask is not None:
-            scores = scores.view(-1, mask.shape[0], self.heads, n, n) + mask[None, :, None]
-            scores = scores.view(-1, self.heads, n, n)
-        return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, n, d))
+# ------------------------------------------------------------------------------ timing
 
 
-class SwinBlock(Block):
-    def __init__(self, dim, heads, rate, window, shift):
-        super().__init__(dim, heads, rate)
-        self.window, self.shift = window, shift
-        self.attn = WindowAttention(dim, heads, window)
-
-    def cut(self, x):  # [b, h, h, d] -> [b * windows, w*w, d]
-        b, h, _, d = x.shape
-        w = self.window
-        return x.view(b, h // w, w, h // w, w, d).transpose(2, 3).reshape(-1, w * w, d)
-
-    def mask(self, h, x):
-        parts = (slice(0, -self.window), slice(-self.window, -self.shift), slice(-self.shift, None))
-        regions = torch.zeros(1, h, h, 1, device=x.device)
-        for i, rows in enumerate(parts):
-            for j, columns in enumerate(parts):
-                regions[:, rows, columns] = 3 * i + j
-        cut = self.cut(regions).squeeze(-1)
-        return (cut[:, None] != cut[:, :, None]).float() * -100.0
-
-    def attend(self, x):  # [b, n, d]
-        b, n, d = x.shape
-        h, w = int(n**0.5), self.window
-        more = -h % w
-        y = F.pad(x.view(b, h, h, d), (0, 0, 0, more, 0, more))
-        if self.shift > 0:
-            y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
-        p = h + more
-        y = self.attn(self.cut(y), self.mask(p, x) if self.shift > 0 else None)
-        y = y.view(b, p // w, p // w, w, w, d).transpose(2, 3).reshape(b, p, p, d)
-        if self.shift > 0:
-            y = torch.roll(y, (self.shift, self.shift), (1, 2))
-        return y[:, :h, :h].reshape(b, n, d)
-
-    def forward(self, x):
-        x = x + self.keep(self.attend(self.norm1(x)))
-        return x + self.keep(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+def quartiles(values):
+    values = sorted(values)
+    return [values[len(values) // 4], values[3 * len(values) // 4]]
 
 
-class Merge(nn.Module):
-    def __init__(self, dim):
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-
-    def forward(self, x):
-        b, n, d = x.shape
-        h = int(n**0.5)
-        x = F.pad(x.view(b, h, h, d), (0, 0, 0, h % 2, 0, h % 2))
-        x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x.flatten(1, 2)))
-
-
-def projection(dim, out_dim):
-    mlp = nn.Sequential(nn.Linear(dim, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(),
-                        nn.Linear(2048, 256))
-    return mlp, nn.utils.weight_norm(nn.Linear(256, out_dim, bias=False))
-
-
-class Swin(nn.Module):
-    """Backbone and head."""
-
-    def __init__(self, dim, depths, heads, window, out_dim, drop_path):
-        super().__init__()
-        self.patch_embed = nn.Conv2d(3, dim, 4, stride=4)
-        self.patch_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.masked_embed = nn.Parameter(torch.zeros(1, dim))
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
-        layers, side = [], 56
-        for s, (depth, n_heads) in enumerate(zip(depths, heads)):
-            w = min(window, side)
-            layers += [SwinBlock(dim, n_heads, next(rates), w,
-                                 w // 2 if i % 2 == 1 and side > window else 0)
-                       for i in range(depth)]
-            if s + 1 < len(depths):
-                layers.append(Merge(dim))
-                dim, side = 2 * dim, side // 2
-        self.layers = nn.Sequential(*layers)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp, self.last_layer = projection(dim, out_dim)
-
-    def forward(self, images, mask=None):
-        x = self.patch_embed(images).permute(0, 2, 3, 1)
-        x = self.patch_norm(x)
-        if mask is not None:
-            wide = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)
-            x = torch.where(wide[..., None], self.masked_embed.to(x.dtype), x)
-        x = self.norm(self.layers(x.flatten(1, 2)))
-        x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
-        logits = self.last_layer(F.normalize(self.mlp(x), dim=-1))
-        return logits[:, 0], logits[:, 1:]
+def time_steps(step, args):
+    """Seconds of each step by the device's clock, and of the host to ask for one."""
+    if args.device == "cpu":
+        times = []
+        for _ in range(args.warmup + args.steps):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        return times[args.warmup:], times[args.warmup:]
+    host = []
+    for _ in range(args.warmup):
+        step()
+    torch.cuda.synchronize()
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(args.steps + 1)]
+    events[0].record()
+    for event in events[1:]:
+        start = time.perf_counter()
+        step()
+        event.record()
+        host.append(time.perf_counter() - start)
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:])], host
 
 
-class Network(nn.Module):
-    """Backbone and head."""
-
-    def __init__(self, dim, depth, heads, patch, out_dim, drop_path):
-        super().__init__()
-        self.patch, self.grid = patch, 224 // patch
-        self.patch_embed = nn.Conv2d(3, dim, patch, stride=patch)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.grid**2, dim) * 0.02)
-        self.masked_embed = nn.Parameter(torch.zeros(1, dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp, self.last_layer = projection(dim, out_dim)
-
-    def position(self, g):
-        if g == self.grid:
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, scale_factor=(g + 0.1) / self.grid, mode="bicubic")
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-
-    def forward(self, images, mask=None):
-        x = self.patch_embed(images)
-        g = x.shape[-1]
-        if mask is not None:
-            x.permute(0, 2, 3, 1)[mask, :] = self.masked_embed.to(x.dtype)
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.position(g)
-        for block in self.blocks:
-            x = block(x)
-        logits = self.last_layer(F.normalize(self.mlp(self.norm(x)), dim=-1))
-        return logits[:, 0], logits[:, 1:]
+def pick_attention(args, o, b):
+    """Times PyTorch's kernels of fused attention on this step's lengths, forward and backward, and
+    leaves the fastest switched on."""
+    if args.device == "cpu" or o.swin:
+        return {"attention": "PyTorch's choice"}
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    kinds = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION,
+             "efficient": SDPBackend.EFFICIENT_ATTENTION}
+    lengths = [(n, (size // o.patch_size)**2 + 1) for n, size in
+               ((2 * b, args.global_size), (o.n_local * b, args.local_size)) if n > 0]
+    micros, errors = {}, {}
+    for name, kind in kinds.items():
+        try:
+            with sdpa_kernel(kind):
+                micros[name] = sum(time_attention(n, length, o) for n, length in lengths)
+        except RuntimeError as error:
+            errors[name] = str(error).splitlines()[0]
+    chosen = min(micros, key=micros.get) if args.attention == "auto" else args.attention
+    for name, enable in (("cudnn", torch.backends.cuda.enable_cudnn_sdp),
+                         ("flash", torch.backends.cuda.enable_flash_sdp),
+                         ("efficient", torch.backends.cuda.enable_mem_efficient_sdp)):
+        enable(name == chosen)
+    torch.backends.cuda.enable_math_sdp(False)
+    return {"attention": chosen, "attention_microseconds": micros, "attention_errors": errors}
 
 
-def loss_of(student_cls, student_patch, teacher_cls, teacher_patch, centre, centre2, mask, n_global):
-    """Cross-view loss on [CLS], same-view loss on masked patches; moves the centres."""
-    students, patches = (student_cls / 0.1).chunk(student_cls.shape[0] // (teacher_cls.shape[0] // n_global)), \
-        (student_patch / 0.1).chunk(n_global)
-    targets = F.softmax((teacher_cls - centre) / 0.04, dim=-1).detach().chunk(n_global)
-    targets2 = F.softmax((teacher_patch - centre2) / 0.04, dim=-1).detach().chunk(n_global)
-    masks = mask.flatten(1).chunk(n_global)
-    cls, patch, terms = 0.0, 0.0, 0
-    for q in range(n_global):
-        for v, student in enumerate(students):
-            if v == q:
-                loss = torch.sum(-targets2[q] * F.log_softmax(patches[v], dim=-1), dim=-1)
-                m = masks[v].float()
-                patch = patch + (torch.sum(loss * m, dim=-1) / m.sum(dim=-1).clamp(min=1.0)).mean()
-            else:
-                cls = cls + torch.sum(-targets[q] * F.log_softmax(student, dim=-1), dim=-1).mean()
-                terms += 1
-    with torch.no_grad():
-        centre.mul_(0.9).add_(teacher_cls.mean(0, keepdim=True), alpha=0.1)
-        centre2.mul_(0.9).add_(teacher_patch.mean(1).mean(0, keepdim=True), alpha=0.1)
-    return cls / terms + patch / n_global
+def time_attention(n, length, o):
+    heads, width = o.heads, o.width // o.heads
+    qkv = torch.randn(n, length, 3, heads, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    up = torch.randn(n, heads, length, width, device="cuda", dtype=torch.bfloat16)
+    times = []
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        torch.nn.functional.scaled_dot_product_attention(q, k, v).backward(up)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(1e3 * start.elapsed_time(end))
+    return statistics.median(times)
+
+
+# ------------------------------------------------------------------------------ one measurement
+
+
+def make_step(args, b):
+    """A function that makes a step, what to report of it, and the seconds until it runs."""
+    o = network_options(args)
+    start = time.perf_counter()
+    batch = random_batch(o, args, b, args.device)
+    if args.mode == "official":
+        step = official.OfficialStep(o, args.device, args.precision)
+        return lambda: step.step(batch), {"optimizer": "AdamW, PyTorch's default"}, start
+    settings = pick_attention(args, o, b)
+    step = tuned.TunedStep(o, args.device, args.precision, bool(args.packed), bool(args.last_rows),
+                           args.stream, "" if args.compile == "none" else args.compile,
+                           bool(args.graph))
+    step.prepare(batch)
+    settings.update(compile=args.compile, graph=bool(args.graph), packed=step.packed,
+                    last_rows=step.last_rows, stream=args.stream, optimizer="AdamW, fused",
+                    masked_rows=step.tables.n_masked, padded_rows=step.tables.n_rows)
+    return step.step, settings, start
+
+
+def measure(args, b):
+    cuda = args.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    step, settings, start = make_step(args, b)
+    step()
+    if cuda:
+        torch.cuda.synchronize()
+    ready = time.perf_counter() - start
+    times, host = time_steps(step, args)
+    seconds = statistics.median(times)
+    memory = torch.cuda.max_memory_reserved() / 2**20 if cuda else \
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"batch_size_per_gpu": b, "precision": args.precision, **settings, "steps": args.steps,
+            "warmup": args.warmup, "seconds_per_step": seconds,
+            "seconds_per_step_quartiles": quartiles(times), "images_per_second": b / seconds,
+            "host_seconds_per_step": statistics.median(host), "seconds_to_first_step": ready,
+            "peak_memory_mib": memory}
+
+
+def grow(args, run_at, deadline, known=None):
+    """Measures at the batch asked for and, if the best one is wanted, at larger ones. A memory that
+    is full, or a time that is over, ends it; what went wrong is in the list."""
+    runs, b, rate = [], args.batch_size_per_gpu, 0.0
+    if known is not None:
+        b, rate = 2 * known["batch_size_per_gpu"], known["images_per_second"]
+    while True:
+        run = run_at(b)
+        runs.append(run)
+        if "error" in run or not args.best_batch or run["images_per_second"] < GROWTH * rate or \
+                time.monotonic() > deadline:
+            return runs
+        b, rate = 2 * b, run["images_per_second"]
+
+
+# ------------------------------------------------------------------------------ official
+
+
+def run_official(args, deadline):
+    def run_at(b):
+        try:
+            return measure(args, b)
+        except torch.OutOfMemoryError as error:
+            return {"batch_size_per_gpu": b, "error": str(error).splitlines()[0]}
+        finally:
+            gc.collect()
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+
+    return grow(args, run_at, deadline)
+
+
+# ------------------------------------------------------------------------------ tuned
+
+
+def run_apart(args, b, way, seconds):
+    """One way at one batch, in a process that is ended when its time is over."""
+    command = [sys.executable, os.path.abspath(__file__), "--single", "--json"]
+    for name, value in {**vars(args), **way, "batch_size_per_gpu": b}.items():
+        if name not in ("single", "json", "best_batch", "max_seconds"):
+            command += [f"--{name}", str(value)]
+    named = {"batch_size_per_gpu": b, **way}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {**named, "error": f"not done after {seconds:.0f} s"}
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {**named, "error": (lines or [f"exit status {done.returncode}"])[-1][:500]}
+    return json.loads(done.stdout.splitlines()[-1])["runs"][0]
+
+
+def run_tuned(args, deadline):
+    def left():
+        return deadline - time.monotonic() - RESERVE_SECONDS
+
+    ways = TUNED[args.device]
+    runs = []
+    for way in ways:
+        if left() < RESERVE_SECONDS:
+            break
+        runs.append(run_apart(args, args.batch_size_per_gpu, way, min(left(), args.max_compile_s)))
+    good = [(run, way) for run, way in zip(runs, ways) if "error" not in run]
+    if good and args.best_batch:
+        known, way = max(good, key=lambda pair: pair[0]["images_per_second"])
+        if left() > RESERVE_SECONDS:
+            runs += grow(args, lambda b: run_apart(args, b, way, max(left(), 1.0)), deadline, known)
+    tried = len(runs)
+    return runs + [{**way, "batch_size_per_gpu": args.batch_size_per_gpu, "error": "no time was left"}
+                   for way in ways[tried:]]
+
+
+# ------------------------------------------------------------------------------ report
+
+
+def result_of(args, runs):
+    cuda = args.device == "cuda"
+    good = [run for run in runs if "error" not in run]
+    result = {"what": "torch_step", "mode": args.mode, "torch": torch.__version__,
+              "cuda": torch.version.cuda if cuda else None,
+              "cudnn": torch.backends.cudnn.version() if cuda else None,
+              "device": torch.cuda.get_device_name() if cuda else "cpu",
+              "threads": torch.get_num_threads()}
+    for name in ("arch", "patch_size", "window_size", "out_dim", "global_size", "local_size",
+                 "local_crops_number", "drop_path"):
+        result[name] = getattr(args, name)
+    result["runs"] = runs
+    same = [run for run in good if run["batch_size_per_gpu"] == args.batch_size_per_gpu]
+    for name, some in (("same_batch", same), ("best", good)):
+        result[name] = max(some, key=lambda run: run["images_per_second"], default=None)
+    return result
+
+
+def print_runs(result):
+    print(", ".join(f"{name} {result[name]}" for name in ("mode", "arch", "device", "torch", "threads")))
+    for run in result["runs"]:
+        how = " ".join(f"{n}={run[n]}" for n in ("compile", "graph", "packed", "precision", "stream")
+                       if n in run)
+        if "error" in run:
+            print(f"  batch {run['batch_size_per_gpu']:4} {how}: {run['error']}")
+        else:
+            first, third = run["seconds_per_step_quartiles"]
+            print(f"  batch {run['batch_size_per_gpu']:4} {how}: {run['images_per_second']:.1f} images/s, "
+                  f"{1e3 * run['seconds_per_step']:.2f} ms a step ({1e3 * first:.2f} to "
+                  f"{1e3 * third:.2f}), {run['peak_memory_mib']:.0f} MiB")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--mode", default="official", choices=("official", "tuned"))
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    add("--arch", default="vit_small", choices=official.ARCHITECTURES)
+    add("--precision", choices=("fp16", "bf16", "f32", "autocast", "masters"),
+        help="official: fp16, bf16 or f32; tuned: autocast, masters or f32. Default: fp16, autocast; "
+             "on the CPU f32")
+    add("--patch_size", type=int, default=16)
+    add("--window_size", type=int, default=7)
+    add("--out_dim", type=int, default=8192)
+    add("--global_size", type=int, default=224)
+    add("--local_size", type=int, default=96)
+    add("--local_crops_number", type=int, default=10)
+    add("--drop_path", type=float, default=0.1)
+    add("--batch_size_per_gpu", type=int, default=64)
+    add("--best_batch", action="store_true", help="larger batches too, while they pay")
+    add("--steps", type=int, default=50, help="timed steps")
+    add("--warmup", type=int, default=10, help="steps before them")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--max_seconds", type=float, default=600, help="nothing new is begun after this long")
+    add("--max_compile_s", type=float, default=240, help="tuned: longest time of one way, compiling included")
+    group = parser.add_argument_group("one way of the tuned step (else several are tried)")
+    add = group.add_argument
+    add("--single", action="store_true", help="only the way that the following say")
+    add("--compile", default="default", choices=("none", "default", "reduce-overhead", "max-autotune",
+                                                 "max-autotune-no-cudagraphs"))
+    add("--graph", type=int, default=0, help="1: the whole step as one CUDA graph")
+    add("--packed", type=int, default=0, help="1: all crops in one token buffer")
+    add("--last_rows", type=int, default=1, help="0: all rows of the last block")
+    add("--stream", default="f32", choices=("f32", "bf16"), help="residual stream")
+    add("--attention", default="auto", choices=("auto", "cudnn", "flash", "efficient"))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    allowed = ("fp16", "bf16", "f32") if args.mode == "official" else ("autocast", "masters", "f32")
+    if args.precision is None:
+        args.precision = "f32" if args.device == "cpu" else allowed[0]
+    if args.precision not in allowed:
+        parser.error(f"--precision {args.precision}: --mode {args.mode} has {', '.join(allowed)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU; --device cpu needs none")
+    return args
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--arch", default="vit_small", choices=ARCHITECTURES)
-    parser.add_argument("--patch_size", type=int, default=16)
-    parser.add_argument("--window_size", type=int, default=7)
-    parser.add_argument("--out_dim", type=int, default=8192)
-    parser.add_argument("--batch_size_per_gpu", type=int, default=8)
-    parser.add_argument("--local_crops_number", type=int, default=10)
-    parser.add_argument("--drop_path", type=float, default=0.1)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    args = parse()
+    deadline = time.monotonic() + args.max_seconds
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-
-    dim, depth, heads = ARCHITECTURES[args.arch]
-    swin = args.arch.startswith("swin")
-    student, teacher = (
-        (Swin if swin else Network)(dim, depth, heads,
-                                    args.window_size if swin else args.patch_size, args.out_dim, rate)
-        for rate in (args.drop_path, 0.0))
-    teacher.load_state_dict(student.state_dict())
-    for parameter in teacher.parameters():
-        parameter.requires_grad = False
-    decay = [p for n, p in student.named_parameters() if p.ndim > 1 and not n.endswith("bias")]
-    plain = [p for n, p in student.named_parameters() if p.ndim == 1 or n.endswith("bias")]
-    optimizer = torch.optim.AdamW([{"params": decay}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=1e-4, weight_decay=0.04)
-
-    b, n_global = args.batch_size_per_gpu, 2
-    side = 7 if swin else 224 // args.patch_size
-    globals_ = torch.randn(n_global * b, 3, 224, 224)
-    locals_ = torch.randn(args.local_crops_number * b, 3, 96, 96)
-    # the published mixture: half of the crops unmasked, the others about 0.3
-    ratio = torch.where(torch.rand(n_global * b) < 0.5, torch.zeros(n_global * b),
-                        torch.empty(n_global * b).uniform_(0.1, 0.5))
-    order = torch.rand(n_global * b, side * side).argsort(dim=1).argsort(dim=1)
-    mask = (order < (ratio * side * side).long()[:, None]).reshape(-1, side, side)
-    centre, centre2 = torch.zeros(1, args.out_dim), torch.zeros(1, 1, args.out_dim)
-
-    times = []
-    for step in range(args.warmup + args.steps):
-        start = time.perf_counter()
-        with torch.no_grad():
-            teacher_cls, teacher_patch = teacher(globals_)
-        student_cls, student_patch = student(globals_, mask)
-        if args.local_crops_number > 0:
-            student_cls = torch.cat([student_cls, student(locals_)[0]])
-        loss = loss_of(student_cls, student_patch, teacher_cls, teacher_patch, centre, centre2, mask,
-                       n_global)
-        optimizer.zero_grad()
-        loss.backward()
-        for parameter in student.parameters():
-            if parameter.grad is not None:
-                norm = parameter.grad.norm(2)
-                coefficient = 3.0 / (norm.item() + 1e-6)
-                if coefficient < 1:
-                    parameter.grad.mul_(coefficient)
-        optimizer.step()
-        with torch.no_grad():
-            for q, k in zip(student.parameters(), teacher.parameters()):
-                k.mul_(0.996).add_(q, alpha=0.004)
-        if step >= args.warmup:
-            times.append(time.perf_counter() - start)
-    seconds = statistics.median(times)
-    result = {
-        "what": "torch_step", "torch": torch.__version__, "arch": args.arch, "threads": args.threads,
-        "batch_size_per_gpu": b, "seconds_per_step": seconds, "images_per_second": b / seconds,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
-    print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
+    torch.backends.cudnn.benchmark = True
+    if args.mode == "official":
+        runs = run_official(args, deadline)
+    elif args.single:
+        runs = [measure(args, args.batch_size_per_gpu)]
+    else:
+        runs = run_tuned(args, deadline)
+    result = result_of(args, runs)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print_runs(result)
+    return 0 if result["best"] is not None else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,9 +8,7 @@ torch.load(weights_only=True), and every tensor compared with its source; what t
 read, named and evaluated by us, and features are compared with timm's. Exit status 77: no PyTorch.
 """
 import glob
-import json
 import os
-import struct
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ import tempfile
 try:
     import numpy
     import torch
+    import torch_safetensors
 except ImportError as error:
     print(f"skipped: {error}: scripts/setup_torch.sh installs PyTorch", file=sys.stderr)
     sys.exit(77)
@@ -27,9 +26,6 @@ except ImportError:
     timm = None
 
 BIN = DATA = WORK = ""
-TYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16,
-         "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-         "U8": torch.uint8, "BOOL": torch.bool}
 
 
 def run(program, *words):
@@ -45,19 +41,7 @@ def path(name):
 
 
 def safetensors(name):
-    """A reader of its own, so that it does not share our mistakes."""
-    with open(name, "rb") as file:
-        data = file.read()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + length])
-    header.pop("__metadata__", None)
-    tensors = {}
-    for key, entry in header.items():
-        first, last = entry["data_offsets"]
-        raw = torch.frombuffer(bytearray(data[8 + length + first:8 + length + last]) or bytearray(1),
-                               dtype=torch.uint8)[:last - first]
-        tensors[key] = raw.view(TYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
+    return torch_safetensors.read(name)[0]
 
 
 def load(name, **options):

@@ -29,11 +29,15 @@ ibot_test(NAME trainer.weight_tables SOURCES weight_tables_test.c sparse_weights
 ibot_test(NAME trainer.large_weights SOURCES large_weights_test.c sparse_weights.c
   LIBS ibot_weights PkgConfig::ZLIB LABELS slow TIMEOUT 300)
 
-# What PyTorch and timm say to our files; skipped where they are not installed.
+# What PyTorch and timm say to our files, and whether the steps in PyTorch that ours is timed against
+# compute what ours does; skipped where they are not installed.
 if(NOT IBOT_SANITIZE)
+  add_test(NAME trainer.torch_step
+    COMMAND ${CMAKE_SOURCE_DIR}/scripts/setup_torch.sh run
+      ${CMAKE_SOURCE_DIR}/scripts/check_torch_step.py ${IBOT_TEST_DATA})
   add_test(NAME trainer.torch_weights
     COMMAND ${CMAKE_SOURCE_DIR}/scripts/setup_torch.sh run
       ${CMAKE_SOURCE_DIR}/scripts/check_torch_weights.py ${CMAKE_BINARY_DIR}/bin ${IBOT_TEST_DATA})
-  set_tests_properties(trainer.torch_weights PROPERTIES
+  set_tests_properties(trainer.torch_weights trainer.torch_step PROPERTIES
     TIMEOUT 900 LABELS slow SKIP_RETURN_CODE 77 ENVIRONMENT "OMP_WAIT_POLICY=passive")
 endif()
