@@ -1,0 +1,234 @@
+"""The parts of the check that say right or wrong: build, tests, golden runs, compute-sanitizer. Each
+takes the check and returns a dictionary with at least "status": passed, failed, or not run with a
+"reason"."""
+import concurrent.futures
+import glob
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+
+
+def not_run(reason, **more):
+    return dict(status="not run", reason=reason, **more)
+
+
+def verdict(bad, **more):
+    return dict(status="failed" if bad else "passed", **more)
+
+
+# ------------------------------------------------------------------------------ build
+
+def unpack(check):
+    """The folder of packages that --packages names, or of its archive unpacked in the build."""
+    packages = check.options.packages
+    if packages is None or os.path.isdir(packages):
+        return packages and os.path.abspath(packages)
+    folder = os.path.join(check.build, "packages")
+    if not os.path.exists(os.path.join(folder, "packages.txt")):
+        with tarfile.open(packages) as archive:
+            archive.extractall(folder)
+    return folder
+
+
+def build(check):
+    commands, options = check.commands, check.options
+    os.makedirs(check.build, exist_ok=True)
+    cache = os.path.join(check.build, "CMakeCache.txt")
+    result = {"folder": os.path.relpath(check.build, check.root)}
+    jobs = max(1, len(os.sched_getaffinity(0)))
+    if not (check.emulated and os.path.exists(cache)):
+        configure = ["cmake", "-S", check.root, "-B", check.build, "-DCMAKE_BUILD_TYPE=Release",
+                     "-DIBOT_PARTIAL=ON", "-DIBOT_MPI=OFF"]
+        if shutil.which("ninja"):
+            configure += ["-G", "Ninja"]
+        if options.packages:
+            configure += ["-DIBOT_SYSROOT=" + unpack(check)]
+        if check.emulated:
+            configure += ["-DIBOT_CUDA=OFF"]
+        else:
+            configure += ["-DIBOT_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=%s-real" % check.architecture,
+                          "-DCMAKE_PREFIX_PATH=" + ";".join(check.wheel_folders)]
+        done = commands.run(configure, 120)
+        result["configure_seconds"] = round(done.seconds, 1)
+        result["configured"] = [line[3:] for line in done.output.splitlines() if re.match(
+            r"-- (CUDA|cuDNN|NCCL|IBOT_PARTIAL|CUDA emulator)", line)]
+        if done.code != 0:
+            return verdict(True, reason="configuration: " + done.reason(), **result)
+        for line in result["configured"]:
+            check.say("  " + line)
+    target = "ibot_gpu_check_emulated" if check.emulated else "ibot_gpu_check"
+    done = commands.run(["cmake", "--build", check.build, "--target", target, "--", "-j", jobs], 300)
+    result["seconds_of_compiling"] = round(done.seconds, 1)
+    if done.code != 0:
+        return verdict(True, reason=done.reason(), **result)
+    return verdict(False, **result)
+
+
+# ------------------------------------------------------------------------------ tests
+
+REHEARSED_OPS = ("cast", "unit_norm", "activation")  # those that take a second under emulation
+
+
+def listed_tests(check):
+    """name -> (command, environment, seconds), in ctest's own words, of the backend's label."""
+    with tempfile.TemporaryDirectory() as folder:  # ctest writes a log where it lists, too
+        with open(os.path.join(folder, "CTestTestfile.cmake"), "w", encoding="utf-8") as file:
+            file.write('subdirs("%s")\n' % check.build)
+        done = check.commands.run(["ctest", "--show-only=json-v1"], 60, cwd=folder)
+    if done.code != 0:
+        raise RuntimeError("ctest lists no tests: " + done.reason())
+    tests = {}
+    for test in json.loads(done.output[done.output.index("{"):])["tests"]:
+        properties = {p["name"]: p["value"] for p in test.get("properties", [])}
+        if check.backend in properties.get("LABELS", []) and "command" in test:
+            environment = dict(word.split("=", 1) for word in properties.get("ENVIRONMENT", []))
+            tests[test["name"]] = (test["command"], environment, properties.get("TIMEOUT", 120))
+    return tests
+
+
+def run_tests(check, tests, wrapper=(), seconds=None, at_once=4):
+    """Each test's result; those that no longer fit are not run."""
+    def one(name):
+        command, environment, limit = tests[name]
+        if check.commands.left() < 3:
+            return name, not_run("time")
+        done = check.commands.run([*wrapper, *command], seconds or limit, env=environment)
+        if done.code == 77:
+            return name, {"status": "skipped", "reason": done.output.strip().split("\n")[-1][:300]}
+        result = verdict(done.code != 0, seconds=round(done.seconds, 2))
+        if done.code != 0:
+            result["reason"] = done.reason()
+        return name, result
+
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return dict(pool.map(one, sorted(tests)))
+
+
+def counts(results):
+    found = {}
+    for result in results.values():
+        found[result["status"]] = found.get(result["status"], 0) + 1
+    return found
+
+
+def tests(check):
+    chosen = {name: test for name, test in listed_tests(check).items()
+              if not name.startswith("trainer.golden.") and check.chooses(name)}
+    if check.emulated:
+        chosen = {name: test for name, test in chosen.items() if name.split(".")[1] in REHEARSED_OPS}
+    if not chosen:
+        return verdict(True, reason="the build has no test with the label '%s'" % check.backend)
+    results = run_tests(check, chosen)
+    for name, result in results.items():
+        if result["status"] != "passed":
+            check.say("  %s: %s (%s)" % (name, result["status"], result.get("reason", "")))
+    found = counts(results)
+    good = found.get("passed", 0) == len(results)
+    out = verdict(not good, counts=found, tests=results)
+    if not good:  # a test that was skipped has shown nothing
+        out["reason"] = ", ".join("%d %s" % (n, status) for status, n in sorted(found.items()))
+    return out
+
+
+# ------------------------------------------------------------------------------ golden runs
+
+LINE = re.compile(r"^(.{17}) +(\d+) values +worst (\S+) +(\S+) +(\S*)")
+
+
+def golden_files(check):
+    for folder in check.golden_folders:
+        files = sorted(glob.glob(os.path.join(folder, "vit_*.safetensors")) +
+                       glob.glob(os.path.join(folder, "swin*.safetensors")))
+        if files:
+            return files
+    return []
+
+
+def golden(check):
+    program = check.program("golden_training")
+    files = [file for file in golden_files(check) if check.chooses(os.path.basename(file))]
+    if not files:
+        return not_run("no golden files in " + ", ".join(check.golden_folders))
+    if program is None:
+        return not_run("golden_training is not in this build (see what its configuration left out)")
+    runs, bad = {}, []
+    ways = [("f32", "on"), ("bf16", "on"), ("f32", "off"), ("bf16", "off")]
+    if check.emulated:
+        files, ways = files[:1], [("f32", "on"), ("bf16", "off")]
+    for precision, graph in ways:
+        for file in files:
+            name = "%s.%s.graph_%s" % (os.path.basename(file)[:-len(".safetensors")], precision, graph)
+            if check.commands.left() < 3:
+                runs[name] = not_run("time")
+                continue
+            done = check.commands.run([program, file, "--backend", check.backend,
+                                       "--precision", precision, "--cuda_graph", graph], 60)
+            worst = {}
+            for line in done.output.splitlines():
+                match = LINE.match(line)
+                if match:
+                    worst[match.group(1).strip()] = {
+                        "values": int(match.group(2)), "worst": float(match.group(3)),
+                        "verdict": match.group(4), "tensor": match.group(5)}
+            runs[name] = verdict(done.code != 0 or not worst, seconds=round(done.seconds, 2),
+                                 groups=worst)
+            if done.code == 77:
+                runs[name]["status"] = "skipped"
+            if runs[name]["status"] != "passed":
+                runs[name]["reason"] = done.reason()
+                bad.append(name)
+                check.say("  %s: %s" % (name, done.reason()))
+    largest = {}
+    for name, run in runs.items():
+        for group, entry in run.get("groups", {}).items():
+            key = "%s, %s" % (name.split(".")[1], group)
+            if key not in largest or not entry["worst"] <= largest[key]["worst"]:  # NaN is largest
+                largest[key] = {"worst": entry["worst"], "run": name, "tensor": entry["tensor"]}
+    for key, entry in sorted(largest.items()):
+        check.say("  %-24s worst %.2e  (%s)" % (key, entry["worst"], entry["run"]))
+    out = verdict(bad, worst=largest, runs=runs)
+    if bad:
+        out["reason"] = "%d of %d: %s" % (len(bad), len(runs), ", ".join(bad)[:300])
+    return out
+
+
+# ------------------------------------------------------------------------------ compute-sanitizer
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+
+
+def sanitizer(check):
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return not_run("compute-sanitizer is not on the PATH")
+    small = {name: test for name, test in listed_tests(check).items()
+             if name.startswith("ops.") and check.chooses(name)}
+    if check.emulated:
+        small = {name: test for name, test in small.items() if name.split(".")[1] == REHEARSED_OPS[0]}
+    if not small:
+        return not_run("the build has no test of an op with the label '%s'" % check.backend)
+    first = sorted(small)[0]
+    wrapper = [program, "--error-exitcode", "99"]
+    done = check.commands.run([*wrapper, "--tool", "memcheck", *small[first][0]], 60,
+                              env=small[first][1])
+    if re.search(r"[Dd]evice not supported|Unable to find injection|not supported on", done.output):
+        return not_run("compute-sanitizer refuses this device: " + done.reason())
+    results, bad = {}, []
+    for tool in TOOLS:
+        start = time.monotonic()
+        results[tool] = run_tests(check, small, [*wrapper, "--tool", tool], 120)
+        found = counts(results[tool])
+        check.say("  %s: %s (%.0f s)" % (tool, ", ".join(
+            "%d %s" % (n, status) for status, n in sorted(found.items())), time.monotonic() - start))
+        bad += ["%s %s" % (tool, name) for name, r in results[tool].items() if r["status"] == "failed"]
+    ran = sum(r["status"] == "passed" for tests_ in results.values() for r in tests_.values())
+    if not bad and ran == 0:
+        return not_run("time", tools=results)
+    out = verdict(bad, tools=results)
+    if bad:
+        out["reason"] = "%d found something: %s" % (len(bad), ", ".join(bad)[:300])
+    return out
