@@ -1,0 +1,15 @@
+# cmake -DOUT=FILE -DHEADERS=a.h;b.h -P interface.cmake: a header with the digest of the headers that
+# programs and libibot_cuda.so have in common. Not written again when nothing has changed.
+set(digests "")
+foreach(header IN LISTS HEADERS)
+  file(SHA256 ${header} digest)
+  string(APPEND digests ${digest})
+endforeach()
+string(SHA256 digest "${digests}")
+set(text "/* Made by kernels/interface.cmake. */\n#define KERNELS_INTERFACE \"${digest}\"\n")
+if(EXISTS ${OUT})
+  file(READ ${OUT} old)
+endif()
+if(NOT "${old}" STREQUAL "${text}")
+  file(WRITE ${OUT} "${text}")
+endif()
