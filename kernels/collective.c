@@ -1,32 +1,56 @@
-/* Ranks that each hold a GPU: NCCL, on a stream of its own beside the device's, so that a reduction
- * that has begun runs beside the ops that follow. The ranks meet over ops/rank_monitor.h, which
- * also has the deadline that NCCL lacks: when a rank is late or gone, every other one says which
- * and ends, instead of waiting in a reduction for ever.
+/* Ranks that each hold a GPU: NCCL, on a stream of its own beside the device's, so that buckets of
+ * gradients are summed beside the ops that follow. The ranks meet over ops/rank_monitor.h, which
+ * also has the deadline that NCCL lacks: when a rank is late or gone, or a communicator fails,
+ * every rank says which and ends, instead of waiting in a reduction for ever.
+ *
+ *   device    ops ─> [begun+1] ─┐                   ┌─> [done+1] ─> ops
+ *   stream                      └─> ncclAllReduce ──┘
+ *   host      all-gathers of small things, from rank to rank (ops/rank_exchange.h)
+ *
+ * What ranks agree on between steps goes from host to host: a communicator does one thing after
+ * another, so that a gather through it would wait for all that was queued before, and the host for
+ * the device. Large things, outside of steps, go through it.
  *
  * Calls do not block (ncclConfig_t.blocking = 0): a call that is in progress is waited for with a
- * deadline while it is being queued, never after. */
+ * deadline while it is being queued, never after. Two threads may not be in calls on one
+ * communicator, not even to ask how it is. */
 #include <nccl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/collective_count.h"
 #include "kernels/cuda_check.h"
 #include "kernels/cuda_device.h"
 #include "kernels/kernels.h"
+#include "ops/rank_exchange.h"
 #include "ops/rank_monitor.h"
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
+enum { BEGUN, DONE, N_COUNTS };
+
 struct nccl_state {
-    ncclComm_t comm;
     struct rank_monitor *monitor;
+    struct rank_exchange *exchange;
     struct device *device; /* borrowed */
     cudaStream_t stream;
     cudaEvent_t begun, done;
-    void *gather; /* device memory of all_gather */
+    int64_t *counts; /* pinned: collectives that the device has come to, and finished */
+    void *gather;    /* device memory of large all-gathers */
     size_t gather_bytes;
     int64_t call_ns; /* longest that queueing a call may take */
+    pthread_mutex_t lock;
+    ncclComm_t comm; /* guarded by lock, as is the next */
+    bool ready;      /* it may be asked how it is */
+};
+
+/* What rank 0 tells the others when they meet. */
+struct invitation {
+    ncclUniqueId id;
+    int32_t exchange_port;
 };
 
 static struct nccl_state *state_of(const struct collective *c)
@@ -34,26 +58,44 @@ static struct nccl_state *state_of(const struct collective *c)
     return c->state;
 }
 
-/* A call was made: waits while it is in progress. */
-static enum status settle(struct nccl_state *s, ncclResult_t result, const char *what)
-{
-    int64_t end_ns = clock_monotonic_ns() + s->call_ns;
+/* ------------------------------------------------------------------------------ calls */
 
-    while (result == ncclInProgress) {
-        struct timespec pause = {0, 100000};
-        if (ncclCommGetAsyncError(s->comm, &result) != ncclSuccess)
-            break;
-        if (result != ncclInProgress)
-            break;
-        if (clock_monotonic_ns() > end_ns)
-            FAIL(STATUS_TIMEOUT, "NCCL %s: not queued within %lld s; is every rank there?", what,
-                 (long long)(s->call_ns / 1000000000));
-        nanosleep(&pause, NULL);
-    }
-    if (result == ncclSuccess)
-        return STATUS_OK;
+static void begin_call(struct nccl_state *s)
+{
+    pthread_mutex_lock(&s->lock);
+}
+
+static enum status refused(const struct nccl_state *s, ncclResult_t result, const char *what)
+{
     FAIL(STATUS_DEVICE, "NCCL %s: %s (%s)", what, ncclGetErrorString(result),
          ncclGetLastError(s->comm));
+}
+
+/* After begin_call and a call, which answered `result`: waits while it is in progress. */
+static enum status end_call(struct nccl_state *s, ncclResult_t result, const char *what)
+{
+    int64_t end_ns = clock_monotonic_ns() + s->call_ns;
+    enum status status = STATUS_OK;
+
+    while (result == ncclInProgress && clock_monotonic_ns() < end_ns) {
+        struct timespec pause = {0, 50000};
+        ncclResult_t asked = ncclCommGetAsyncError(s->comm, &result);
+        if (asked != ncclSuccess)
+            result = asked;
+        if (result != ncclInProgress)
+            break;
+        pthread_mutex_unlock(&s->lock);
+        nanosleep(&pause, NULL);
+        pthread_mutex_lock(&s->lock);
+    }
+    if (result == ncclInProgress)
+        status =
+            status_set(STATUS_TIMEOUT, "NCCL %s: not queued within %lld s; is every rank there?",
+                       what, (long long)(s->call_ns / 1000000000));
+    else if (result != ncclSuccess)
+        status = refused(s, result, what);
+    pthread_mutex_unlock(&s->lock);
+    return status;
 }
 
 static enum status type_of(enum dtype dtype, ncclDataType_t *out)
@@ -74,6 +116,8 @@ static enum status type_of(enum dtype dtype, ncclDataType_t *out)
     }
 }
 
+/* ------------------------------------------------------------------------------ on the device */
+
 /* The collective's stream goes on from where the device's is. */
 static enum status follow(struct nccl_state *s, struct device *device)
 {
@@ -82,12 +126,12 @@ static enum status follow(struct nccl_state *s, struct device *device)
     return STATUS_OK;
 }
 
-/* The device goes on when the collective's stream has come here. */
+/* And the device's from where the collective's is. */
 static enum status lead(struct nccl_state *s, struct device *device)
 {
     CUDA_TRY(cudaEventRecord(s->done, s->stream));
     CUDA_TRY(cudaStreamWaitEvent(cuda_stream(device), s->done, 0));
-    return STATUS_OK;
+    return collective_count(device, &s->counts[DONE]);
 }
 
 static enum status nccl_all_reduce(struct collective *c, struct device *device,
@@ -97,11 +141,13 @@ static enum status nccl_all_reduce(struct collective *c, struct device *device,
     ncclDataType_t type = ncclFloat32;
 
     TRY(type_of(tensor->dtype, &type));
+    TRY(collective_count(device, &s->counts[BEGUN]));
     TRY(follow(s, device));
-    TRY(settle(s,
-               ncclAllReduce(tensor->data, tensor->data, (size_t)tensor_n_elements(tensor), type,
-                             ncclSum, s->comm, s->stream),
-               "all-reduce"));
+    begin_call(s);
+    TRY(end_call(s,
+                 ncclAllReduce(tensor->data, tensor->data, (size_t)tensor_n_elements(tensor), type,
+                               ncclSum, s->comm, s->stream),
+                 "all-reduce"));
     return lead(s, device);
 }
 
@@ -112,10 +158,15 @@ static enum status nccl_broadcast(struct collective *c, struct device *device, v
 
     if (bytes == 0)
         return STATUS_OK;
+    TRY(collective_count(device, &s->counts[BEGUN]));
     TRY(follow(s, device));
-    TRY(settle(s, ncclBroadcast(data, data, bytes, ncclInt8, 0, s->comm, s->stream), "broadcast"));
+    begin_call(s);
+    TRY(end_call(s, ncclBroadcast(data, data, bytes, ncclInt8, 0, s->comm, s->stream),
+                 "broadcast"));
     return lead(s, device);
 }
+
+/* ------------------------------------------------------------------------------ of the hosts */
 
 static enum status reserve(struct nccl_state *s, size_t bytes)
 {
@@ -130,52 +181,92 @@ static enum status reserve(struct nccl_state *s, size_t bytes)
     return STATUS_OK;
 }
 
-/* Of host memory, through the device: for small things, outside of steps. */
-static enum status nccl_all_gather(struct collective *c, void *to, const void *from,
-                                   size_t bytes_each)
+static enum status gather_by_device(struct nccl_state *s, int rank, int world, void *to,
+                                    const void *from, size_t bytes_each)
 {
-    struct nccl_state *s = state_of(c);
-    size_t all = bytes_each * (size_t)c->world;
+    size_t all = bytes_each * (size_t)world;
 
-    if (bytes_each == 0)
-        return STATUS_OK;
     TRY(reserve(s, all));
-    char *mine = (char *)s->gather + bytes_each * (size_t)c->rank;
+    char *mine = (char *)s->gather + bytes_each * (size_t)rank;
+    TRY(follow(s, s->device)); /* after the collectives of a step that is under way */
     CUDA_TRY(cudaMemcpyAsync(mine, from, bytes_each, cudaMemcpyHostToDevice, s->stream));
-    TRY(settle(s, ncclAllGather(mine, s->gather, bytes_each, ncclInt8, s->comm, s->stream),
-               "all-gather"));
+    begin_call(s);
+    TRY(end_call(s, ncclAllGather(mine, s->gather, bytes_each, ncclInt8, s->comm, s->stream),
+                 "all-gather"));
     CUDA_TRY(cudaMemcpyAsync(to, s->gather, all, cudaMemcpyDeviceToHost, s->stream));
     CUDA_TRY(cudaStreamSynchronize(s->stream));
     return STATUS_OK;
 }
+
+static enum status nccl_all_gather(struct collective *c, void *to, const void *from,
+                                   size_t bytes_each)
+{
+    struct nccl_state *s = state_of(c);
+
+    if (bytes_each == 0)
+        return STATUS_OK;
+    if (bytes_each <= RANK_EXCHANGE_MOST_BYTES / (size_t)c->world)
+        return rank_exchange_all_gather(s->exchange, to, from, bytes_each);
+    return gather_by_device(s, c->rank, c->world, to, from, bytes_each);
+}
+
+/* ------------------------------------------------------------------------------ the watch */
 
 static void nccl_progress(struct collective *c, int64_t step, const char *doing)
 {
     rank_monitor_progress(state_of(c)->monitor, step, doing);
 }
 
-/* On the monitor's thread. Whoever waits for the device would wait for ever: the process ends. What
- * was computed since the newest checkpoint is lost; the same command goes on from there. */
-static void end_process(void *context, const char *text)
+/* On the monitor's thread. While another thread is in a call, that one hears of an error. */
+static void look(void *context, struct rank_device *out)
 {
     struct nccl_state *s = context;
+    ncclResult_t result = ncclSuccess;
 
+    out->begun = __atomic_load_n(&s->counts[BEGUN], __ATOMIC_RELAXED);
+    out->done = __atomic_load_n(&s->counts[DONE], __ATOMIC_RELAXED);
+    if (pthread_mutex_trylock(&s->lock) != 0)
+        return;
+    if (s->ready && ncclCommGetAsyncError(s->comm, &result) == ncclSuccess &&
+        result != ncclSuccess && result != ncclInProgress)
+        snprintf(out->error, sizeof(out->error), "NCCL: %s (%s)", ncclGetErrorString(result),
+                 ncclGetLastError(s->comm));
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* On the monitor's thread. Whoever waits for the device would wait for ever: the process ends, and
+ * with it what its device does. ncclCommAbort might wait for that itself. What was computed since
+ * the newest checkpoint is lost; the same command goes on from there. */
+static void end_process(void *context, const char *text)
+{
+    (void)context;
     log_error("%s; this rank ends, too: start the run again, it goes on from its newest checkpoint",
               text);
-    if (s->comm != NULL)
-        (void)ncclCommAbort(s->comm);
     fflush(NULL);
     _Exit(1);
 }
 
 static void nccl_abort(struct collective *c, int exit_status)
 {
-    struct nccl_state *s = state_of(c);
-
-    rank_monitor_fail(s->monitor, status_message());
-    (void)ncclCommAbort(s->comm);
+    rank_monitor_fail(state_of(c)->monitor, status_message());
     fflush(NULL);
     _Exit(exit_status);
+}
+
+/* ------------------------------------------------------------------------------ life */
+
+/* In good order when all went well and nothing is under way; else at once. */
+static void leave(struct nccl_state *s)
+{
+    bool ready = s->ready;
+
+    begin_call(s);
+    s->ready = false;
+    if (ready)
+        ready = end_call(s, ncclCommFinalize(s->comm), "finalize") == STATUS_OK;
+    else
+        pthread_mutex_unlock(&s->lock);
+    (void)(ready ? ncclCommDestroy(s->comm) : ncclCommAbort(s->comm));
 }
 
 static void nccl_close(struct collective *c)
@@ -184,16 +275,10 @@ static void nccl_close(struct collective *c)
 
     if (s == NULL)
         return;
-    if (s->stream != NULL)
-        (void)cudaStreamSynchronize(s->stream);
-    if (s->comm != NULL) {
-        ncclResult_t result = ncclCommFinalize(s->comm);
-        if (settle(s, result, "finalize") == STATUS_OK)
-            (void)ncclCommDestroy(s->comm);
-        else
-            (void)ncclCommAbort(s->comm);
-    }
+    if (s->comm != NULL)
+        leave(s);
     rank_monitor_close(&s->monitor);
+    rank_exchange_close(&s->exchange);
     (void)cudaFree(s->gather);
     if (s->begun != NULL)
         (void)cudaEventDestroy(s->begun);
@@ -201,6 +286,9 @@ static void nccl_close(struct collective *c)
         (void)cudaEventDestroy(s->done);
     if (s->stream != NULL)
         (void)cudaStreamDestroy(s->stream);
+    if (s->counts != NULL)
+        (void)cudaFreeHost(s->counts);
+    pthread_mutex_destroy(&s->lock);
     memory_free(s);
     c->state = NULL;
 }
@@ -208,36 +296,66 @@ static void nccl_close(struct collective *c)
 static enum status open_stream(struct nccl_state *s)
 {
     int least, greatest;
+    void *counts;
 
     CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     CUDA_TRY(cudaStreamCreateWithPriority(&s->stream, cudaStreamNonBlocking, greatest));
     CUDA_TRY(cudaEventCreateWithFlags(&s->begun, cudaEventDisableTiming));
     CUDA_TRY(cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming));
+    CUDA_TRY(cudaMallocHost(&counts, N_COUNTS * sizeof(int64_t)));
+    s->counts = counts;
+    memset(s->counts, 0, N_COUNTS * sizeof(int64_t));
+    return STATUS_OK;
+}
+
+/* Every rank is here, and can be told things. */
+static enum status meet(struct nccl_state *s, const struct collective_environment *ranks,
+                        ncclUniqueId *id)
+{
+    struct rank_monitor_options options;
+    struct invitation invitation;
+
+    TRY(rank_monitor_options_read(&options, ranks));
+    options.look = look;
+    options.fail = end_process;
+    options.context = s;
+    s->call_ns = options.late_ns;
+    memset(&invitation, 0, sizeof(invitation));
+    struct rank_exchange_options exchange = {
+        .rank = ranks->rank,
+        .world = ranks->world,
+        .host = options.host,
+        .deadline_ns = 2 * options.late_ns, /* the monitor says more, and sooner */
+    };
+    if (ranks->rank == 0) {
+        int port = 0;
+        ncclResult_t result = ncclGetUniqueId(&invitation.id);
+        if (result != ncclSuccess)
+            return refused(s, result, "ncclGetUniqueId");
+        TRY(rank_exchange_listen(&s->exchange, &exchange, &port));
+        invitation.exchange_port = port;
+    }
+    TRY(rank_monitor_open(&s->monitor, &options, &invitation, sizeof(invitation)));
+    if (ranks->rank != 0)
+        TRY(rank_exchange_connect(&s->exchange, &exchange, invitation.exchange_port));
+    *id = invitation.id;
     return STATUS_OK;
 }
 
 static enum status join(struct nccl_state *s, const struct collective_environment *ranks)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    struct rank_monitor_options options;
     ncclUniqueId id;
 
-    TRY(rank_monitor_options_read(&options, ranks));
-    options.fail = end_process;
-    options.context = s;
-    s->call_ns = options.join_ns;
-    memset(&id, 0, sizeof(id));
-    if (ranks->rank == 0) {
-        ncclResult_t result = ncclGetUniqueId(&id);
-        if (result != ncclSuccess)
-            FAIL(STATUS_DEVICE, "ncclGetUniqueId: %s (%s)", ncclGetErrorString(result),
-                 ncclGetLastError(NULL));
-    }
-    TRY(rank_monitor_open(&s->monitor, &options, &id, sizeof(id)));
+    TRY(meet(s, ranks, &id));
     rank_monitor_progress(s->monitor, 0, "joins the communicator");
     config.blocking = 0;
-    TRY(settle(s, ncclCommInitRankConfig(&s->comm, ranks->world, id, ranks->rank, &config),
-               "initialisation"));
+    begin_call(s);
+    TRY(end_call(s, ncclCommInitRankConfig(&s->comm, ranks->world, id, ranks->rank, &config),
+                 "initialisation"));
+    pthread_mutex_lock(&s->lock);
+    s->ready = true;
+    pthread_mutex_unlock(&s->lock);
     rank_monitor_progress(s->monitor, 0, "starts");
     return STATUS_OK;
 }
@@ -249,6 +367,7 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
 
     TRY(collective_environment_read(&ranks));
     TRY(memory_alloc(&s, 1, sizeof(*s), "NCCL"));
+    pthread_mutex_init(&s->lock, NULL);
     s->device = device;
     *out = (struct collective){
         .rank = ranks.rank,
@@ -265,7 +384,10 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
     enum status status = open_stream(s);
     if (status == STATUS_OK)
         status = join(s, &ranks);
-    if (status != STATUS_OK)
+    if (status != STATUS_OK) {
+        if (s->monitor != NULL) /* the others would wait for this rank */
+            rank_monitor_fail(s->monitor, status_message());
         collective_close(out);
+    }
     return status;
 }

@@ -27,7 +27,7 @@ enum message_kind {
 
 struct message {
     uint32_t magic, kind, rank, world;
-    int64_t count, step; /* of STATE */
+    int64_t count, step, begun, done; /* of STATE */
     char doing[DOING];
     char text[TEXT]; /* of FAILED; the bytes of WELCOME */
 };
@@ -35,6 +35,7 @@ struct message {
 /* What rank 0 knows of one rank. */
 struct peer {
     int64_t heard_ns, moved_ns, count, step;
+    int64_t begun, done; /* of its device */
     char doing[DOING];
     bool here, gone; /* came; said goodbye */
 };
@@ -46,6 +47,7 @@ struct rank_monitor {
     pthread_t thread;
     bool thread_started, failed;
     int64_t server_heard_ns;
+    struct rank_device device; /* monitor thread only */
     atomic_int_fast64_t count, step;
     _Atomic(const char *) doing;
     atomic_bool closing, failing, told; /* failing: `reason` is set; told: it has gone out */
@@ -272,6 +274,8 @@ static void note_own_state(struct rank_monitor *m, int64_t now_ns)
     own->moved_ns = count != own->count || own->moved_ns == 0 ? now_ns : own->moved_ns;
     own->count = count;
     own->step = atomic_load(&m->step);
+    own->begun = m->device.begun;
+    own->done = m->device.done;
     snprintf(own->doing, sizeof(own->doing), "%s", atomic_load(&m->doing));
 }
 
@@ -282,7 +286,39 @@ static void note_state(struct peer *peer, const struct message *message, int64_t
         peer->moved_ns = now_ns;
     peer->count = message->count;
     peer->step = message->step;
+    peer->begun = message->begun;
+    peer->done = message->done;
     memcpy(peer->doing, message->doing, sizeof(peer->doing));
+}
+
+/* All hosts stand at the same place for still_ns: `peer`, whose device has come least far? */
+static void judge_devices(const struct rank_monitor *m, const struct peer *peer, int64_t still_ns,
+                          char *text, size_t size)
+{
+    int64_t most = INT64_MIN;
+    const struct peer *last = NULL;
+
+    for (int rank = 0; rank < m->options.world; rank++) {
+        const struct peer *other = &m->peers[rank];
+        if (other->gone)
+            continue;
+        most = other->begun > most ? other->begun : most;
+        last = last == NULL || other->begun < last->begun ? other : last;
+    }
+    if (last->begun < most)
+        snprintf(text, size,
+                 "rank %d is late: for %lld s its device has not come to collective %lld, in which "
+                 "the others wait for it (step %lld, it %s)",
+                 (int)(last - m->peers), (long long)(still_ns / second_ns),
+                 (long long)last->begun + 1, (long long)last->step, last->doing);
+    else
+        snprintf(text, size,
+                 "no rank has moved for %lld s: all are at step %lld (rank %d %s), their devices "
+                 "have begun %lld collectives and rank %d's has finished %lld; the network between "
+                 "them may be cut",
+                 (long long)(still_ns / second_ns), (long long)peer->step, (int)(peer - m->peers),
+                 peer->doing, (long long)last->begun, (int)(last - m->peers),
+                 (long long)last->done);
 }
 
 /* Rank 0: who is gone, late or stuck; fills `text`. */
@@ -322,14 +358,10 @@ static bool judge(struct rank_monitor *m, int64_t now_ns, char *text, size_t siz
             behind, (long long)(still_ns / second_ns), (long long)peer->step, peer->doing);
         return true;
     }
-    if (all_still && strcmp(peer->doing, RANK_WAITS_FOR_DATA) != 0) {
-        snprintf(text, size,
-                 "no rank has moved for %lld s: all are at step %lld (rank %d %s); the network "
-                 "between them may be cut",
-                 (long long)(still_ns / second_ns), (long long)peer->step, behind, peer->doing);
-        return true;
-    }
-    return false;
+    if (!all_still || strcmp(peer->doing, RANK_WAITS_FOR_DATA) == 0)
+        return false;
+    judge_devices(m, peer, still_ns, text, size);
+    return true;
 }
 
 static void serve(struct rank_monitor *m, int64_t now_ns, bool tick)
@@ -369,6 +401,8 @@ static void tell(struct rank_monitor *m, int64_t now_ns, bool tick)
         return;
     state.count = atomic_load(&m->count);
     state.step = atomic_load(&m->step);
+    state.begun = m->device.begun;
+    state.done = m->device.done;
     snprintf(state.doing, sizeof(state.doing), "%s", atomic_load(&m->doing));
     send_to(m, -1, &state);
     if (now_ns - m->server_heard_ns > m->options.silent_ns) {
@@ -378,6 +412,19 @@ static void tell(struct rank_monitor *m, int64_t now_ns, bool tick)
                  (long long)((now_ns - m->server_heard_ns) / second_ns));
         give_up(m, text);
     }
+}
+
+static void look_at_device(struct rank_monitor *m)
+{
+    char text[TEXT];
+
+    if (m->options.look == NULL)
+        return;
+    m->options.look(m->options.context, &m->device);
+    if (m->device.error[0] == '\0')
+        return;
+    snprintf(text, sizeof(text), "rank %d: %s", m->options.rank, m->device.error);
+    give_up(m, text);
 }
 
 static void *monitor_main(void *argument)
@@ -393,8 +440,12 @@ static void *monitor_main(void *argument)
         wait_for_message(m, POLL_MS);
         int64_t now_ns = clock_monotonic_ns();
         bool tick = now_ns >= next_ns;
-        if (tick)
+        if (tick) {
             next_ns = now_ns + period;
+            look_at_device(m);
+        }
+        if (m->socket == NULL)
+            break;
         if (m->options.rank == 0)
             serve(m, now_ns, tick);
         else

@@ -9,6 +9,11 @@
  *   late   has made fewer steps of progress than another, and none at all for late_ns
  *   stuck  no rank has made any for late_ns, and they do not wait for data
  *
+ *   broken its device says that it can't go on
+ *
+ * Where all stand alike, the devices tell who is behind: the one that has come to fewer of the
+ * collectives than the others, which wait for it there.
+ *
  * Then `fail` is called once on every rank that is left, with a text that names the rank. */
 #ifndef IBOT_OPS_RANK_MONITOR_H
 #define IBOT_OPS_RANK_MONITOR_H
@@ -23,6 +28,13 @@
 extern "C" {
 #endif
 
+/* How far a rank's device is in what the ranks do together; a device may be stuck where its host is
+ * not. */
+struct rank_device {
+    int64_t begun, done; /* collectives that it has come to, and has finished */
+    char error[256];     /* "", or why it can't go on */
+};
+
 /* What a rank says that it is doing while it waits for loaders: no reason to call it stuck. */
 #define RANK_WAITS_FOR_DATA "waits for data"
 
@@ -31,8 +43,10 @@ struct rank_monitor_options {
     char host[256]; /* of rank 0 */
     int port;
     int64_t join_ns;   /* all ranks must have come within; 10 minutes */
-    int64_t silent_ns; /* 30 s */
+    int64_t silent_ns; /* 30 s, or late_ns when that is less */
     int64_t late_ns;   /* 30 minutes */
+    /* On the monitor's own thread, about once a second; NULL: there is no device. */
+    void (*look)(void *context, struct rank_device *out);
     /* On the monitor's own thread; `text` is valid during the call. It may end the process. */
     void (*fail)(void *context, const char *text);
     void *context;

@@ -128,6 +128,27 @@ static enum status check_gather(struct collective *c)
     return STATUS_OK;
 }
 
+/* More than hosts tell each other directly. */
+static enum status check_large_gather(struct collective *c)
+{
+    enum { BYTES = 1100000 };
+    unsigned char *mine = NULL, *all = NULL;
+    enum status status;
+
+    TRY_OUT(memory_alloc(&mine, BYTES, 1, "gather"));
+    TRY_OUT(memory_alloc(&all, (size_t)c->world * BYTES, 1, "gather"));
+    for (size_t i = 0; i < BYTES; i++)
+        mine[i] = (unsigned char)(i % 251 + (size_t)c->rank);
+    TRY_OUT(c->all_gather(c, all, mine, BYTES));
+    for (size_t i = 0; i < (size_t)c->world * BYTES; i++)
+        if (all[i] != (unsigned char)(i % BYTES % 251 + i / BYTES))
+            FAIL_OUT(STATUS_MISMATCH, "gather of %d bytes: byte %zu is %d", BYTES, i, all[i]);
+out:
+    memory_free(mine);
+    memory_free(all);
+    return status;
+}
+
 static enum status check_all(struct collective *c, struct device *device, int wanted_world)
 {
     bool cpu = device->kind == DEVICE_CPU; /* whose calls are cut in pieces of 1 << 22 */
@@ -146,7 +167,8 @@ static enum status check_all(struct collective *c, struct device *device, int wa
     TRY(check_broadcast(c, device, 0));
     TRY(check_broadcast(c, device, 1));
     TRY(check_broadcast(c, device, (cpu ? 5 << 20 : 600000) + 3));
-    return check_gather(c);
+    TRY(check_gather(c));
+    return check_large_gather(c);
 }
 
 /* An accelerator each: a machine with fewer of them is found out before the ranks meet. */

@@ -27,6 +27,9 @@ static const int64_t ms_ns = 1000000;
 struct scene {
     atomic_int go; /* which act it is */
     atomic_int n_failed, n_met;
+    atomic_int begun[RANKS]; /* by the device of each, where `devices` is set */
+    bool devices;
+    atomic_int broken;     /* the rank whose device fails; 0: none */
     char text[RANKS][512]; /* of the failure that each rank was told */
     char secret[RANKS][SECRET];
 };
@@ -42,6 +45,16 @@ static void note_failure(void *context, const char *text)
 
     snprintf(rank->scene->text[rank->rank], sizeof(rank->scene->text[0]), "%s", text);
     atomic_fetch_add(&rank->scene->n_failed, 1);
+}
+
+static void look_at_device(void *context, struct rank_device *out)
+{
+    const struct rank_context *rank = context;
+
+    out->begun = atomic_load(&rank->scene->begun[rank->rank]);
+    out->done = out->begun - 1;
+    if (rank->rank > 0 && atomic_load(&rank->scene->broken) == rank->rank)
+        snprintf(out->error, sizeof(out->error), "its network card is gone");
 }
 
 static int free_port(void)
@@ -85,6 +98,7 @@ static enum status join(struct scene *scene, struct rank_context *context, int r
         .silent_ns = 1000 * ms_ns,
         .late_ns = 1400 * ms_ns,
         .fail = note_failure,
+        .look = scene->devices ? look_at_device : NULL,
         .context = context,
     };
 
@@ -261,6 +275,43 @@ static void ranks_that_all_stand_still_are_stuck(void **state)
     assert_non_null(strstr(scene->text[1], "no rank has moved"));
 }
 
+static void a_device_that_is_behind_is_named_when_all_hosts_wait(void **state)
+{
+    struct scene *scene = scene_open();
+    pid_t pids[RANKS];
+
+    (void)state;
+    scene->devices = true;
+    for (int rank = 0; rank < RANKS; rank++)
+        atomic_store(&scene->begun[rank], rank == 1 ? 6 : 7);
+    start(scene, pids, all_stand_still);
+    expect_exits(pids, (const int[RANKS]){4, 4, 4});
+    for (int rank = 0; rank < RANKS; rank++)
+        assert_non_null(strstr(scene->text[rank], "rank 1 is late: "));
+    assert_non_null(strstr(scene->text[2], "its device has not come to collective 7"));
+}
+
+static int wait_for_failure(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    rank_monitor_progress(monitor, 5, "computes");
+    if (rank == 2)
+        atomic_store(&scene->broken, 2);
+    return reached(&scene->n_failed, RANKS) ? 4 : 0;
+}
+
+static void a_device_that_fails_ends_all_ranks(void **state)
+{
+    struct scene *scene = scene_open();
+    pid_t pids[RANKS];
+
+    (void)state;
+    scene->devices = true;
+    start(scene, pids, wait_for_failure);
+    expect_exits(pids, (const int[RANKS]){4, 4, 4});
+    for (int rank = 0; rank < RANKS; rank++)
+        assert_string_equal(scene->text[rank], "rank 2: its network card is gone");
+}
+
 /* Rank 1 ends with a reason of its own: it is not told, the others are. */
 static int fail_if_one(struct scene *scene, struct rank_monitor *monitor, int rank)
 {
@@ -334,11 +385,13 @@ static void rank_0_is_where_the_launcher_says(void **state)
     assert_int_equal(o.rank, 1);
     assert_int_equal(o.world, 4);
     assert_int_equal(o.late_ns, 7000 * ms_ns);
+    assert_int_equal(o.silent_ns, 7000 * ms_ns);
     assert_int_equal(read_with(&o, "torchrun", "MASTER_ADDR", "node1", "MASTER_PORT", "2000", NULL),
                      STATUS_OK);
     assert_string_equal(o.host, "node1");
     assert_int_equal(o.port, 2000);
     assert_int_equal(o.late_ns, 1800000 * ms_ns);
+    assert_int_equal(o.silent_ns, 30000 * ms_ns);
     assert_int_equal(read_with(&o, "torchrun", "MASTER_ADDR", "node1", "MASTER_PORT", "2000",
                                "TORCHELASTIC_USE_AGENT_STORE", "True", NULL),
                      STATUS_OK);
@@ -382,6 +435,8 @@ int main(void)
         cmocka_unit_test(the_others_notice_when_rank_0_is_killed),
         cmocka_unit_test(waiting_for_data_together_is_no_failure),
         cmocka_unit_test(ranks_that_all_stand_still_are_stuck),
+        cmocka_unit_test(a_device_that_is_behind_is_named_when_all_hosts_wait),
+        cmocka_unit_test(a_device_that_fails_ends_all_ranks),
         cmocka_unit_test(the_reason_of_a_rank_that_ends_reaches_the_others),
         cmocka_unit_test(who_has_not_come_is_named),
         cmocka_unit_test(rank_0_is_where_the_launcher_says),
