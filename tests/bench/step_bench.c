@@ -1,10 +1,14 @@
-/* step_bench: one training step on random data, timed. Prints images/s, peak memory and where the
- * time goes (one row for each op of the table, from a table of timing wrappers around the backend).
- * scripts/bench_torch_step.py runs the same step in plain PyTorch. */
-#include <argp.h>
+/* step_bench: one training step on random data, timed on the device's clock without waiting for it,
+ * for one or more batch sizes; then what the step is made of, op by op, beside what the hardware
+ * can do at best in this run. scripts/bench_torch_step.py runs the same step in PyTorch.
+ *
+ *   host  │ queues step k │ queues step k+1 │ waits (a step ahead is as far as it goes) │ …
+ *   device      │ begin k ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒ end k │ begin k+1 ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒ …
+ *                                                    └─gap─┘ the device waits for the host
+ *
+ * A step's time is that from its end to the end of the one before: gaps are part of it. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -12,256 +16,157 @@
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
 #include "proto/base/rng.h"
-#include "trainer/model/ibot.h"
+#include "tests/bench/bench_backend.h"
+#include "tests/bench/samples.h"
+#include "tests/bench/step_bench_options.h"
+#include "tests/bench/step_bench_report.h"
+#include "tests/bench/step_profile.h"
+#include "tests/bench/step_work.h"
 
-/* ------------------------------------------------------------------------------ timing wrappers */
+static const double growth = 1.02; /* a larger batch must gain as much to be worth another try */
 
-/* Every op that a step calls: slot and the name of its arguments' struct. */
-#define STEP_OPS(X)                                                                                \
-    X(patchify, patchify_args)                                                                     \
-    X(tokens_forward, tokens_args)                                                                 \
-    X(tokens_backward, tokens_backward_args)                                                       \
-    X(position_interpolate, position_interpolate_args)                                             \
-    X(position_interpolate_backward, position_interpolate_backward_args)                           \
-    X(rows_gather, rows_gather_args)                                                               \
-    X(rows_scatter, rows_scatter_args)                                                             \
-    X(rows_add, rows_add_args)                                                                     \
-    X(linear_forward, linear_args)                                                                 \
-    X(linear_backward, linear_backward_args)                                                       \
-    X(residual_layernorm_forward, residual_layernorm_args)                                         \
-    X(residual_layernorm_backward, residual_layernorm_backward_args)                               \
-    X(attention_forward, attention_args)                                                           \
-    X(attention_backward, attention_backward_args)                                                 \
-    X(unit_norm_forward, unit_norm_args)                                                           \
-    X(unit_norm_backward, unit_norm_backward_args)                                                 \
-    X(weight_norm_forward, weight_norm_args)                                                       \
-    X(weight_norm_backward, weight_norm_backward_args)                                             \
-    X(distill_loss, distill_loss_args)                                                             \
-    X(centre_update, centre_update_args)                                                           \
-    X(gradient_norms, gradient_norms_args)                                                         \
-    X(optimizer_step, optimizer_step_args)                                                         \
-    X(rows_mean, rows_mean_args)                                                                   \
-    X(rows_argmax, rows_argmax_args)                                                               \
-    X(region_mask, region_mask_args)                                                               \
-    X(region_mask_backward, region_mask_backward_args)                                             \
-    X(patch_merge, patch_merge_args)                                                               \
-    X(patch_merge_backward, patch_merge_backward_args)                                             \
-    X(region_mean, region_mean_args)                                                               \
-    X(region_mean_backward, region_mean_backward_args)                                             \
-    X(window_attention_forward, window_attention_args)                                             \
-    X(window_attention_backward, window_attention_backward_args)
-
-#define OP_NUMBER(slot, args) OP_##slot,
-enum step_op { STEP_OPS(OP_NUMBER) N_STEP_OPS };
-
-#define OP_NAME(slot, args) #slot,
-static const char *const op_names[N_STEP_OPS] = {STEP_OPS(OP_NAME)};
-
-static double op_seconds[N_STEP_OPS];
-
-static double now(void)
-{
-    return (double)clock_monotonic_ns() * 1e-9;
-}
-
-#define OP_WRAPPER(slot, type)                                                                     \
-    static enum status timed_##slot(struct device *device, const struct type *args)                \
-    {                                                                                              \
-        double start = now();                                                                      \
-        enum status status = op_table_cpu.slot(device, args);                                      \
-        op_seconds[OP_##slot] += now() - start;                                                    \
-        return status;                                                                             \
-    }
-STEP_OPS(OP_WRAPPER)
-
-static struct op_table timed_table(void)
-{
-    struct op_table table = op_table_cpu;
-#define OP_REPLACE(slot, args) table.slot = timed_##slot;
-    STEP_OPS(OP_REPLACE)
-    return table;
-}
-
-/* ------------------------------------------------------------------------------ options */
-
-struct bench_options {
-    const char *arch;
-    int32_t patch_size, window_size, out_dim, batch_size, n_local, threads, steps, warmup;
-    float drop_path;
-    bool json;
+/* Crops of one batch on the host, and their places on the device: two with --upload, so that one
+ * is filled while the other is read. On the CPU the host's memory is the place. */
+struct input {
+    uint8_t *globals, *locals, *masks;
+    size_t global_bytes, local_bytes;
+    uint8_t *on_device[2][2];
+    struct ibot_input input;
 };
-
-enum option_key {
-    KEY_ARCH = 256,
-    KEY_PATCH,
-    KEY_WINDOW,
-    KEY_OUT,
-    KEY_BATCH,
-    KEY_LOCAL,
-    KEY_DROP,
-    KEY_THREADS,
-    KEY_STEPS,
-    KEY_WARMUP,
-    KEY_JSON
-};
-
-static const struct argp_option option_table[] = {
-    {"arch", KEY_ARCH, "NAME", 0,
-     "vit_tiny, vit_small (default), vit_base, vit_large, swin_tiny, …", 0},
-    {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
-    {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
-    {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
-    {"batch_size_per_gpu", KEY_BATCH, "N", 0, "images in a step (8)", 0},
-    {"local_crops_number", KEY_LOCAL, "N", 0, "local crops of 96 px (10)", 0},
-    {"drop_path", KEY_DROP, "RATE", 0, "stochastic depth of the last block (0.1)", 0},
-    {"threads", KEY_THREADS, "N", 0, "threads (all cores)", 0},
-    {"steps", KEY_STEPS, "N", 0, "timed steps (5)", 0},
-    {"warmup", KEY_WARMUP, "N", 0, "steps before them (2)", 0},
-    {"json", KEY_JSON, NULL, 0, "print one JSON object", 0},
-    {0},
-};
-
-static int32_t whole(struct argp_state *state, const char *text, int32_t least)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*text == '\0' || *end != '\0' || value < least || value > 1000000)
-        argp_error(state, "got '%s', wanted a whole number from %d to 1000000", text, least);
-    return (int32_t)value;
-}
-
-static error_t parse(int key, char *text, struct argp_state *state)
-{
-    struct bench_options *o = state->input;
-
-    switch (key) {
-    case KEY_ARCH:
-        o->arch = text;
-        return 0;
-    case KEY_PATCH:
-        o->patch_size = whole(state, text, 1);
-        return 0;
-    case KEY_WINDOW:
-        o->window_size = whole(state, text, 1);
-        return 0;
-    case KEY_OUT:
-        o->out_dim = whole(state, text, 1);
-        return 0;
-    case KEY_BATCH:
-        o->batch_size = whole(state, text, 1);
-        return 0;
-    case KEY_LOCAL:
-        o->n_local = whole(state, text, 0);
-        return 0;
-    case KEY_DROP:
-        o->drop_path = strtof(text, NULL);
-        return 0;
-    case KEY_THREADS:
-        o->threads = whole(state, text, 0);
-        return 0;
-    case KEY_STEPS:
-        o->steps = whole(state, text, 1);
-        return 0;
-    case KEY_WARMUP:
-        o->warmup = whole(state, text, 0);
-        return 0;
-    case KEY_JSON:
-        o->json = true;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-/* ------------------------------------------------------------------------------ the bench */
 
 struct bench {
-    struct bench_options options;
-    struct ibot_options model_options;
-    struct op_table table;
-    struct device device;
+    const struct step_bench_options *options;
+    struct bench_backend *backend;
+    const struct ceilings *ceilings;
+    struct ibot_options model;
+    struct device device; /* the backend's, whose waits are timed; serial for a profile */
     struct collective collective;
     struct ibot *ibot;
-    uint8_t *globals, *locals, *masks;
-    double *seconds; /* of each timed step */
-    struct ibot_result result;
+    struct input input;
+    struct device_timer *timer;
 };
+
+/* ------------------------------------------------------------------------------ waits */
+
+static struct {
+    const struct device *device;
+    int64_t ns; /* that the host waited */
+} waits;
+
+static enum status timed_wait_mark(struct device *device, int which)
+{
+    int64_t start = clock_monotonic_ns();
+    enum status status = waits.device->wait_mark(device, which);
+    waits.ns += clock_monotonic_ns() - start;
+    return status;
+}
+
+static enum status timed_synchronize(struct device *device)
+{
+    int64_t start = clock_monotonic_ns();
+    enum status status = waits.device->synchronize(device);
+    waits.ns += clock_monotonic_ns() - start;
+    return status;
+}
+
+static enum status no_fork(struct device *device)
+{
+    (void)device;
+    return STATUS_OK;
+}
+
+static void stay_on_branch(struct device *device, int branch)
+{
+    (void)device;
+    (void)branch;
+}
+
+/* ------------------------------------------------------------------------------ input */
 
 /* The published mixture: half of the crops unmasked, the others between 0.1 and 0.5 of the cells.
  */
-static void fill_masks(struct bench *bench, int64_t n_images, int64_t cells)
+static void fill_masks(uint8_t *masks, int64_t n_images, int64_t cells)
 {
     struct rng rng = rng_open((struct rng_key){.seed = 1, .purpose = RNG_TEST});
 
     for (int64_t i = 0; i < n_images; i++) {
         double ratio = rng_uniform(&rng) < 0.5 ? 0.0 : rng_range(&rng, 0.1, 0.5);
         for (int64_t j = 0; j < cells; j++)
-            bench->masks[i * cells + j] = rng_uniform(&rng) < ratio;
+            masks[i * cells + j] = rng_uniform(&rng) < ratio;
     }
 }
 
-static enum status make_input(struct bench *bench, struct ibot_input *input)
+static enum status make_input(struct bench *bench)
 {
-    const struct ibot_options *o = &bench->model_options;
-    int64_t globals = (int64_t)o->n_global * o->batch_size,
-            locals = (int64_t)o->n_local * o->batch_size;
+    const struct ibot_options *o = &bench->model;
+    struct device *device = &bench->device;
+    struct input *in = &bench->input;
+    int64_t globals = (int64_t)o->n_global * o->batch_size;
+    int64_t locals = (int64_t)o->n_local * o->batch_size;
     int64_t side = o->global_size_px, small = o->local_size_px;
     int64_t grid = backbone_grid(&o->backbone, o->global_size_px);
     struct rng rng = rng_open((struct rng_key){.seed = 2, .purpose = RNG_TEST});
 
-    TRY(memory_alloc(&bench->globals, (size_t)(globals * side * side * 3), 1, "global crops"));
-    TRY(memory_alloc(&bench->locals, (size_t)(locals * small * small * 3), 1, "local crops"));
-    TRY(memory_alloc(&bench->masks, (size_t)(globals * grid * grid), 1, "masks"));
-    for (int64_t i = 0; i < globals * side * side * 3; i++)
-        bench->globals[i] = (uint8_t)rng_u32(&rng);
-    for (int64_t i = 0; i < locals * small * small * 3; i++)
-        bench->locals[i] = (uint8_t)rng_u32(&rng);
-    fill_masks(bench, globals, grid * grid);
-    *input = (struct ibot_input){
-        .globals = {bench->globals, DTYPE_U8, 4, {globals, side, side, 3}},
-        .masks = bench->masks,
+    in->global_bytes = (size_t)(globals * side * side * 3);
+    in->local_bytes = (size_t)(locals * small * small * 3);
+    TRY(device->alloc_host(device, (void **)&in->globals, in->global_bytes, "global crops"));
+    TRY(device->alloc_host(device, (void **)&in->locals, in->local_bytes, "local crops"));
+    TRY(memory_alloc(&in->masks, (size_t)(globals * grid * grid), 1, "masks"));
+    for (size_t i = 0; i < in->global_bytes; i++)
+        in->globals[i] = (uint8_t)rng_u32(&rng);
+    for (size_t i = 0; i < in->local_bytes; i++)
+        in->locals[i] = (uint8_t)rng_u32(&rng);
+    fill_masks(in->masks, globals, grid * grid);
+    in->input = (struct ibot_input){
+        .globals = {in->globals, DTYPE_U8, 4, {globals, side, side, 3}},
+        .masks = in->masks,
         .keep_seed = 3,
     };
     if (locals > 0)
-        input->locals = (struct tensor){bench->locals, DTYPE_U8, 4, {locals, small, small, 3}};
-    return STATUS_OK;
+        in->input.locals = (struct tensor){in->locals, DTYPE_U8, 4, {locals, small, small, 3}};
+    if (device->kind == DEVICE_CPU)
+        return STATUS_OK;
+    for (int place = 0; place < (bench->options->upload ? 2 : 1); place++) {
+        uint8_t **to = in->on_device[place];
+        TRY(device->alloc(device, (void **)&to[0], in->global_bytes, "global crops"));
+        TRY(device->alloc(device, (void **)&to[1], in->local_bytes, "local crops"));
+        TRY(device->copy_in(device, to[0], in->globals, in->global_bytes));
+        TRY(device->copy_in(device, to[1], in->locals, in->local_bytes));
+    }
+    in->input.globals.data = in->on_device[0][0];
+    if (locals > 0)
+        in->input.locals.data = in->on_device[0][1];
+    return device->synchronize(device);
 }
 
-static enum status open_model(struct bench *bench)
+static void release_input(struct bench *bench)
 {
-    const struct bench_options *o = &bench->options;
-    struct ibot_options *m = &bench->model_options;
+    struct device *device = &bench->device;
+    struct input *in = &bench->input;
 
-    TRY(backbone_options_for(&m->backbone, o->arch));
-    if (m->backbone.n_stages == 0)
-        m->backbone.patch_size_px = o->patch_size;
-    m->backbone.window_size = o->window_size;
-    m->backbone.drop_path = o->drop_path;
-    m->head = (struct head_options){
-        .hidden_dim = 2048,
-        .bottleneck_dim = 256,
-        .out_dim = o->out_dim,
-        .patch_out_dim = o->out_dim,
-        .shared_student = true,
-        .shared_teacher = true,
-        .activation = ACTIVATION_GELU,
-    };
-    m->batch_size = o->batch_size;
-    m->n_global = 2;
-    m->global_size_px = 224;
-    m->n_local = o->n_local;
-    m->local_size_px = 96;
-    m->masked_im_modeling = true;
-    m->lambda1 = m->lambda2 = 1.0f;
-    m->accumulation_steps = 1;
-    bench->table = timed_table();
-    TRY(device_open_cpu(&bench->device, o->threads));
-    collective_open_alone(&bench->collective);
-    TRY(ibot_open(&bench->ibot, &bench->device, &bench->table, &bench->collective, m));
-    return ibot_initialise(bench->ibot, 0);
+    for (int i = 0; i < 4 && device->kind != DEVICE_CPU; i++)
+        device->free(device, in->on_device[i / 2][i % 2]);
+    device->free_host(device, in->globals);
+    device->free_host(device, in->locals);
+    memory_free(in->masks);
+    memset(in, 0, sizeof(*in));
 }
 
-static enum status run_step(struct bench *bench, struct ibot_input *input, int32_t step)
+/* The crops of the next step into the place that this one does not read, beside it. */
+static enum status begin_upload(struct bench *bench, int32_t step)
+{
+    struct device *device = &bench->device;
+    struct input *in = &bench->input;
+    uint8_t **to = in->on_device[(step + 1) % 2];
+
+    TRY(device->upload_begin(device));
+    TRY(device->upload(device, to[0], in->globals, in->global_bytes));
+    return device->upload(device, to[1], in->locals, in->local_bytes);
+}
+
+/* ------------------------------------------------------------------------------ step */
+
+static enum status queue_step(struct bench *bench, int32_t step)
 {
     struct step_control control = {
         .lr = 1e-4f,
@@ -276,102 +181,238 @@ static enum status run_step(struct bench *bench, struct ibot_input *input, int32
         .step = step,
         .last_layer_step = step,
     };
+    struct ibot_input *input = &bench->input.input;
+    bool upload = bench->options->upload && bench->device.kind != DEVICE_CPU;
 
     input->step = step;
+    if (upload) {
+        input->globals.data = bench->input.on_device[step % 2][0];
+        if (bench->model.n_local > 0)
+            input->locals.data = bench->input.on_device[step % 2][1];
+        TRY(begin_upload(bench, step));
+    }
     TRY(ibot_zero_gradients(bench->ibot));
     TRY(ibot_accumulate(bench->ibot, input, &control));
-    TRY(ibot_result(bench->ibot, &bench->result));
-    return ibot_update(bench->ibot);
+    TRY(ibot_update(bench->ibot));
+    return upload ? bench->device.upload_end(&bench->device) : STATUS_OK;
 }
 
-static enum status run(struct bench *bench)
+static enum status open_model(struct bench *bench, const struct op_table *ops, bool record)
 {
-    const struct bench_options *o = &bench->options;
-    struct ibot_input input;
+    struct ibot_options options = bench->model;
 
-    TRY(open_model(bench));
-    TRY(make_input(bench, &input));
-    TRY(memory_alloc(&bench->seconds, (size_t)o->steps, sizeof(double), "times"));
-    for (int32_t step = 0; step < o->warmup + o->steps; step++) {
-        if (step == o->warmup)
-            memset(op_seconds, 0, sizeof(op_seconds));
-        double start = now();
-        TRY(run_step(bench, &input, step));
-        if (step >= o->warmup)
-            bench->seconds[step - o->warmup] = now() - start;
+    options.record_steps = options.record_steps && record;
+    bench->device = bench->backend->device;
+    waits.device = &bench->backend->device;
+    bench->device.wait_mark = timed_wait_mark;
+    bench->device.synchronize = timed_synchronize;
+    if (!record) {
+        bench->device.fork = bench->device.join = no_fork;
+        bench->device.use_branch = stay_on_branch;
     }
-    return STATUS_OK;
+    collective_open_alone(&bench->collective);
+    TRY(ibot_open(&bench->ibot, &bench->device, ops, &bench->collective, &options));
+    TRY(ibot_initialise(bench->ibot, 0));
+    return make_input(bench);
 }
 
-/* ------------------------------------------------------------------------------ report */
-
-static int ascending(const void *a, const void *b)
+static void close_model(struct bench *bench)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    ibot_close(&bench->ibot);
+    if (bench->device.free_host != NULL)
+        release_input(bench);
+    device_timer_close(&bench->timer);
 }
 
-static void report(struct bench *bench)
-{
-    const struct bench_options *o = &bench->options;
-    struct rusage usage;
-    double other = 0.0;
+/* ------------------------------------------------------------------------------ timed steps */
 
-    for (int32_t i = 0; i < o->steps; i++)
-        other += bench->seconds[i] / o->steps;
-    qsort(bench->seconds, (size_t)o->steps, sizeof(double), ascending);
-    double median = bench->seconds[o->steps / 2];
-    getrusage(RUSAGE_SELF, &usage);
-    const char *pair = o->json ? ", \"%s\": %.6g" : "%s: %.6g\n";
-    printf(o->json ? "{\"what\": \"step_bench\", \"arch\": \"%s\"" : "arch: %s\n", o->arch);
-    printf(pair, "threads", (double)bench->device.n_threads);
-    printf(pair, "batch_size_per_gpu", (double)o->batch_size);
-    printf(pair, "seconds_per_step", median);
-    printf(pair, "images_per_second", o->batch_size / median);
-    printf(pair, "peak_memory_mib", (double)usage.ru_maxrss / 1024.0);
-    printf(pair, "planned_memory_mib", (double)ibot_device_bytes(bench->ibot) / 1048576.0);
-    printf(pair, "masked_patches", (double)bench->result.n_masked);
-    printf(pair, "loss", bench->result.loss);
-    printf(o->json ? ", \"phases\": {" : "seconds in a step:\n");
-    for (int i = 0; i < N_STEP_OPS; i++) {
-        double seconds = op_seconds[i] / o->steps;
-        other -= seconds;
-        if (seconds == 0.0) /* not of this architecture */
-            continue;
-        if (o->json)
-            printf("\"%s\": %.6f, ", op_names[i], seconds);
-        else
-            printf("  %-30s %8.4f\n", op_names[i], seconds);
+/* Marks 2k and 2k+1: begin and end of timed step k. */
+static enum status read_times(struct bench *bench, struct step_run *run, const double *host)
+{
+    int32_t n = bench->options->steps;
+    enum status status = STATUS_OK;
+    double *steps = NULL, *gaps = NULL, *asked = NULL, previous_gap = 0.0;
+
+    TRY_OUT(memory_alloc(&steps, (size_t)n, sizeof(double), "times"));
+    TRY_OUT(memory_alloc(&gaps, (size_t)n, sizeof(double), "times"));
+    TRY_OUT(memory_alloc(&asked, (size_t)n, sizeof(double), "times"));
+    for (int32_t k = 0; k < n; k++) {
+        TRY_OUT(device_timer_seconds(bench->timer, 2 * k, 2 * k + 1, &steps[k]));
+        if (k > 0)
+            TRY_OUT(device_timer_seconds(bench->timer, 2 * k - 1, 2 * k, &previous_gap));
+        steps[k] += previous_gap;
+        gaps[k] = previous_gap;
+        asked[k] = host[k];
     }
-    printf(o->json ? "\"other\": %.6f}}\n" : "  other                          %8.4f\n", other);
+    run->step = samples_quartiles(steps, n);
+    run->gap = samples_quartiles(gaps, n);
+    run->host = samples_quartiles(asked, n);
+    for (int32_t k = 0; k < n; k++)
+        run->n_late += gaps[k] > 0.01 * run->step.median;
+out:
+    memory_free(steps);
+    memory_free(gaps);
+    memory_free(asked);
+    return status;
+}
+
+static enum status time_steps(struct bench *bench, struct step_run *run)
+{
+    const struct step_bench_options *o = bench->options;
+    struct ibot_result result;
+    enum status status = STATUS_OK;
+    double *host;
+
+    TRY(memory_alloc(&host, (size_t)o->steps, sizeof(double), "times"));
+    TRY_OUT(device_timer_open(&bench->timer, &bench->device, 2 * o->steps));
+    for (int32_t step = 0; step < o->warmup; step++)
+        TRY_OUT(queue_step(bench, step));
+    TRY_OUT(bench->device.synchronize(&bench->device));
+    for (int32_t k = 0; k < o->steps; k++) {
+        int64_t start = clock_monotonic_ns();
+        waits.ns = 0;
+        TRY_OUT(device_timer_mark(bench->timer, 2 * k));
+        TRY_OUT(queue_step(bench, o->warmup + k));
+        TRY_OUT(device_timer_mark(bench->timer, 2 * k + 1));
+        host[k] = 1e-9 * (double)(clock_monotonic_ns() - start - waits.ns);
+    }
+    TRY_OUT(ibot_result(bench->ibot, &result));
+    run->loss = result.loss;
+    run->n_masked = result.n_masked;
+    TRY_OUT(read_times(bench, run, host));
+    TRY_OUT(device_memory_used(&bench->device, &run->memory_bytes));
+    run->planned_bytes = ibot_device_bytes(bench->ibot);
+out:
+    memory_free(host);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ profile */
+
+/* Steps call by call. The first shows how long the host takes to queue one; before each of the
+ * others the device is kept busy for that long, so that no op waits for the host. */
+static enum status profile_steps(struct bench *bench, struct step_run *run)
+{
+    struct hold hold = {0};
+    double queueing = 0.0, seconds;
+    enum status status = STATUS_OK;
+    int last = 2 * STEP_PROFILE_CALLS; /* marks of the whole step */
+
+    if (bench->backend->accelerator)
+        TRY_OUT(hold_open(&hold, bench->backend, bench->ceilings));
+    for (int32_t step = 0; step <= bench->options->profile_steps; step++) {
+        if (step == 1)
+            step_profile_reset();
+        if (bench->backend->accelerator)
+            TRY_OUT(hold_queue(&hold, bench->backend, 1.3 * queueing));
+        int64_t start = clock_monotonic_ns();
+        TRY_OUT(device_timer_mark(bench->timer, last));
+        TRY_OUT(queue_step(bench, step));
+        TRY_OUT(device_timer_mark(bench->timer, last + 1));
+        queueing = fmax(queueing, 1e-9 * (double)(clock_monotonic_ns() - start));
+        TRY_OUT(bench->device.synchronize(&bench->device));
+        TRY_OUT(step_profile_collect());
+        TRY_OUT(device_timer_seconds(bench->timer, last, last + 1, &seconds));
+        run->profiled_seconds += step > 0 ? seconds : 0.0;
+    }
+    run->n_profiled = bench->options->profile_steps;
+    run->rows = step_profile_rows();
+out:
+    hold_close(&hold, bench->backend);
+    return status;
+}
+
+static enum status profile(struct bench *bench, struct step_run *run)
+{
+    enum status status = STATUS_OK;
+    struct op_table table;
+
+    TRY_OUT(device_timer_open(&bench->timer, &bench->backend->device, 2 * STEP_PROFILE_CALLS + 2));
+    table = step_profile_open(bench->backend->ops, bench->timer);
+    TRY_OUT(open_model(bench, &table, false));
+    TRY_OUT(profile_steps(bench, run));
+out:
+    close_model(bench);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ runs */
+
+static enum status run_at(struct bench *bench, int32_t batch_size, struct step_run *run)
+{
+    enum status status = STATUS_OK;
+
+    *run = (struct step_run){.batch_size = batch_size};
+    bench->model = bench->options->model;
+    bench->model.batch_size = batch_size;
+    TRY_OUT(backbone_options_for(&bench->model.backbone, bench->options->arch));
+    if (bench->model.backbone.n_stages == 0)
+        bench->model.backbone.patch_size_px = bench->options->patch_size;
+    bench->model.backbone.window_size = bench->options->window_size;
+    bench->model.backbone.drop_path = bench->options->drop_path;
+    bench->model.backbone.image_size_px = bench->model.global_size_px;
+    TRY_OUT(open_model(bench, bench->backend->ops, true));
+    TRY_OUT(time_steps(bench, run));
+    run->work = step_work_of(&bench->model, run->n_masked);
+out:
+    close_model(bench);
+    if (status == STATUS_OK && bench->options->profile_steps > 0)
+        status = profile(bench, run);
+    if (status == STATUS_NO_MEMORY) { /* as a result */
+        snprintf(run->error, sizeof(run->error), "%s", status_message());
+        return STATUS_OK;
+    }
+    return status;
+}
+
+static double rate_of(const struct step_run *run)
+{
+    return run->error[0] != '\0' ? 0.0 : run->batch_size / run->step.median;
+}
+
+static enum status run_all(struct bench *bench)
+{
+    const struct step_bench_options *o = bench->options;
+    struct step_report report;
+    struct step_run run;
+    double before = 0.0;
+    int32_t next = 0;
+
+    step_report_begin(&report, o, bench->backend, bench->ceilings);
+    for (int32_t i = 0; i < o->n_batches; i++) {
+        before = i > 0 ? rate_of(&run) : 0.0;
+        TRY(run_at(bench, o->batches[i], &run));
+        step_report_run(&report, &run);
+        next = 2 * o->batches[i];
+    }
+    while (o->best_batch && rate_of(&run) > growth * before) {
+        before = rate_of(&run);
+        TRY(run_at(bench, next, &run));
+        step_report_run(&report, &run);
+        next *= 2;
+    }
+    step_report_end(&report);
+    return report.n_good > 0 ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct argp argp = {
-        option_table, parse, NULL, "Times one iBOT training step on random data.",
-        NULL,         NULL,  NULL};
-    struct bench bench = {.options = {.arch = "vit_small",
-                                      .patch_size = 16,
-                                      .window_size = 7,
-                                      .out_dim = 8192,
-                                      .batch_size = 8,
-                                      .n_local = 10,
-                                      .steps = 5,
-                                      .warmup = 2,
-                                      .drop_path = 0.1f}};
+    struct step_bench_options options;
+    struct bench_backend backend = {0};
+    struct ceilings ceilings = {0};
+    struct bench bench = {.options = &options, .backend = &backend, .ceilings = &ceilings};
 
-    argp_parse(&argp, argc, argv, 0, NULL, &bench.options);
-    enum status status = run(&bench);
+    step_bench_options_parse(&options, argc, argv);
+    enum dtype dtype = options.model.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum status status = bench_backend_open(&backend, options.backend, options.threads);
+    if (status == STATUS_OK && !backend.accelerator && dtype != DTYPE_F32)
+        status = status_set(STATUS_UNSUPPORTED, "--precision bf16: the CPU has f32 alone");
+    if (status == STATUS_OK && (options.ceilings || backend.accelerator))
+        status = ceilings_measure(&ceilings, &backend, dtype);
     if (status == STATUS_OK)
-        report(&bench);
-    else
+        status = run_all(&bench);
+    if (status != STATUS_OK)
         fprintf(stderr, "step_bench: %s\n", status_message());
-    ibot_close(&bench.ibot);
-    device_close(&bench.device);
-    memory_free(bench.globals);
-    memory_free(bench.locals);
-    memory_free(bench.masks);
-    memory_free(bench.seconds);
+    bench_backend_close(&backend);
     return status_exit_code(status);
 }

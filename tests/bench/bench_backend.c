@@ -1,0 +1,211 @@
+#include "tests/bench/bench_backend.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "ops/half_float.h"
+#include "proto/base/memory.h"
+#include "proto/base/rng.h"
+#include "tests/bench/device_probe.h"
+#include "tests/bench/json_out.h"
+
+enum { CEILING_REPEATS = 12, RANDOM_VALUES = 1 << 16 };
+
+enum status bench_backend_open(struct bench_backend *out, const char *name, int threads)
+{
+    memset(out, 0, sizeof(*out));
+    if (strcmp(name, "cpu") == 0) {
+        out->ops = &op_table_cpu;
+        return device_open_cpu(&out->device, threads);
+    }
+    if (strcmp(name, "cuda") != 0 && strcmp(name, "cuda_emulated") != 0)
+        FAIL(STATUS_INVALID, "--backend: got '%s', wanted cpu, cuda or cuda_emulated", name);
+    TRY(kernels_op_table(&out->ops));
+    if (strcmp(out->ops->name, name) != 0)
+        FAIL(STATUS_UNSUPPORTED,
+             "--backend %s: this program has '%s'; the emulated kernels are in the program whose "
+             "name ends in _emulated",
+             name, out->ops->name);
+    out->accelerator = true;
+    out->emulated = strcmp(name, "cuda_emulated") == 0;
+    return kernels_device_open(&out->device, 0);
+}
+
+void bench_backend_close(struct bench_backend *backend)
+{
+    device_close(&backend->device);
+    memset(backend, 0, sizeof(*backend));
+}
+
+void bench_backend_report(const struct bench_backend *backend, const struct ceilings *ceilings,
+                          struct json_out *json)
+{
+    json_text(json, "backend", backend->ops->name);
+    json_text(json, "device", device_name(&backend->device));
+    if (!backend->accelerator)
+        json_integer(json, "threads", backend->device.n_threads);
+    if (ceilings == NULL || ceilings->copy_bytes == 0)
+        return;
+    json_object(json, "ceilings");
+    json_number(json, "copy_bytes_per_second", ceilings->copy_bytes_per_second);
+    json_integer(json, "copy_bytes", ceilings->copy_bytes);
+    json_number(json, "matrix_flop_per_second", ceilings->matrix_flop_per_second);
+    json_integer(json, "matrix_side", ceilings->matrix_side);
+    json_end(json);
+}
+
+/* ------------------------------------------------------------------------------ values */
+
+static void put(void *values, enum dtype dtype, int i, float value)
+{
+    if (dtype == DTYPE_F32)
+        ((float *)values)[i] = value;
+    else if (dtype == DTYPE_BF16)
+        ((uint16_t *)values)[i] = half_float_to_bf16(value);
+    else
+        ((uint16_t *)values)[i] = half_float_to_f16(value);
+}
+
+/* The same block again and again: what matters is that bits are random. */
+enum status fill_random(struct bench_backend *backend, struct tensor tensor, uint32_t seed,
+                        float scale)
+{
+    struct rng rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
+    struct device *device = &backend->device;
+    size_t size = dtype_size_bytes(tensor.dtype), total = tensor_size_bytes(&tensor);
+    enum status status = STATUS_OK;
+    char *block;
+
+    CHECK(tensor.dtype == DTYPE_F32 || tensor.dtype == DTYPE_BF16 || tensor.dtype == DTYPE_F16);
+    TRY(memory_alloc(&block, RANDOM_VALUES, size, "random values"));
+    for (int i = 0; i < RANDOM_VALUES; i++)
+        put(block, tensor.dtype, i, scale * (float)rng_normal(&rng));
+    for (size_t at = 0; at < total && status == STATUS_OK; at += RANDOM_VALUES * size) {
+        size_t rest = total - at, whole = RANDOM_VALUES * size;
+        status =
+            device->copy_in(device, (char *)tensor.data + at, block, rest < whole ? rest : whole);
+    }
+    if (status == STATUS_OK)
+        status = device->synchronize(device);
+    memory_free(block);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ ceilings */
+
+static enum status best_copy(struct ceilings *c, struct bench_backend *backend,
+                             struct device_timer *timer)
+{
+    struct device *device = &backend->device;
+    size_t bytes = (size_t)c->copy_bytes;
+    enum status status = STATUS_OK;
+    void *from = NULL, *to = NULL;
+    double best = INFINITY;
+
+    TRY_OUT(device->alloc(device, &from, bytes, "copy ceiling"));
+    TRY_OUT(device->alloc(device, &to, bytes, "copy ceiling"));
+    TRY_OUT(fill_random(backend, tensor_1d(from, DTYPE_F32, c->copy_bytes / 4), 1, 1.0f));
+    for (int i = 0; i < CEILING_REPEATS; i++) {
+        double seconds;
+        TRY_OUT(device_timer_mark(timer, 0));
+        TRY_OUT(device->copy(device, to, from, bytes));
+        TRY_OUT(device_timer_mark(timer, 1));
+        TRY_OUT(device->synchronize(device));
+        TRY_OUT(device_timer_seconds(timer, 0, 1, &seconds));
+        best = fmin(best, seconds);
+    }
+    c->copy_bytes_per_second = 2.0 * (double)bytes / best;
+out:
+    device->free(device, from);
+    device->free(device, to);
+    return status;
+}
+
+static enum status best_product(struct ceilings *c, struct bench_backend *backend, enum dtype dtype,
+                                struct device_timer *timer)
+{
+    struct device *device = &backend->device;
+    int64_t n = c->matrix_side;
+    size_t bytes = (size_t)(n * n) * dtype_size_bytes(dtype);
+    struct linear_args args = {.x = tensor_2d(NULL, dtype, n, n),
+                               .weight = tensor_2d(NULL, dtype, n, n),
+                               .y = tensor_2d(NULL, dtype, n, n)};
+    enum status status = STATUS_OK;
+    double best = INFINITY;
+
+    TRY_OUT(device->alloc(device, &args.x.data, bytes, "matrix ceiling"));
+    TRY_OUT(device->alloc(device, &args.weight.data, bytes, "matrix ceiling"));
+    TRY_OUT(device->alloc(device, &args.y.data, bytes, "matrix ceiling"));
+    TRY_OUT(fill_random(backend, args.x, 2, 1.0f));
+    TRY_OUT(fill_random(backend, args.weight, 3, 1.0f));
+    for (int i = 0; i < CEILING_REPEATS; i++) {
+        double seconds;
+        TRY_OUT(device_timer_mark(timer, 0));
+        TRY_OUT(backend->ops->linear_forward(device, &args));
+        TRY_OUT(device_timer_mark(timer, 1));
+        TRY_OUT(device->synchronize(device));
+        TRY_OUT(device_timer_seconds(timer, 0, 1, &seconds));
+        best = fmin(best, seconds);
+    }
+    c->matrix_flop_per_second = 2.0 * (double)n * (double)n * (double)n / best;
+out:
+    device->free(device, args.x.data);
+    device->free(device, args.weight.data);
+    device->free(device, args.y.data);
+    return status;
+}
+
+enum status ceilings_measure(struct ceilings *out, struct bench_backend *backend, enum dtype dtype)
+{
+    struct device_timer *timer = NULL;
+
+    *out = (struct ceilings){
+        .copy_bytes = backend->emulated      ? 1 << 16
+                      : backend->accelerator ? 1 << 30
+                                             : 1 << 28,
+        .matrix_side = backend->emulated      ? 32
+                       : backend->accelerator ? 8192
+                                              : 2048,
+    };
+    TRY(device_timer_open(&timer, &backend->device, 2));
+    enum status status = best_copy(out, backend, timer);
+    if (status == STATUS_OK)
+        status = best_product(out, backend, dtype, timer);
+    device_timer_close(&timer);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ holding */
+
+enum status hold_open(struct hold *hold, struct bench_backend *backend,
+                      const struct ceilings *ceilings)
+{
+    struct device *device = &backend->device;
+
+    *hold = (struct hold){.bytes = backend->emulated ? 1 << 12 : 1 << 28};
+    hold->copy_seconds = 2.0 * (double)hold->bytes / ceilings->copy_bytes_per_second;
+    TRY(device->alloc(device, &hold->from, hold->bytes, "copies that hold the queue"));
+    return device->alloc(device, &hold->to, hold->bytes, "copies that hold the queue");
+}
+
+enum status hold_queue(const struct hold *hold, struct bench_backend *backend, double seconds)
+{
+    struct device *device = &backend->device;
+
+    for (double queued = 0.0; queued < seconds && !backend->emulated; queued += hold->copy_seconds)
+        TRY(device->copy(device, hold->to, hold->from, hold->bytes));
+    return STATUS_OK;
+}
+
+void hold_close(struct hold *hold, struct bench_backend *backend)
+{
+    struct device *device = &backend->device;
+
+    if (device->free != NULL) {
+        device->free(device, hold->from);
+        device->free(device, hold->to);
+    }
+    *hold = (struct hold){0};
+}

@@ -1,0 +1,21 @@
+/* What step_bench is told. */
+#ifndef IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
+#define IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
+
+#include "trainer/model/ibot.h"
+
+enum { STEP_BENCH_BATCHES = 16 };
+
+struct step_bench_options {
+    const char *arch, *backend;
+    struct ibot_options model; /* batch_size is set for each run */
+    int32_t batches[STEP_BENCH_BATCHES], n_batches;
+    int32_t patch_size, window_size, threads, steps, warmup, profile_steps;
+    float drop_path;
+    bool best_batch, upload, json, ceilings;
+};
+
+/* Reads the command line; ends the process for --help and for what is wrong. */
+void step_bench_options_parse(struct step_bench_options *out, int argc, char **argv);
+
+#endif
