@@ -16,8 +16,6 @@
 #include "proto/wire/refusals.h"
 #include "tests/proto/wire/fleet.h"
 
-enum { BATCH = 16, SLICE = 4 };
-
 static const int64_t patience_ns = 60000000000;
 
 static struct scene {
@@ -62,24 +60,11 @@ static int close_scene(void **state)
 
 static struct consumer_options with_keys(const char *endpoint)
 {
-    return (struct consumer_options){.endpoints = {endpoint},
-                                     .n_endpoints = 1,
-                                     .keys = &scene.trainer,
-                                     .allow = scene.list,
-                                     .spec = fleet_spec(),
-                                     .batch_size = BATCH,
-                                     .slice_size = SLICE,
-                                     .prefetch = 3,
-                                     .world = 1,
-                                     .drop_last = true};
-}
+    struct consumer_options options = fleet_consumer_options(endpoint);
 
-static struct consumer *open_consumer(const struct consumer_options *options)
-{
-    struct consumer *consumer = NULL;
-    if (consumer_open(&consumer, options) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return consumer;
+    options.keys = &scene.trainer;
+    options.allow = scene.list;
+    return options;
 }
 
 static struct fleet_loader *open_loader(const char *endpoint, const struct key_pair *keys,
@@ -89,28 +74,6 @@ static struct fleet_loader *open_loader(const char *endpoint, const struct key_p
     options.keys = keys;
     options.server_key = server_key;
     return fleet_loader_open(&options);
-}
-
-static void start(struct consumer *consumer)
-{
-    struct dataset_info dataset;
-    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK ||
-        consumer_start(consumer, 0, 1000) != STATUS_OK)
-        fail_msg("%s", status_message());
-}
-
-static void check_batches(struct consumer *consumer, const struct data_spec *spec, int64_t first,
-                          int64_t n)
-{
-    int64_t per_epoch = FLEET_SAMPLES / BATCH;
-    for (int64_t step = first; step < first + n; step++) {
-        struct batch *batch;
-        if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-            fail_msg("step %d: %s", (int)step, status_message());
-        assert_int_equal(batch->step, step);
-        fleet_check_batch(spec, batch, 0, 1, step % per_epoch * BATCH);
-        consumer_return(consumer, batch);
-    }
 }
 
 /* Looks at refusals and batches until a refusal has all three texts; every batch is checked. */
@@ -124,7 +87,7 @@ static void expect_refusal(struct consumer *consumer, int64_t *step, const char 
         while (consumer_refusal(consumer, text, sizeof(text)))
             if (strstr(text, a) != NULL && strstr(text, b) != NULL && strstr(text, c) != NULL)
                 return;
-        check_batches(consumer, &spec, (*step)++, 1);
+        fleet_check_batches(consumer, &spec, (*step)++, 1);
     }
     fail_msg("no refusal with '%s', '%s', '%s'; the last one is '%s'", a, b, c, text);
 }
@@ -140,19 +103,19 @@ static void the_stream_is_the_same_with_keys_and_local_sockets_need_none(void **
         options.n_endpoints = 2;
         options.endpoints[order] = options.endpoints[0];
         options.endpoints[1 - order] = local;
-        struct consumer *consumer = open_consumer(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         struct fleet_loader *far =
             open_loader(consumer_endpoint(consumer, order), &scene.one, &scene.trainer.public_half);
         fleet_loader_expect(far, "serving, encrypted");
-        start(consumer);
-        check_batches(consumer, &spec, 0, 70);
+        fleet_consumer_start(consumer, 0, 1000);
+        fleet_check_batches(consumer, &spec, 0, 70);
         struct fleet_loader *near = open_loader(local, NULL, NULL);
         struct fleet_loader *near_with_keys =
             open_loader(local, &scene.other, &scene.one.public_half); /* of no use there */
         fleet_loader_expect(near, "serving");
         fleet_loader_expect(near_with_keys, "serving");
         fleet_loader_close(&far);
-        check_batches(consumer, &spec, 70, 70);
+        fleet_check_batches(consumer, &spec, 70, 70);
         fleet_loader_close(&near_with_keys);
         fleet_loader_close(&near);
         consumer_close(&consumer);
@@ -165,11 +128,11 @@ static void frames_of_the_largest_size_come_through(void **state)
     struct consumer_options options = with_keys("tcp://127.0.0.1:0");
     (void)state;
     options.spec.global_size_px = 400; /* a record of nearly a frame: each frame is a full one */
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_loader *loader =
         open_loader(consumer_endpoint(consumer, 0), &scene.one, &scene.trainer.public_half);
-    start(consumer);
-    check_batches(consumer, &options.spec, 0, 3);
+    fleet_consumer_start(consumer, 0, 1000);
+    fleet_check_batches(consumer, &options.spec, 0, 3);
     fleet_loader_close(&loader);
     consumer_close(&consumer);
 }
@@ -177,13 +140,13 @@ static void frames_of_the_largest_size_come_through(void **state)
 static void an_unknown_key_is_named_on_both_sides_and_let_in_once_it_is_listed(void **state)
 {
     struct consumer_options options = with_keys("tcp://127.0.0.1:0");
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     char hex[KEY_TEXT_BYTES];
     int64_t step = 0;
     (void)state;
     struct fleet_loader *known =
         open_loader(consumer_endpoint(consumer, 0), &scene.one, &scene.trainer.public_half);
-    start(consumer);
+    fleet_consumer_start(consumer, 0, 1000);
     struct fleet_loader *unknown =
         open_loader(consumer_endpoint(consumer, 0), &scene.other, &scene.trainer.public_half);
     key_format(&scene.other.public_half, hex);
@@ -196,7 +159,7 @@ static void an_unknown_key_is_named_on_both_sides_and_let_in_once_it_is_listed(v
     assert_int_equal(stats.n_loaders, 1);
     write_list(&scene.one, &scene.other);
     fleet_loader_expect(unknown, "serving, encrypted");
-    check_batches(consumer, &options.spec, step, 20);
+    fleet_check_batches(consumer, &options.spec, step, 20);
     fleet_loader_close(&unknown);
     fleet_loader_close(&known);
     consumer_close(&consumer);
@@ -209,15 +172,15 @@ static void a_key_that_is_taken_from_the_list_ends_its_loader(void **state)
     int64_t step = 0;
     (void)state;
     write_list(&scene.one, &scene.other);
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_loader *stays =
         open_loader(consumer_endpoint(consumer, 0), &scene.one, &scene.trainer.public_half);
     struct fleet_loader *goes =
         open_loader(consumer_endpoint(consumer, 0), &scene.other, &scene.trainer.public_half);
     fleet_loader_expect(stays, "serving");
     fleet_loader_expect(goes, "serving");
-    start(consumer);
-    check_batches(consumer, &options.spec, 0, 10);
+    fleet_consumer_start(consumer, 0, 1000);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
     step = 10;
     FILE *file = fopen(scene.list, "a"); /* a list that is no list leaves the former one */
     assert_non_null(file);
@@ -228,7 +191,7 @@ static void a_key_that_is_taken_from_the_list_ends_its_loader(void **state)
     assert_int_equal(fleet_loader_join(goes), STATUS_MISMATCH);
     assert_non_null(strstr(goes->text, "taken from the list"));
     expect_refusal(consumer, &step, "loader fleet", "127.0.0.1", "taken from the list");
-    check_batches(consumer, &options.spec, step, 20);
+    fleet_check_batches(consumer, &options.spec, step, 20);
     fleet_loader_close(&goes);
     fleet_loader_close(&stays);
     consumer_close(&consumer);
@@ -237,12 +200,12 @@ static void a_key_that_is_taken_from_the_list_ends_its_loader(void **state)
 static void each_way_of_not_fitting_together_is_explained(void **state)
 {
     struct consumer_options options = with_keys("tcp://127.0.0.1:0");
-    struct consumer *closed = open_consumer(&options);
+    struct consumer *closed = fleet_consumer_open(&options);
     struct consumer_stats stats;
     (void)state;
     options.keys = NULL;
     options.allow = NULL;
-    struct consumer *open = open_consumer(&options);
+    struct consumer *open = fleet_consumer_open(&options);
     struct fleet_loader *no_keys = open_loader(consumer_endpoint(closed, 0), NULL, NULL);
     struct fleet_loader *wrong_server =
         open_loader(consumer_endpoint(closed, 0), &scene.one, &scene.one.public_half);
@@ -268,7 +231,7 @@ static void each_way_of_not_fitting_together_is_explained(void **state)
 static void with_keys_a_public_address_needs_no_leave(void **state)
 {
     struct consumer_options options = with_keys("tcp://0.0.0.0:0");
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     (void)state;
     consumer_close(&consumer);
     options.endpoints[0] = "ipc://@abstract"; /* which keys do not cover */

@@ -18,63 +18,9 @@
 #include "proto/wire/consumer.h"
 #include "tests/proto/wire/fleet.h"
 
-enum { BATCH = 16, SLICE = 4 };
-
-static const int64_t patience_ns = 60000000000;
-
-static struct consumer_options loopback_options(void)
-{
-    return (struct consumer_options){.endpoints = {"tcp://127.0.0.1:0"},
-                                     .n_endpoints = 1,
-                                     .spec = fleet_spec(),
-                                     .batch_size = BATCH,
-                                     .slice_size = SLICE,
-                                     .prefetch = 3,
-                                     .world = 1,
-                                     .drop_last = true,
-                                     .lease_timeout_ns = 300000000};
-}
-
-static struct consumer *open_consumer(const struct consumer_options *options)
-{
-    struct consumer *consumer = NULL;
-    if (consumer_open(&consumer, options) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return consumer;
-}
-
-static struct fleet_loader *open_sound(struct consumer *consumer)
-{
-    struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
-    return fleet_loader_open(&one);
-}
-
-static void start(struct consumer *consumer, int32_t n_epochs)
-{
-    struct dataset_info dataset;
-    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK ||
-        consumer_start(consumer, 0, n_epochs) != STATUS_OK)
-        fail_msg("%s", status_message());
-}
-
-/* The next n batches, every byte checked. */
-static void check_batches(struct consumer *consumer, int64_t first, int64_t n)
-{
-    struct data_spec spec = fleet_spec();
-    int64_t per_epoch = FLEET_SAMPLES / BATCH;
-    for (int64_t step = first; step < first + n; step++) {
-        struct batch *batch;
-        if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-            fail_msg("step %d: %s", (int)step, status_message());
-        assert_int_equal(batch->step, step);
-        fleet_check_batch(&spec, batch, 0, 1, step % per_epoch * BATCH);
-        consumer_return(consumer, batch);
-    }
-}
-
 static void bind_fails(const char *endpoint, bool insecure, enum status want, const char *text)
 {
-    struct consumer_options options = loopback_options();
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
     struct consumer *consumer = NULL;
     options.endpoints[0] = endpoint;
     options.insecure = insecure;
@@ -103,10 +49,10 @@ static void endpoints_that_are_wrong_or_not_safe_are_named(void **state)
 static void a_public_address_is_used_when_told_so(void **state)
 {
     (void)state;
-    struct consumer_options options = loopback_options();
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
     options.endpoints[0] = "tcp://0.0.0.0:*";
     options.insecure = true;
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     assert_non_null(strstr(consumer_endpoint(consumer, 0), "tcp://0.0.0.0:"));
     assert_null(strchr(consumer_endpoint(consumer, 0), '*'));
     consumer_close(&consumer);
@@ -120,14 +66,14 @@ static void a_socket_in_a_folder_of_everybody_is_refused(void **state)
     snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
     assert_int_equal(chmod(folder, 0777), 0);
     bind_fails(endpoint, false, STATUS_INVALID, "everybody may write");
-    struct consumer_options options = loopback_options();
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
     options.endpoints[0] = endpoint;
     for (int kind = 0; kind < 2; kind++) {
         struct stat info;
         options.insecure = kind == 0;
         assert_int_equal(chmod(folder, kind == 0 ? 0777 : 01777), 0); /* as /tmp is */
         mode_t mask = umask(0);
-        struct consumer *consumer = open_consumer(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         assert_int_equal(umask(mask), 0); /* the caller's still */
         assert_int_equal(stat(endpoint + 6, &info), 0);
         assert_int_equal(info.st_mode & 0777, 0600);
@@ -141,18 +87,19 @@ static void an_endpoint_in_use_is_left_alone(void **state)
     (void)state;
     char folder[] = "/tmp/ibot-hostile-XXXXXX", endpoint[96], copy[96];
     assert_non_null(mkdtemp(folder));
-    struct consumer_options options = loopback_options();
-    struct consumer *first = open_consumer(&options);
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
+    struct consumer *first = fleet_consumer_open(&options);
     snprintf(copy, sizeof(copy), "%s", consumer_endpoint(first, 0));
     bind_fails(copy, false, STATUS_IO, "in use");
     consumer_close(&first);
     snprintf(endpoint, sizeof(endpoint), "ipc://%s/socket", folder);
     options.endpoints[0] = endpoint;
-    first = open_consumer(&options);
+    first = fleet_consumer_open(&options);
     bind_fails(endpoint, false, STATUS_IO, "in use");
-    struct fleet_loader *loader = open_sound(first); /* the first one still has its socket */
-    start(first, 1);
-    check_batches(first, 0, 3);
+    struct fleet_loader *loader =
+        fleet_loader_open_sound(first); /* the first one still has its socket */
+    fleet_consumer_start(first, 0, 1);
+    fleet_check_batches(first, &options.spec, 0, 3);
     struct stat info;
     assert_int_equal(stat(endpoint + 6, &info), 0);
     assert_int_equal(info.st_mode & 0777, 0600);
@@ -173,9 +120,9 @@ static void a_stale_socket_is_taken_over_and_other_files_are_not(void **state)
     int dead = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(dead, (struct sockaddr *)&address, sizeof(address)), 0);
     close(dead);
-    struct consumer_options options = loopback_options();
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
     options.endpoints[0] = endpoint;
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     consumer_close(&consumer);
     int file = creat(address.sun_path, 0600);
     assert_true(file >= 0);

@@ -104,6 +104,66 @@ void fleet_check_batch(const struct data_spec *spec, const struct batch *batch, 
     free(record);
 }
 
+/* ---- a consumer in this process ---- */
+
+static const int64_t patience_ns = 60000000000;
+
+struct consumer_options fleet_consumer_options(const char *endpoint)
+{
+    return (struct consumer_options){.endpoints = {endpoint},
+                                     .n_endpoints = 1,
+                                     .spec = fleet_spec(),
+                                     .batch_size = FLEET_BATCH,
+                                     .slice_size = FLEET_SLICE,
+                                     .prefetch = 3,
+                                     .world = 1,
+                                     .drop_last = true};
+}
+
+struct consumer *fleet_consumer_open(const struct consumer_options *options)
+{
+    struct consumer *consumer = NULL;
+
+    if (consumer_open(&consumer, options) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return consumer;
+}
+
+void fleet_consumer_start(struct consumer *consumer, int64_t step, int32_t n_epochs)
+{
+    struct dataset_info dataset, want = fleet_dataset();
+
+    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK)
+        fail_msg("%s", status_message());
+    assert_int_equal(dataset.n_samples, want.n_samples);
+    assert_int_equal(dataset.n_classes, want.n_classes);
+    assert_int_equal(dataset.index_digest, want.index_digest);
+    if (consumer_start(consumer, step, n_epochs) != STATUS_OK)
+        fail_msg("%s", status_message());
+}
+
+struct batch *fleet_next(struct consumer *consumer)
+{
+    struct batch *batch = NULL;
+
+    if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
+        fail_msg("%s", status_message());
+    return batch;
+}
+
+void fleet_check_batches(struct consumer *consumer, const struct data_spec *spec, int64_t first,
+                         int64_t n)
+{
+    int64_t per_epoch = consumer_steps_per_epoch(consumer);
+
+    for (int64_t step = first; step < first + n; step++) {
+        struct batch *batch = fleet_next(consumer);
+        assert_int_equal(batch->step, step);
+        fleet_check_batch(spec, batch, 0, 1, step % per_epoch * batch->n_samples);
+        consumer_return(consumer, batch);
+    }
+}
+
 /* ---- a loader in this process ---- */
 
 static void make(struct fleet_loader *loader, struct slice_job *job)
@@ -166,6 +226,13 @@ static void take_notice(void *context, bool good, const char *text)
     snprintf(loader->notices + n, sizeof(loader->notices) - n, "%s\n", text);
     pthread_cond_broadcast(&loader->noticed);
     pthread_mutex_unlock(&loader->lock);
+}
+
+struct fleet_loader *fleet_loader_open_sound(struct consumer *consumer)
+{
+    struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
+
+    return fleet_loader_open(&one);
 }
 
 void fleet_loader_expect(struct fleet_loader *loader, const char *text)

@@ -1,5 +1,6 @@
-/* Loaders for tests: samples that are a formula instead of images, loaders in this process, in
- * processes of their own (to be killed), and raw connections that say what they like. */
+/* A stream for tests: samples that are a formula instead of images, a consumer and loaders in this
+ * process, loaders in processes of their own (to be killed), and raw connections that say what they
+ * like. */
 #ifndef IBOT_TESTS_PROTO_WIRE_FLEET_H
 #define IBOT_TESTS_PROTO_WIRE_FLEET_H
 
@@ -28,6 +29,22 @@ void fleet_record(const struct data_spec *spec, int32_t epoch, uint64_t position
 /* A whole batch as the consumer must hand it on; compares every byte and the digest. */
 void fleet_check_batch(const struct data_spec *spec, const struct batch *batch, int32_t rank,
                        int32_t world, int64_t first_local);
+
+/* ---- a consumer in this process; what fails ends the test, every wait after a minute ---- */
+
+enum { FLEET_BATCH = 16, FLEET_SLICE = 4 };
+
+/* One rank of one, with batches of that size, the last one dropped. */
+struct consumer_options fleet_consumer_options(const char *endpoint);
+struct consumer *fleet_consumer_open(const struct consumer_options *options);
+
+/* Waits for a loader, then begins. */
+void fleet_consumer_start(struct consumer *consumer, int64_t step, int32_t n_epochs);
+struct batch *fleet_next(struct consumer *consumer);
+
+/* Takes steps [first, first + n), which are one rank's of one, and compares every byte. */
+void fleet_check_batches(struct consumer *consumer, const struct data_spec *spec, int64_t first,
+                         int64_t n);
 
 /* ---- a loader in this process ---- */
 
@@ -59,6 +76,8 @@ struct fleet_loader {
 
 struct fleet_options fleet_options(const char *endpoint);
 struct fleet_loader *fleet_loader_open(const struct fleet_options *options);
+struct fleet_loader *
+fleet_loader_open_sound(struct consumer *consumer);         /* for its first endpoint */
 enum status fleet_loader_join(struct fleet_loader *loader); /* waits until producer_run returns */
 void fleet_loader_close(struct fleet_loader **loader);      /* asks it to stop first */
 

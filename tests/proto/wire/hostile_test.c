@@ -24,58 +24,12 @@
 #include "proto/wire/socket.h"
 #include "tests/proto/wire/fleet.h"
 
-enum { BATCH = 16, SLICE = 4 };
-
-static const int64_t patience_ns = 60000000000;
-
 static struct consumer_options loopback_options(void)
 {
-    return (struct consumer_options){.endpoints = {"tcp://127.0.0.1:0"},
-                                     .n_endpoints = 1,
-                                     .spec = fleet_spec(),
-                                     .batch_size = BATCH,
-                                     .slice_size = SLICE,
-                                     .prefetch = 3,
-                                     .world = 1,
-                                     .drop_last = true,
-                                     .lease_timeout_ns = 300000000};
-}
+    struct consumer_options options = fleet_consumer_options("tcp://127.0.0.1:0");
 
-static struct consumer *open_consumer(const struct consumer_options *options)
-{
-    struct consumer *consumer = NULL;
-    if (consumer_open(&consumer, options) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return consumer;
-}
-
-static struct fleet_loader *open_sound(struct consumer *consumer)
-{
-    struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
-    return fleet_loader_open(&one);
-}
-
-static void start(struct consumer *consumer, int32_t n_epochs)
-{
-    struct dataset_info dataset;
-    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK ||
-        consumer_start(consumer, 0, n_epochs) != STATUS_OK)
-        fail_msg("%s", status_message());
-}
-
-/* The next n batches, every byte checked. */
-static void check_batches(struct consumer *consumer, int64_t first, int64_t n)
-{
-    struct data_spec spec = fleet_spec();
-    int64_t per_epoch = FLEET_SAMPLES / BATCH;
-    for (int64_t step = first; step < first + n; step++) {
-        struct batch *batch;
-        if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-            fail_msg("step %d: %s", (int)step, status_message());
-        assert_int_equal(batch->step, step);
-        fleet_check_batch(&spec, batch, 0, 1, step % per_epoch * BATCH);
-        consumer_return(consumer, batch);
-    }
+    options.lease_timeout_ns = 300000000;
+    return options;
 }
 
 static struct consumer_stats stats_of(struct consumer *consumer)
@@ -91,10 +45,10 @@ static struct consumer_stats stats_of(struct consumer *consumer)
 static void refused_loader(const struct fleet_options *wrong, const char *reason)
 {
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *sound = open_sound(consumer);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
     char text[512];
-    start(consumer, 1);
+    fleet_consumer_start(consumer, 0, 1);
     struct fleet_options other = *wrong;
     other.endpoints[0] = consumer_endpoint(consumer, 0);
     struct fleet_loader *loader = fleet_loader_open(&other);
@@ -104,7 +58,7 @@ static void refused_loader(const struct fleet_options *wrong, const char *reason
     assert_true(consumer_refusal(consumer, text, sizeof(text)));
     assert_non_null(strstr(text, reason));
     assert_false(consumer_refusal(consumer, text, sizeof(text)));
-    check_batches(consumer, 0, FLEET_SAMPLES / BATCH);
+    fleet_check_batches(consumer, &options.spec, 0, FLEET_SAMPLES / FLEET_BATCH);
     assert_int_equal(stats_of(consumer).n_rejected_loaders, 1);
     fleet_loader_close(&loader);
     fleet_loader_close(&sound);
@@ -135,7 +89,7 @@ static void a_loader_of_another_version_is_told_so(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct raw_peer peer;
     raw_peer_open(&peer, consumer_endpoint(consumer, 0));
     raw_peer_hello(&peer, 1);
@@ -153,8 +107,8 @@ static void when_no_loader_fits_the_caller_learns_why(void **state)
     (void)state;
     struct consumer_options options = loopback_options();
     options.index_digest = 0x1234;
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *loader = open_sound(consumer);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *loader = fleet_loader_open_sound(consumer);
     struct dataset_info dataset;
     assert_int_equal(fleet_loader_join(loader), STATUS_MISMATCH);
     assert_int_equal(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 1000000),
@@ -254,11 +208,11 @@ static void each_kind_of_corrupt_slice_is_dropped_and_its_sender_refused(void **
     (void)state;
     for (enum wrong wrong = 0; wrong < N_WRONGS; wrong++) {
         struct consumer_options options = loopback_options();
-        struct consumer *consumer = open_consumer(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         struct raw_peer peer;
         raw_peer_open(&peer, consumer_endpoint(consumer, 0));
         raw_peer_join(&peer, 1);
-        start(consumer, 1);
+        fleet_consumer_start(consumer, 0, 1);
         for (int i = 0; i < 3; i++) {
             assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
             struct lease_item lease = peer.in.lease.items[0];
@@ -276,8 +230,8 @@ static void each_kind_of_corrupt_slice_is_dropped_and_its_sender_refused(void **
         raw_peer_hello(&peer, 1); /* again, as the same process */
         raw_peer_send(&peer, NULL, 0);
         assert_true(raw_peer_receive(&peer, MESSAGE_REJECT));
-        struct fleet_loader *sound = open_sound(consumer);
-        check_batches(consumer, 0, 5);
+        struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+        fleet_check_batches(consumer, &options.spec, 0, 5);
         fleet_loader_close(&sound);
         raw_peer_close(&peer);
         consumer_close(&consumer);
@@ -288,26 +242,27 @@ static void a_silent_loader_costs_a_lease_timeout(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct raw_peer silent;
     raw_peer_open(&silent, consumer_endpoint(consumer, 0));
     raw_peer_join(&silent, 4);
-    start(consumer, 1);
+    fleet_consumer_start(consumer, 0, 1);
     assert_true(raw_peer_receive(&silent, MESSAGE_LEASE));
     struct lease_item first = silent.in.lease.items[0];
-    struct fleet_loader *sound = open_sound(consumer);
-    check_batches(consumer, 0, 20);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+    fleet_check_batches(consumer, &options.spec, 0, 20);
     assert_true(stats_of(consumer).n_reissued >= 4);
     /* At last it answers: too late, and no harm. */
-    uint8_t *payload = malloc(SLICE * data_spec_record_bytes(&silent.spec));
+    uint8_t *payload = malloc(FLEET_SLICE * data_spec_record_bytes(&silent.spec));
     raw_peer_make(&silent, &first, payload);
     raw_peer_send(&silent,
-                  &(struct raw_frame){payload, SLICE * data_spec_record_bytes(&silent.spec)}, 1);
+                  &(struct raw_frame){payload, FLEET_SLICE * data_spec_record_bytes(&silent.spec)},
+                  1);
     for (int i = 0; i < 40 && stats_of(consumer).n_duplicates == 0; i++)
         assert_true(raw_peer_receive(&silent, MESSAGE_ALIVE));
     assert_true(stats_of(consumer).n_duplicates >= 1);
     assert_int_equal(stats_of(consumer).n_corrupt, 0);
-    check_batches(consumer, 20, 20);
+    fleet_check_batches(consumer, &options.spec, 20, 20);
     free(payload);
     fleet_loader_close(&sound);
     raw_peer_close(&silent);
@@ -318,12 +273,12 @@ static void a_slice_sent_twice_is_taken_once(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct raw_peer peer;
     raw_peer_open(&peer, consumer_endpoint(consumer, 0));
     raw_peer_join(&peer, 1);
-    start(consumer, 1);
-    size_t n_bytes = SLICE * data_spec_record_bytes(&peer.spec);
+    fleet_consumer_start(consumer, 0, 1);
+    size_t n_bytes = FLEET_SLICE * data_spec_record_bytes(&peer.spec);
     uint8_t *payload = malloc(n_bytes);
     for (int i = 0; i < 2; i++) {
         assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
@@ -334,8 +289,8 @@ static void a_slice_sent_twice_is_taken_once(void **state)
     }
     assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
     assert_int_equal(stats_of(consumer).n_slices, 2);
-    struct fleet_loader *sound = open_sound(consumer);
-    check_batches(consumer, 0, 10);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
     assert_int_equal(stats_of(consumer).n_corrupt, 2);
     free(payload);
     fleet_loader_close(&sound);
@@ -348,11 +303,11 @@ static void a_loader_that_says_hello_again_begins_anew(void **state)
     (void)state;
     struct consumer_options options = loopback_options();
     options.lease_timeout_ns = 100000000000; /* not what helps here */
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct raw_peer peer, again;
     raw_peer_open(&peer, consumer_endpoint(consumer, 0));
     raw_peer_join(&peer, 2);
-    start(consumer, 1);
+    fleet_consumer_start(consumer, 0, 1);
     assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
     assert_int_equal(peer.in.lease.n_items, 2);
     raw_peer_hello(&peer, 2);
@@ -375,8 +330,8 @@ static void a_loader_that_says_hello_again_begins_anew(void **state)
     again.out.session = again.in.session;
     memset(&again.out.goodbye, 0, sizeof(again.out.goodbye));
     raw_peer_send(&again, NULL, 0);
-    struct fleet_loader *sound = open_sound(consumer);
-    check_batches(consumer, 0, 10);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
     fleet_loader_close(&sound);
     raw_peer_close(&peer);
     raw_peer_close(&again);
@@ -387,14 +342,14 @@ static void what_was_said_to_another_connection_is_void_when_it_is_replayed(void
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct raw_peer peer, replayer;
     raw_peer_open(&peer, consumer_endpoint(consumer, 0));
     raw_peer_join(&peer, 1);
-    start(consumer, 1);
+    fleet_consumer_start(consumer, 0, 1);
     assert_true(raw_peer_receive(&peer, MESSAGE_LEASE));
     struct lease_item lease = peer.in.lease.items[0];
-    size_t n_bytes = SLICE * data_spec_record_bytes(&peer.spec);
+    size_t n_bytes = FLEET_SLICE * data_spec_record_bytes(&peer.spec);
     uint8_t *payload = malloc(n_bytes);
     raw_peer_make(&peer, &lease, payload);
     raw_peer_send(&peer, &(struct raw_frame){payload, n_bytes}, 1);
@@ -416,10 +371,10 @@ static void what_was_said_to_another_connection_is_void_when_it_is_replayed(void
     assert_int_equal(stats_of(consumer).n_corrupt, 0);
     assert_int_equal(stats_of(consumer).n_rejected_loaders, 0);
     assert_int_equal(stats_of(consumer).n_slices, 1);
-    struct fleet_loader *sound = open_sound(consumer);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
     raw_peer_close(&peer);
     raw_peer_close(&replayer);
-    check_batches(consumer, 0, 10);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
     free(payload);
     fleet_loader_close(&sound);
     consumer_close(&consumer);
@@ -431,10 +386,10 @@ static void messages_from_strangers_are_answered_or_ignored(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *sound = open_sound(consumer);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
     struct raw_peer stranger;
-    start(consumer, 1);
+    fleet_consumer_start(consumer, 0, 1);
     raw_peer_open(&stranger, consumer_endpoint(consumer, 0));
     stranger.out.kind = MESSAGE_ALIVE;
     raw_peer_send(&stranger, NULL, 0);
@@ -453,7 +408,7 @@ static void messages_from_strangers_are_answered_or_ignored(void **state)
     for (int i = 0; i < 1000; i++)
         assert_true(zmq_send(stranger.socket, payload, 40, i < 999 ? ZMQ_SNDMORE : 0) >= 0);
     assert_true(raw_peer_receive(&stranger, MESSAGE_REJECT));
-    check_batches(consumer, 0, 30);
+    fleet_check_batches(consumer, &options.spec, 0, 30);
     free(payload);
     raw_peer_close(&stranger);
     fleet_loader_close(&sound);
@@ -470,10 +425,10 @@ static void a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory(voi
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *sound = open_sound(consumer);
-    start(consumer, 2);
-    check_batches(consumer, 0, 10);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+    fleet_consumer_start(consumer, 0, 2);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
     size_t n_bytes = 64 << 20, before;
     uint8_t *large = calloc(1, n_bytes);
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_DEALER);
@@ -488,7 +443,7 @@ static void a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory(voi
     zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
     assert_int_equal(zmq_poll(&item, 1, 10000), 1);              /* disconnected */
     assert_true(memory_in_use() < before + n_bytes + (8 << 20)); /* its own copy is in n_bytes */
-    check_batches(consumer, 10, 30);
+    fleet_check_batches(consumer, &options.spec, 10, 30);
     zmq_close(monitor);
     zmq_close(socket);
     zmq_ctx_term(context);
@@ -512,8 +467,8 @@ static void random_bytes_on_the_port_change_nothing(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *sound = open_sound(consumer);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
     struct rng rng = rng_open((struct rng_key){.seed = 3, .purpose = RNG_TEST});
     /* ZMTP 3.0 greeting, NULL mechanism; then READY; then a frame of 2^63 bytes. */
     static const uint8_t greeting[64] = {0xff, 0,    0, 0, 0,   0,   0,   0,
@@ -523,7 +478,7 @@ static void random_bytes_on_the_port_change_nothing(void **state)
                                     0,   0,   0,   6,   'D', 'E', 'A', 'L', 'E', 'R'};
     static const uint8_t huge[] = {2, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3};
     int half_open[20];
-    start(consumer, 3);
+    fleet_consumer_start(consumer, 0, 3);
     size_t before = 0;
     for (int round = 0; round < 60; round++) {
         uint8_t bytes[4096];
@@ -541,7 +496,7 @@ static void random_bytes_on_the_port_change_nothing(void **state)
             half_open[round] = connection; /* and never another word */
         else
             close(connection);
-        check_batches(consumer, round * 2, 2);
+        fleet_check_batches(consumer, &options.spec, round * 2, 2);
         if (round == 19)
             before = memory_in_use();
     }
@@ -557,13 +512,13 @@ static void loaders_that_come_and_go_leave_no_memory_behind(void **state)
 {
     (void)state;
     struct consumer_options options = loopback_options();
-    struct consumer *consumer = open_consumer(&options);
-    struct fleet_loader *sound = open_sound(consumer);
-    start(consumer, 1000);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer);
+    fleet_consumer_start(consumer, 0, 1000);
     size_t before = 0;
     for (int round = 0; round < 60; round++) {
-        struct fleet_loader *another = open_sound(consumer);
-        check_batches(consumer, round * 10, 10);
+        struct fleet_loader *another = fleet_loader_open_sound(consumer);
+        fleet_check_batches(consumer, &options.spec, round * 10, 10);
         fleet_loader_close(&another);
         if (round == 20)
             before = memory_in_use();

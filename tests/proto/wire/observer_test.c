@@ -18,32 +18,17 @@
 #include "proto/wire/consumer.h"
 #include "tests/proto/wire/fleet.h"
 
-enum { BATCH = 16, SLICE = 4 };
-
 static const int64_t patience_ns = 60000000000;
 
 static struct message message;
 
 static struct consumer_options small_options(const char *endpoint)
 {
-    return (struct consumer_options){.endpoints = {endpoint},
-                                     .n_endpoints = 1,
-                                     .spec = fleet_spec(),
-                                     .batch_size = BATCH,
-                                     .slice_size = SLICE,
-                                     .prefetch = 3,
-                                     .rank = 1,
-                                     .world = 2,
-                                     .drop_last = true};
-}
+    struct consumer_options options = fleet_consumer_options(endpoint);
 
-static struct consumer *open_consumer(const struct consumer_options *options)
-{
-    struct consumer *consumer = NULL;
-
-    if (consumer_open(&consumer, options) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return consumer;
+    options.rank = 1;
+    options.world = 2;
+    return options;
 }
 
 static struct observer *open_observer(const char *endpoint)
@@ -72,19 +57,10 @@ static const struct message_status *ask_until_ready(struct observer *observer, i
     }
 }
 
-static struct batch *next(struct consumer *consumer)
-{
-    struct batch *batch = NULL;
-
-    if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return batch;
-}
-
 static void a_report_says_what_is_so(void **state)
 {
     struct consumer_options options = small_options("tcp://127.0.0.1:0");
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct observer *observer = open_observer(consumer_endpoint(consumer, 0));
     struct dataset_info dataset;
 
@@ -105,7 +81,7 @@ static void a_report_says_what_is_so(void **state)
     assert_true(status->has_stream);
     assert_int_equal(stream->rank, 1);
     assert_int_equal(stream->world, 2);
-    assert_int_equal(stream->batch_size, BATCH);
+    assert_int_equal(stream->batch_size, FLEET_BATCH);
     assert_int_equal(stream->steps_per_epoch, consumer_steps_per_epoch(consumer));
     assert_int_equal(stream->first_step, 2);
     assert_int_equal(status->end_step, 3 * consumer_steps_per_epoch(consumer));
@@ -114,21 +90,21 @@ static void a_report_says_what_is_so(void **state)
     assert_true(stream->spec_digest == data_spec_digest(&options.spec));
     assert_int_equal(status->n_slots, 4);
     assert_int_equal(status->n_leases, 0);
-    assert_int_equal(status->n_slices, 4 * BATCH / SLICE);
-    assert_int_equal(status->n_images, 4 * BATCH);
-    assert_int_equal(status->n_bytes, 4 * BATCH * data_spec_record_bytes(&options.spec));
+    assert_int_equal(status->n_slices, 4 * FLEET_BATCH / FLEET_SLICE);
+    assert_int_equal(status->n_images, 4 * FLEET_BATCH);
+    assert_int_equal(status->n_bytes, 4 * FLEET_BATCH * data_spec_record_bytes(&options.spec));
     assert_int_equal(status->n_batches, 0);
     assert_int_equal(status->n_loaders, 1);
     assert_int_equal(status->n_listed, 1);
-    assert_int_equal(status->loaders[0].n_images, 4 * BATCH);
+    assert_int_equal(status->loaders[0].n_images, 4 * FLEET_BATCH);
     assert_int_equal(status->loaders[0].credit, 5);
     assert_int_equal(status->loaders[0].n_threads, 2);
 
-    consumer_return(consumer, next(consumer));
+    consumer_return(consumer, fleet_next(consumer));
     int64_t then_ns = status->time_ns;
     do
         status = ask(observer);
-    while (status->n_images < 5 * BATCH);
+    while (status->n_images < 5 * FLEET_BATCH);
     assert_int_equal(status->n_batches, 1);
     assert_int_equal(status->stream.first_step, 3);
     assert_true(status->time_ns > then_ns);
@@ -153,7 +129,7 @@ static enum message_kind receive_any(struct raw_peer *peer)
 static void questions_do_not_hold_up_the_stream(void **state)
 {
     struct consumer_options options = small_options("tcp://127.0.0.1:0");
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
     struct fleet_loader *loader = fleet_loader_open(&one);
     struct dataset_info dataset;
@@ -170,8 +146,8 @@ static void questions_do_not_hold_up_the_stream(void **state)
         peer.out.kind = MESSAGE_STATUS_WANTED;
         for (int i = 0; i < 100; i++)
             raw_peer_send(&peer, NULL, 0);
-        struct batch *batch = next(consumer);
-        fleet_check_batch(&options.spec, batch, 1, 2, (int64_t)step * BATCH);
+        struct batch *batch = fleet_next(consumer);
+        fleet_check_batch(&options.spec, batch, 1, 2, (int64_t)step * FLEET_BATCH);
         consumer_return(consumer, batch);
     }
     peer.out.kind = MESSAGE_ALIVE; /* what strangers are told of that comes after all answers */
@@ -216,7 +192,7 @@ static void with_keys_those_alone_are_told_who_are_in_the_list(void **state)
     close(file);
     options.keys = &trainer;
     options.allow = list;
-    struct consumer *consumer = open_consumer(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     const char *endpoint = consumer_endpoint(consumer, 0);
     assert_int_equal(observer_open(&observer, endpoint, &friend, &trainer.public_half), STATUS_OK);
     assert_false(ask(observer)->has_stream);

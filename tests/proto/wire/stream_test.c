@@ -45,42 +45,11 @@ static int fixture_close(void **state)
 
 static struct consumer_options options_for(const char *endpoint)
 {
-    return (struct consumer_options){.endpoints = {endpoint},
-                                     .n_endpoints = 1,
-                                     .spec = fleet_spec(),
-                                     .batch_size = BATCH,
-                                     .slice_size = 7,
-                                     .prefetch = 3,
-                                     .world = 1,
-                                     .drop_last = true};
-}
+    struct consumer_options options = fleet_consumer_options(endpoint);
 
-static struct consumer *open(const struct consumer_options *options)
-{
-    struct consumer *consumer = NULL;
-    if (consumer_open(&consumer, options) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return consumer;
-}
-
-static void start(struct consumer *consumer, int64_t step, int32_t n_epochs)
-{
-    struct dataset_info dataset;
-    if (consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-        fail_msg("%s", status_message());
-    assert_int_equal(dataset.n_samples, FLEET_SAMPLES);
-    assert_int_equal(dataset.n_classes, FLEET_CLASSES);
-    assert_int_equal(dataset.index_digest, fleet_dataset().index_digest);
-    if (consumer_start(consumer, step, n_epochs) != STATUS_OK)
-        fail_msg("%s", status_message());
-}
-
-static struct batch *next(struct consumer *consumer)
-{
-    struct batch *batch = NULL;
-    if (consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns) != STATUS_OK)
-        fail_msg("%s", status_message());
-    return batch;
+    options.batch_size = BATCH;
+    options.slice_size = 7;
+    return options;
 }
 
 static void at_end(struct consumer *consumer)
@@ -112,10 +81,10 @@ static int64_t take_all(struct consumer *consumer, uint64_t *digests)
 static int64_t reference(const char *endpoint, uint64_t *digests)
 {
     struct consumer_options options = options_for(endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
     struct fleet_loader *loader = fleet_loader_open(&one);
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     int64_t n = take_all(consumer, digests);
     fleet_loader_close(&loader);
     consumer_close(&consumer);
@@ -126,14 +95,14 @@ static void every_byte_of_every_batch_is_where_it_belongs(void **state)
 {
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     struct fleet_loader *loader = fleet_loader_open(&one);
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     int64_t per_epoch = consumer_steps_per_epoch(consumer);
     assert_int_equal(per_epoch, FLEET_SAMPLES / BATCH);
     for (int64_t step = 0; step < 2 * per_epoch; step++) {
-        struct batch *batch = next(consumer);
+        struct batch *batch = fleet_next(consumer);
         assert_int_equal(batch->step, step);
         assert_int_equal(batch->epoch, step / per_epoch);
         assert_int_equal(batch->n_samples, BATCH);
@@ -162,14 +131,14 @@ static void the_stream_is_the_same_from_one_two_and_five_loaders(void **state)
         struct consumer_options options = options_for(fixture->endpoint);
         struct fleet_loader *loaders[5];
         options.slice_size = 3 + 4 * n_loaders; /* must not matter either */
-        struct consumer *consumer = open(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         for (int i = 0; i < n_loaders; i++) {
             struct fleet_options one = fleet_options(fixture->endpoint);
             one.n_threads = 1 + i % 2;
             one.credit = 2 + i;
             loaders[i] = fleet_loader_open(&one);
         }
-        start(consumer, 0, 2);
+        fleet_consumer_start(consumer, 0, 2);
         memset(got, 0, sizeof(got));
         assert_int_equal(take_all(consumer, got), n);
         assert_memory_equal(got, want, (size_t)n * sizeof(want[0]));
@@ -185,13 +154,13 @@ static void the_stream_is_the_same_when_loaders_are_killed_and_started(void **st
     static uint64_t want[MAX_STEPS];
     int64_t n = reference(fixture->endpoint, want);
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     pid_t loaders[3];
     for (int i = 0; i < 3; i++)
         loaders[i] = fleet_spawn(fixture->endpoint, NULL);
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     for (int64_t step = 0; step < n; step++) {
-        struct batch *batch = next(consumer);
+        struct batch *batch = fleet_next(consumer);
         assert_int_equal(batch->step, step);
         assert_int_equal(batch->digest, want[step]);
         consumer_return(consumer, batch);
@@ -220,10 +189,10 @@ static void a_run_resumes_at_any_step(void **state)
     const int64_t steps[] = {1, 17, n / 2, n - 1, n};
     for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
         struct consumer_options options = options_for(fixture->endpoint);
-        struct consumer *consumer = open(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         struct fleet_options one = fleet_options(fixture->endpoint);
         struct fleet_loader *loader = fleet_loader_open(&one);
-        start(consumer, steps[i], 2);
+        fleet_consumer_start(consumer, steps[i], 2);
         memset(got, 0, sizeof(got));
         assert_int_equal(take_all(consumer, got), n - steps[i]);
         assert_memory_equal(got + steps[i], want + steps[i],
@@ -242,13 +211,13 @@ static void an_evaluation_ends_with_a_short_batch(void **state)
         options.drop_last = false;
         options.batch_size = sizes[k];
         options.slice_size = 16;
-        struct consumer *consumer = open(&options);
+        struct consumer *consumer = fleet_consumer_open(&options);
         struct fleet_options one = fleet_options(fixture->endpoint);
         struct fleet_loader *loader = fleet_loader_open(&one);
-        start(consumer, 0, 1);
+        fleet_consumer_start(consumer, 0, 1);
         int64_t n_batches = (FLEET_SAMPLES + sizes[k] - 1) / sizes[k];
         for (int64_t step = 0; step < n_batches; step++) {
-            struct batch *batch = next(consumer);
+            struct batch *batch = fleet_next(consumer);
             int64_t left = FLEET_SAMPLES - step * sizes[k];
             assert_int_equal(batch->n_samples, left < sizes[k] ? left : sizes[k]);
             fleet_check_batch(&options.spec, batch, 0, 1, step * sizes[k]);
@@ -269,19 +238,19 @@ static void one_loader_serves_two_ranks(void **state)
     struct fleet_options one = fleet_options(NULL);
     for (int rank = 0; rank < 2; rank++) {
         options.rank = rank;
-        consumers[rank] = open(&options);
+        consumers[rank] = fleet_consumer_open(&options);
         one.endpoints[rank] = consumer_endpoint(consumers[rank], 0);
     }
     one.n_endpoints = 2;
     one.exit_when_done = true;
     struct fleet_loader *loader = fleet_loader_open(&one);
     for (int rank = 0; rank < 2; rank++)
-        start(consumers[rank], 0, 1);
+        fleet_consumer_start(consumers[rank], 0, 1);
     int64_t per_epoch = consumer_steps_per_epoch(consumers[0]);
     assert_int_equal(per_epoch, (FLEET_SAMPLES + 1) / 2 / BATCH);
     for (int64_t step = 0; step < per_epoch; step++)
         for (int rank = 0; rank < 2; rank++) {
-            struct batch *batch = next(consumers[rank]);
+            struct batch *batch = fleet_next(consumers[rank]);
             fleet_check_batch(&options.spec, batch, rank, 2, step * BATCH);
             consumer_return(consumers[rank], batch);
         }
@@ -302,10 +271,10 @@ static void a_loader_survives_the_restart_of_its_consumer(void **state)
     int64_t step = 0;
     for (int round = 0; round < 4; round++) {
         struct consumer_options options = options_for(fixture->endpoint);
-        struct consumer *consumer = open(&options);
-        start(consumer, step, 2);
+        struct consumer *consumer = fleet_consumer_open(&options);
+        fleet_consumer_start(consumer, step, 2);
         for (int i = 0; i < 10; i++, step++) {
-            struct batch *batch = next(consumer);
+            struct batch *batch = fleet_next(consumer);
             assert_int_equal(batch->step, step);
             assert_int_equal(batch->digest, want[step]);
             consumer_return(consumer, batch);
@@ -317,9 +286,9 @@ static void a_loader_survives_the_restart_of_its_consumer(void **state)
     struct consumer_options options = options_for(fixture->endpoint);
     options.spec.n_local = 1;
     options.spec.n_pred_ratios = 0;
-    struct consumer *consumer = open(&options);
-    start(consumer, 0, 1);
-    struct batch *batch = next(consumer);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    fleet_consumer_start(consumer, 0, 1);
+    struct batch *batch = fleet_next(consumer);
     assert_null(batch->masks);
     fleet_check_batch(&options.spec, batch, 0, 1, 0);
     consumer_return(consumer, batch);
@@ -331,15 +300,15 @@ static void batches_may_be_returned_late_and_in_any_order(void **state)
 {
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     struct fleet_loader *loader = fleet_loader_open(&one);
     struct batch *held[4], *none;
-    start(consumer, 0, 1);
+    fleet_consumer_start(consumer, 0, 1);
     int64_t step = 0;
     for (int round = 0; round < 5; round++) {
         for (int i = 0; i < 4; i++)
-            held[i] = next(consumer);
+            held[i] = fleet_next(consumer);
         /* All places are taken: nothing more can come. */
         assert_int_equal(consumer_next(consumer, &none, clock_monotonic_ns() + 20000000),
                          STATUS_TIMEOUT);
@@ -358,7 +327,7 @@ static void without_a_loader_waiting_ends_at_the_deadline(void **state)
 {
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct dataset_info dataset;
     struct batch *batch;
     assert_int_equal(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 1000000),
@@ -376,7 +345,7 @@ static void a_data_set_smaller_than_a_batch_is_an_error(void **state)
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
     options.batch_size = FLEET_SAMPLES + 1;
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     struct fleet_loader *loader = fleet_loader_open(&one);
     struct dataset_info dataset;
@@ -392,14 +361,14 @@ static void bad_images_are_reported_once_an_epoch(void **state)
 {
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     one.reports_bad_images = true;
     struct fleet_loader *loader = fleet_loader_open(&one);
     static uint64_t digests[MAX_STEPS];
     static int n_reports[2][FLEET_SAMPLES], n_want[2][FLEET_SAMPLES];
     struct bad_image bad;
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     int64_t per_epoch = consumer_steps_per_epoch(consumer);
     assert_int_equal(take_all(consumer, digests), 2 * per_epoch);
     uint64_t n = 0;
@@ -430,15 +399,15 @@ static void policy_fail_ends_the_stream_where_the_bad_image_is(void **state)
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
     options.spec.bad_image_policy = BAD_IMAGE_FAIL;
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_loader *loaders[2];
     struct fleet_options one = fleet_options(fixture->endpoint);
     one.fail_position = 10 * BATCH + 5;
     for (int i = 0; i < 2; i++)
         loaders[i] = fleet_loader_open(&one);
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     for (int64_t step = 0; step < 10; step++) {
-        struct batch *batch = next(consumer);
+        struct batch *batch = fleet_next(consumer);
         assert_int_equal(batch->step, step);
         consumer_return(consumer, batch);
     }
@@ -458,13 +427,13 @@ static void a_slice_that_every_try_fails_at_ends_the_stream_too(void **state)
 {
     struct fixture *fixture = *state;
     struct consumer_options options = options_for(fixture->endpoint);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     one.fail_position = 2 * BATCH;
     struct fleet_loader *loader = fleet_loader_open(&one);
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     for (int64_t step = 0; step < 2; step++)
-        consumer_return(consumer, next(consumer));
+        consumer_return(consumer, fleet_next(consumer));
     struct batch *batch;
     assert_int_equal(consumer_next(consumer, &batch, clock_monotonic_ns() + patience_ns),
                      STATUS_CORRUPT);
@@ -502,12 +471,12 @@ static void batches_lie_in_the_callers_memory(void **state)
     options.alloc = counted_alloc;
     options.free = counted_free;
     options.alloc_context = &allocations;
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     assert_int_equal(allocations.n_made, 0);
     struct fleet_options one = fleet_options(fixture->endpoint);
     struct fleet_loader *loader = fleet_loader_open(&one);
     static uint64_t digests[MAX_STEPS];
-    start(consumer, 0, 2);
+    fleet_consumer_start(consumer, 0, 2);
     assert_int_equal(allocations.n_made, 4);
     take_all(consumer, digests);
     assert_int_equal(allocations.n_made, 4);
@@ -524,12 +493,12 @@ static void images_larger_than_a_frame_go_one_by_one(void **state)
     options.batch_size = 6;
     options.slice_size = 4;
     assert_int_equal(socket_images_per_frame(data_spec_record_bytes(&options.spec)), 1);
-    struct consumer *consumer = open(&options);
+    struct consumer *consumer = fleet_consumer_open(&options);
     struct fleet_options one = fleet_options(fixture->endpoint);
     struct fleet_loader *loader = fleet_loader_open(&one);
-    start(consumer, 0, 1);
+    fleet_consumer_start(consumer, 0, 1);
     for (int64_t step = 0; step < 3; step++) {
-        struct batch *batch = next(consumer);
+        struct batch *batch = fleet_next(consumer);
         fleet_check_batch(&options.spec, batch, 0, 1, step * 6);
         consumer_return(consumer, batch);
     }
