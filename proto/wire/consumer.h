@@ -51,6 +51,7 @@ struct consumer_stats {
     uint64_t n_leased;                               /* slices, in all: again ones too */
     uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders, n_bad_images;
     uint64_t n_refused_keys, n_failed_handshakes; /* connections that never came to be */
+    uint64_t n_unheard;                           /* messages of strangers who said too much */
     int32_t n_loaders, n_leases_out, n_batches_ready, n_batches_max;
     int64_t waited_ns; /* in consumer_next, in all */
     int64_t alive_ns;  /* when the thread looked around last (clock_monotonic_ns) */

@@ -20,6 +20,7 @@
 #include "proto/wire/session.h"
 #include "proto/wire/socket.h"
 #include "proto/wire/socket_monitor.h"
+#include "proto/wire/strangers.h"
 
 enum {
     CONSUMER_PENDING_REPORTS = 256, /* bad images that wait for the caller */
@@ -93,7 +94,9 @@ struct consumer {
 
     /* thread only */
     struct session *session;
-    struct peer *peers; /* [SESSION_MAX_LOADERS] */
+    struct peer *peers; /* [SESSION_MAX_LOADERS], of which the first n_peers were ever used */
+    int32_t n_peers;
+    struct strangers strangers;
     struct ban bans[CONSUMER_BANNED];
     uint32_t n_bans;
     struct slot **making;                       /* [n_slots], of step s at s mod n_slots */

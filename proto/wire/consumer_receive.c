@@ -47,7 +47,6 @@ void consumer_note_refusal(struct consumer *consumer, const struct sender *sende
     refusals_note(&consumer->refusals, text, clock_monotonic_ns());
     memcpy(consumer->last_refusal, text, sizeof(text));
     consumer->stats.n_rejected_loaders++;
-    pthread_cond_broadcast(&consumer->changed);
     pthread_mutex_unlock(&consumer->lock);
 }
 
@@ -135,7 +134,7 @@ static int32_t find_peer(const struct consumer *consumer)
 {
     const struct received *in = &consumer->in;
 
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS; i++) {
+    for (int32_t i = 0; i < consumer->n_peers; i++) {
         const struct peer *peer = &consumer->peers[i];
         if (peer->used && peer->n_routing == in->n_routing &&
             memcmp(peer->routing, in->routing, in->n_routing) == 0)
@@ -170,7 +169,7 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
     if (known >= 0)
         consumer_forget(consumer, known);
     /* The same process over a new connection: what it held before is void. */
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS && hello->version == WIRE_VERSION; i++)
+    for (int32_t i = 0; i < consumer->n_peers && hello->version == WIRE_VERSION; i++)
         if (consumer->peers[i].used && consumer->peers[i].instance == hello->instance)
             consumer_forget(consumer, i);
     if (judge(consumer, hello) != STATUS_OK) {
@@ -187,6 +186,8 @@ static void handle_hello(struct consumer *consumer, int32_t known, int64_t now_n
     }
     struct peer *peer = &consumer->peers[number];
     uint64_t n = ++consumer->n_joined;
+    if (number >= consumer->n_peers)
+        consumer->n_peers = number + 1;
     *peer = (struct peer){.used = true,
                           .session = hash_bytes_seeded(&n, sizeof(n), consumer->session_id),
                           .n_routing = consumer->in.n_routing,
@@ -408,10 +409,9 @@ static void handle_failure(struct consumer *consumer, int32_t loader, int64_t no
 
 /* ---- one message ---- */
 
-static void handle(struct consumer *consumer, int64_t now_ns)
+static void handle(struct consumer *consumer, int32_t loader, int64_t now_ns)
 {
     const struct message *message = &consumer->in.message;
-    int32_t loader = find_peer(consumer);
 
     if (message->kind == MESSAGE_HELLO) {
         handle_hello(consumer, loader, now_ns);
@@ -445,10 +445,8 @@ static void handle(struct consumer *consumer, int64_t now_ns)
 }
 
 /* A frame that is no message: a strike for a loader, an answer for a stranger. */
-static void handle_garbage(struct consumer *consumer)
+static void handle_garbage(struct consumer *consumer, int32_t loader)
 {
-    int32_t loader = find_peer(consumer);
-
     if (loader >= 0) {
         strike(consumer, loader, status_message());
         return;
@@ -472,6 +470,19 @@ static void note_sender(struct sender *out, zmq_msg_t *part)
     out->has_key = user != NULL && key_parse(&out->key, user, strlen(user));
 }
 
+/* Whether to read on: strangers are not listened to without end. */
+static bool hear(struct consumer *consumer, int32_t loader, int64_t now_ns)
+{
+    const struct received *in = &consumer->in;
+
+    if (loader >= 0 || strangers_hear(&consumer->strangers, in->routing, in->n_routing, now_ns))
+        return true;
+    pthread_mutex_lock(&consumer->lock);
+    consumer->stats.n_unheard++;
+    pthread_mutex_unlock(&consumer->lock);
+    return false;
+}
+
 bool consumer_receive(struct consumer *consumer, int64_t now_ns)
 {
     struct received *in = &consumer->in;
@@ -482,16 +493,17 @@ bool consumer_receive(struct consumer *consumer, int64_t now_ns)
     in->n_routing = (uint8_t)(zmq_msg_size(&part) <= 255 ? zmq_msg_size(&part) : 255);
     memcpy(in->routing, zmq_msg_data(&part), in->n_routing);
     zmq_msg_close(&part);
-    if (in->more && receive_part(consumer, &part)) {
+    int32_t loader = find_peer(consumer);
+    if (hear(consumer, loader, now_ns) && in->more && receive_part(consumer, &part)) {
         enum status status = message_unpack(&in->message, zmq_msg_data(&part), zmq_msg_size(&part));
         if (status != STATUS_OK || in->message.kind == MESSAGE_HELLO ||
             in->message.kind == MESSAGE_GOODBYE)
             note_sender(&in->sender, &part);
         zmq_msg_close(&part);
         if (status == STATUS_OK)
-            handle(consumer, now_ns);
+            handle(consumer, loader, now_ns);
         else
-            handle_garbage(consumer);
+            handle_garbage(consumer, loader);
     }
     while (in->more && receive_part(consumer, &part))
         zmq_msg_close(&part);

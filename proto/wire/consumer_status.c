@@ -63,7 +63,7 @@ static void count(struct consumer *consumer, struct message_status *out)
 static void list_loaders(const struct consumer *consumer, struct message_status *out,
                          int64_t now_ns)
 {
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS; i++) {
+    for (int32_t i = 0; i < consumer->n_peers; i++) {
         const struct peer *peer = &consumer->peers[i];
         if (!peer->used)
             continue;

@@ -120,7 +120,7 @@ static bool tell(struct consumer *consumer, int32_t loader)
 
 static void tell_all(struct consumer *consumer, enum message_kind kind)
 {
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS; i++) {
+    for (int32_t i = 0; i < consumer->n_peers; i++) {
         if (!consumer->peers[i].used)
             continue;
         consumer->out.kind = kind;
@@ -182,7 +182,7 @@ static void tick(struct consumer *consumer, int64_t now_ns, bool all_read)
         consumer->spoke_ns = now_ns;
         tell_all(consumer, MESSAGE_ALIVE);
     }
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS && all_read; i++)
+    for (int32_t i = 0; i < consumer->n_peers && all_read; i++)
         if (consumer->peers[i].used && now_ns - consumer->peers[i].heard_ns > silence_ns)
             consumer_forget(consumer, i);
 }
@@ -195,7 +195,7 @@ static void look_at_keys(struct consumer *consumer)
     if (consumer->auth == NULL || auth_generation(consumer->auth) == consumer->auth_generation)
         return;
     consumer->auth_generation = auth_generation(consumer->auth);
-    for (int32_t i = 0; i < SESSION_MAX_LOADERS; i++) {
+    for (int32_t i = 0; i < consumer->n_peers; i++) {
         struct peer *peer = &consumer->peers[i];
         if (!peer->used || !peer->sender.has_key ||
             auth_allows(consumer->auth, &peer->sender.key, NULL))

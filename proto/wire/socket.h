@@ -19,10 +19,9 @@ enum {
     SOCKET_SILENCE_MS = 10000,    /* a peer from which nothing comes for so long is gone */
     SOCKET_QUEUED_SLICES = 2,     /* that wait to be sent to one consumer */
     SOCKET_QUEUED_CONTROL = 256,  /* messages that wait to be sent to one loader */
-    SOCKET_WAITING_MESSAGES =
-        1024,                 /* of one loader that wait to be read; it has 256 leases at most */
-    SOCKET_FILES = 65536,     /* open at once, where the system lets us */
-    SOCKET_SEALED_BYTES = 64, /* what encryption adds to a frame, and some */
+    SOCKET_WAITING_MESSAGES = 64, /* of one connection that wait to be read; then it has to wait */
+    SOCKET_FILES = 65536,         /* open at once, where the system lets us */
+    SOCKET_SEALED_BYTES = 64,     /* what encryption adds to a frame, and some */
 };
 
 /* A context for one side, with this many I/O threads. Also raises the limit of open files to what

@@ -326,8 +326,9 @@ static void ranks_share_a_fleet_that_changes(void **state)
             start_loader(scene, &loaders[i], range, "0");
         while (!ranks.ended) {
             process_wait_ms(&ranks, 150);
-            if (round == 0 || ranks.ended)
-                continue;
+            process_look(&loaders[1]);
+            if (round == 0 || ranks.ended || strstr(loaders[1].text, "serving") == NULL)
+                continue; /* the elder stays until the younger is there, be it ever so slow */
             kill_and_release(&loaders[0]);
             loaders[0] = loaders[1];
             start_loader(scene, &loaders[1], range, "0");

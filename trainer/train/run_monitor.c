@@ -76,6 +76,9 @@ static void collect_consumer(struct exposition *e, const struct consumer_stats *
          (double)stats->n_refused_keys},
         {"ibot_consumer_failed_handshakes_total", "Connections that ended before they were made.",
          (double)stats->n_failed_handshakes},
+        {"ibot_consumer_unheard_messages_total",
+         "Messages thrown away unread: of connections that are no loader's and send too many.",
+         (double)stats->n_unheard},
     };
 
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
