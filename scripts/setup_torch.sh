@@ -4,6 +4,7 @@
 #
 #   scripts/setup_torch.sh install       unless they are there; at most IBOT_TORCH_SECONDS (default 900)
 #   scripts/setup_torch.sh run FILE …    runs a Python file with them; exit status 77: they are not there
+#   scripts/setup_torch.sh which         names that Python; the same
 set -euo pipefail
 
 folder=${IBOT_TORCH:-${HOME:-/tmp}/.cache/ibot/torch}
@@ -35,16 +36,17 @@ install() {
 
 case ${1:-} in
 install) install ;;
-run)
+run | which)
     python=$(find_python) || {
         echo "skipped: no PyTorch; scripts/setup_torch.sh install" >&2
         exit 77
     }
+    [ "$1" = run ] || exec echo "$python"
     shift
     exec "$python" "$@"
     ;;
 *)
-    sed -n '5,6p' "$0" >&2
+    sed -n '5,7p' "$0" >&2
     exit 2
     ;;
 esac

@@ -294,7 +294,7 @@ const struct options_program run_program = {
     .summary = "Pre-train a vision transformer with iBOT.",
     .epilogue =
         "Recipes: vit_small_16, vit_base_16, vit_large_16, swin_tiny_w7, swin_tiny_w14 (as "
-        "published), cifar10_small, cifar10_swin.\n\n"
+        "published), cifar10_vit, cifar10_small, cifar10_swin.\n\n"
         "  ibot-train --recipe vit_small_16 --data /data/imagenet/train --loaders 8 -o runs/small\n"
         "  ibot-train --recipe vit_small_16 --listen tcp://127.0.0.1:5550 -o runs/small\n"
         "  ibot-train --recipe vit_small_16 --listen tcp://0.0.0.0:5550 --key trainer.secret "
