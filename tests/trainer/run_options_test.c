@@ -124,7 +124,7 @@ static void every_recipe_is_free_of_contradictions(void **state)
 {
     static const char *const recipes[] = {"vit_small_16", "vit_base_16",   "vit_large_16",
                                           "swin_tiny_w7", "swin_tiny_w14", "cifar10_small",
-                                          "cifar10_swin"};
+                                          "cifar10_swin", "cifar10_vit"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
