@@ -8,11 +8,11 @@
 #   --data DIR         CIFAR-10 as JPEG files: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or a
 #                      .tar.zst of that
 #   --small            two minutes on a CPU: a smaller network (recipe cifar10_small) on the 6,000
-#                      images in this repository (--data chooses others), 12 epochs
+#                      images in this repository (--data chooses others), 20 epochs
 #   --bin DIR          programs of a build that is there; without, they are built here
 #   --backend NAME     cpu (default) or cuda
-#   --epochs N         length of the schedule; default: the recipe's 200
-#   --every N          epochs between two evaluations; default: a tenth of the epochs
+#   --epochs N         length of the schedule; default: 200, or 20 with --small
+#   --every N          epochs between two evaluations; default: a tenth of the epochs, or a fifth
 #   --minutes N        train no longer than this in this call; 0 (default): to the end
 #   --loaders N        loader processes; default: one per core, less two, 1 to 12
 #   --torch PYTHON     afterwards train the same network by scripts/learn_cifar10_torch.py with this
@@ -66,7 +66,7 @@ if [ $small = yes ]; then
     recipe=cifar10_small
     data=${data:-$root/tests/data/cifar10_subset.tar.zst}
     out=${out:-runs/learn_cifar10_small}
-    epochs=${epochs:-12}
+    epochs=${epochs:-20}
 else
     recipe=cifar10_vit
     [ -n "$data" ] || stop "no images: give --data DIR, or --small" 2
@@ -74,7 +74,8 @@ else
     epochs=${epochs:-200}
 fi
 [ "$epochs" -ge 1 ] || stop "--epochs 0: nothing to train" 2
-every=${every:-$(((epochs + 9) / 10))}
+parts=$([ $small = yes ] && echo 5 || echo 10)
+every=${every:-$(((epochs + parts - 1) / parts))}
 [ "$every" -ge 1 ] || stop "--every 0: wanted 1 at least" 2
 if [ -z "$loaders" ]; then
     loaders=$(($(nproc) - 2))
