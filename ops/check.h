@@ -36,7 +36,7 @@ static inline bool all_finite(const struct tensor *t)
 #define CHECK_F32(op, tensor)                                                                      \
     do {                                                                                           \
         if ((tensor).data != NULL && (tensor).dtype != DTYPE_F32)                                  \
-            FAIL(STATUS_UNSUPPORTED, op ": " #tensor " has dtype %d; the CPU computes in float32", \
+            FAIL(STATUS_UNSUPPORTED, op ": " #tensor " has dtype %d; this op takes float32 here",  \
                  (int)(tensor).dtype);                                                             \
     } while (0)
 

@@ -35,14 +35,12 @@ static enum status change(struct piece *piece, uint8_t *rgb, int32_t width, int3
     return STATUS_OK;
 }
 
-static enum status read_params(struct photometric_params *out, const struct tensor *params,
-                               int64_t crop)
+static struct photometric_params params_of(const uint8_t *params, int64_t crop)
 {
-    memcpy(out, (const uint8_t *)params->data + crop * PHOTOMETRIC_PARAMS_BYTES, sizeof(*out));
-    if (!photometric_params_are_sound(out))
-        FAIL(STATUS_CORRUPT, "photometric: the parameters of crop %lld are out of range",
-             (long long)crop);
-    return STATUS_OK;
+    struct photometric_params out;
+
+    memcpy(&out, params + crop * PHOTOMETRIC_PARAMS_BYTES, sizeof(out));
+    return out;
 }
 
 enum status photometric_cpu(struct device *device, const struct photometric_args *args)
@@ -51,7 +49,6 @@ enum status photometric_cpu(struct device *device, const struct photometric_args
     int64_t n = pixels->shape[0];
     int32_t height = (int32_t)pixels->shape[1], width = (int32_t)pixels->shape[2];
     const struct pixel_kernels *kernels = pixel_kernels_best();
-    struct photometric_params params;
     size_t blur_bytes, bytes = piece_bytes(width, height, &blur_bytes);
     size_t crop_bytes = (size_t)height * (size_t)width * 3;
     int failed = 0;
@@ -60,19 +57,16 @@ enum status photometric_cpu(struct device *device, const struct photometric_args
     CHECK(pixels->dtype == DTYPE_U8 && pixels->rank == 4 && pixels->shape[3] == 3 &&
           args->params.dtype == DTYPE_U8 && args->params.shape[0] == n &&
           args->params.shape[1] == PHOTOMETRIC_PARAMS_BYTES);
-    for (int64_t i = 0; i < n; i++)
-        TRY(read_params(&params, &args->params, i));
     TRY(cpu_scratch(device, &scratch, bytes * (size_t)device->n_threads));
-#pragma omp parallel for schedule(dynamic) private(params) num_threads(device->n_threads)          \
-    reduction(|                                                                                    \
-              : failed)
+#pragma omp parallel for schedule(dynamic) num_threads(device->n_threads) reduction(| : failed)
     for (int64_t i = 0; i < n; i++) {
         uint8_t *memory = scratch + bytes * (size_t)omp_get_thread_num();
         struct piece piece = {
             .planes = {.memory = memory, .capacity = bytes - blur_bytes},
             .tools = {.kernels = kernels, .blur = {memory + bytes - blur_bytes, blur_bytes}},
         };
-        failed |= read_params(&params, &args->params, i) != STATUS_OK ||
+        struct photometric_params params = params_of(args->params.data, i);
+        failed |= photometric_params_are_sound(&params) &&
                   change(&piece, (uint8_t *)pixels->data + (size_t)i * crop_bytes, width, height,
                          &params) != STATUS_OK;
     }

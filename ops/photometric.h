@@ -11,9 +11,9 @@ extern "C" {
 #endif
 
 /* pixels [N, H, W, 3] u8 in and out
- * params [N, 32] u8: a struct photometric_params (ops/pixels/photometric.h) for each crop
- * Errors: STATUS_CORRUPT (params that no loader makes: of which crop), STATUS_NO_MEMORY,
- * STATUS_DEVICE. */
+ * params [N, 32] u8: a struct photometric_params (ops/pixels/photometric.h) for each crop; a crop
+ *        stays as it is when photometric_params_check (for host memory) would refuse its own
+ * Errors: STATUS_NO_MEMORY, STATUS_UNSUPPORTED (accelerators: some thousand px), STATUS_DEVICE. */
 struct photometric_args {
     struct tensor pixels, params;
 };

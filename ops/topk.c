@@ -2,16 +2,23 @@
 #include "ops/topk.h"
 
 #include <cblas.h>
+#include <math.h>
 
 #include "ops/check.h"
 #include "ops/cpu_scratch.h"
 
 enum { QUERY_BLOCK = 128, BANK_BLOCK = 8192 };
 
-/* Is (value, index) a worse hit than the other? Equal values: the higher index is worse. */
+/* Is (value, index) a worse hit than the other? NaN is worse than any number; of equal ones the
+ * higher index is. */
 static bool worse(float value_a, int32_t index_a, float value_b, int32_t index_b)
 {
-    return value_a < value_b || (value_a == value_b && index_a > index_b);
+    if (value_a < value_b)
+        return true;
+    if (value_a > value_b)
+        return false;
+    bool nan_a = isnan(value_a), nan_b = isnan(value_b);
+    return nan_a != nan_b ? nan_a : index_a > index_b;
 }
 
 /* Restores the heap (worst on top) below `at`. */

@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* For every query the k greatest dot products with rows of the bank, best first; equal values
- * with the lower index first.
+ * with the lower index first, NaN after all numbers.
  *   query [Q, D] f32, bank [N, D] f32, k <= N
  *   value [Q, k] f32 out, index [Q, k] i32 out
  * Errors: STATUS_NO_MEMORY for the block of similarities, STATUS_DEVICE. */

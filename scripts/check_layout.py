@@ -31,7 +31,7 @@ ALLOWED = {
     "loader": PROTO + ["loader", "ops/pixels"],
     "stream": PROTO + ["ops/pixels", "loader", "stream"],
     "ops": ["proto/base", "ops", "ops/pixels"],
-    "kernels": ["proto/base", "ops", "kernels"],
+    "kernels": ["proto/base", "ops/pixels", "ops", "kernels"],
     "trainer/weights": ["proto/base", "ops", "trainer/weights"],
     "trainer/model": ["proto/base", "ops", "trainer/model"],
     "trainer": TRAINER,

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "ops/pixels/photometric.h"
 #include "proto/base/memory.h"
 
 /* Marks of the device; the model has those before it. */
@@ -47,10 +48,7 @@ enum status batch_upload_open(struct batch_upload *out, struct device *device,
     struct sizes sizes = sizes_of(spec, (size_t)batch_size);
 
     *out = (struct batch_upload){.device = device, .ops = ops, .spec = *spec};
-    if (sizes.photometric > 0 && (ops == NULL || ops->photometric == NULL))
-        FAIL(STATUS_UNSUPPORTED,
-             "--photometric trainer: backend '%s' has no such op; use --photometric loader",
-             ops != NULL ? ops->name : "none");
+    CHECK(sizes.photometric == 0 || ops != NULL);
     if (device->kind != DEVICE_CPU)
         out->n_places = 2;
     else if (sizes.photometric > 0 && keep_slots)
@@ -130,6 +128,7 @@ enum status batch_upload_take(struct batch_upload *upload, const struct batch *b
         crops(place != NULL ? place->locals : batch->locals, locals, spec->local_size_px);
     if (batch->photometric == NULL)
         return STATUS_OK;
+    TRY(photometric_params_check(batch->photometric, globals + locals));
     TRY(change_colours(upload, input->globals, params, 0));
     return change_colours(upload, input->locals, params, globals);
 }

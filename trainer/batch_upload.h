@@ -30,7 +30,7 @@ struct batch_upload {
 };
 
 /* keep_slots: on the CPU too, what came in a slot must not be changed there. Errors:
- * STATUS_UNSUPPORTED (colours are left to a backend without that op), STATUS_NO_MEMORY. */
+ * STATUS_NO_MEMORY, STATUS_DEVICE. */
 enum status batch_upload_open(struct batch_upload *out, struct device *device,
                               const struct op_table *ops, const struct data_spec *spec,
                               int32_t batch_size, bool keep_slots) IBOT_WARN_UNUSED;
@@ -38,7 +38,8 @@ enum status batch_upload_open(struct batch_upload *out, struct device *device,
 enum status batch_upload_begin(struct batch_upload *upload,
                                const struct batch *batch) IBOT_WARN_UNUSED;
 
-/* Pixels of `input`: the batch's, with their final colours. */
+/* Pixels of `input`: the batch's, with their final colours. Errors: STATUS_CORRUPT (colours that
+ * no loader asks for), STATUS_DEVICE. */
 enum status batch_upload_take(struct batch_upload *upload, const struct batch *batch,
                               struct ibot_input *input) IBOT_WARN_UNUSED;
 

@@ -3,6 +3,7 @@
 #include "ops/pixels/photometric.h"
 
 #include <math.h>
+#include <string.h>
 
 _Static_assert(sizeof(struct photometric_params) == PHOTOMETRIC_PARAMS_BYTES, "it travels");
 
@@ -152,6 +153,18 @@ bool photometric_params_are_sound(const struct photometric_params *params)
            params->hue <= 0.5f && params->blur_radius >= 0.0f &&
            params->blur_radius <= PHOTOMETRIC_MAX_BLUR_RADIUS && params->solarize_threshold >= 0 &&
            params->solarize_threshold <= 256;
+}
+
+enum status photometric_params_check(const uint8_t *params, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++, params += PHOTOMETRIC_PARAMS_BYTES) {
+        struct photometric_params one;
+        memcpy(&one, params, sizeof(one));
+        if (!photometric_params_are_sound(&one))
+            FAIL(STATUS_CORRUPT, "photometric: the parameters of crop %lld are out of range",
+                 (long long)i);
+    }
+    return STATUS_OK;
 }
 
 size_t photometric_blur_bytes(int32_t width, int32_t height)

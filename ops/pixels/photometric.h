@@ -32,6 +32,10 @@ struct photometric_params {
 /* Whether every number is one that the operations are defined for. */
 bool photometric_params_are_sound(const struct photometric_params *params);
 
+/* The same of n of them in a row, as they come from afar. Errors: STATUS_CORRUPT (names the crop).
+ */
+enum status photometric_params_check(const uint8_t *params, int64_t n) IBOT_WARN_UNUSED;
+
 /* One thread's tools. Zeroed but for the kernels is valid and empty. */
 struct photometric {
     const struct pixel_kernels *kernels;

@@ -151,9 +151,7 @@ static void hue_pixel(uint8_t rgb[3], uint8_t shift)
     memcpy(rgb, choices[sector % 6], 3);
 }
 
-/* Found by going through all colours, and held against them by a test. */
-const uint32_t hue_short_bits[8] = {0xfffffffeu, 0x00000000u, 0x11000000u, 0x00000111u,
-                                    0x222aaaaau, 0x23232222u, 0x00022222u, 0x00000000u};
+const uint32_t hue_short_bits[8] = HUE_SHORT_BITS;
 
 static void hue(uint8_t *const rgb[3], size_t n, uint8_t shift)
 {

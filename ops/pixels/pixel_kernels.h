@@ -104,6 +104,14 @@ struct pixel_kernels {
 /* Luma, one channel's part in 2^-16. */
 enum { LUMA_RED = 19595, LUMA_GREEN = 38470, LUMA_BLUE = 7471, LUMA_HALF = 32768 };
 
+/* Set bits: hues (0 .. 255) that Pillow's arithmetic gives one too low where they are exact. Found
+ * by going through all colours, and held against them by tests. */
+#define HUE_SHORT_BITS                                                                             \
+    {                                                                                              \
+        0xfffffffeu, 0x00000000u, 0x11000000u, 0x00000111u, 0x222aaaaau, 0x23232222u, 0x00022222u, \
+            0x00000000u                                                                            \
+    }
+
 /* Bytes of scratch for a blur of a width x height plane. */
 static inline size_t blur_scratch_bytes(int32_t width, int32_t height, int32_t radius)
 {

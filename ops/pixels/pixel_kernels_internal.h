@@ -9,7 +9,6 @@ extern const struct pixel_kernels pixel_kernels_plain;
 extern const struct pixel_kernels pixel_kernels_sse4, pixel_kernels_avx2, pixel_kernels_avx512;
 #endif
 
-/* Set bits: hues (0 .. 255) that Pillow's arithmetic gives one too low where they are exact. */
 extern const uint32_t hue_short_bits[8];
 
 static inline unsigned luma_pixel(unsigned red, unsigned green, unsigned blue)

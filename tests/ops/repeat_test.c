@@ -38,6 +38,7 @@ struct calls {
     struct distill_loss_args distill_loss;
     struct rows_mean_args rows_mean;
     struct gradient_norms_args gradient_norms;
+    struct topk_args topk;
 };
 
 #define CALL_OF(slot, type)                                                                        \
@@ -62,6 +63,7 @@ CALL_OF(tokens_backward, tokens_backward_args)
 CALL_OF(distill_loss, distill_loss_args)
 CALL_OF(rows_mean, rows_mean_args)
 CALL_OF(gradient_norms, gradient_norms_args)
+CALL_OF(topk, topk_args)
 
 static struct tensor random_2d(struct op_fixture *f, enum dtype dtype, int64_t n, int64_t m)
 {
@@ -109,6 +111,9 @@ static void fill_sums(struct op_fixture *f, struct calls *c)
                                                      .norms = op_output(f, DTYPE_F64, 2, 0),
                                                      .segments = table.data,
                                                      .n_segments = 2};
+    c->topk = (struct topk_args){random_2d(f, DTYPE_F32, ROWS, D), random_2d(f, DTYPE_F32, N, D),
+                                 op_output(f, DTYPE_F32, ROWS, LENGTH),
+                                 op_output(f, DTYPE_I32, ROWS, LENGTH)};
 }
 
 static void fill(struct op_fixture *f, struct calls *c)
@@ -256,6 +261,7 @@ static int list(struct calls *c, struct call *out)
          3},
         {"rows_mean", call_rows_mean, &c->rows_mean, {c->rows_mean.mean}, 1},
         {"gradient_norms", call_gradient_norms, &c->gradient_norms, {c->gradient_norms.norms}, 1},
+        {"topk", call_topk, &c->topk, {c->topk.value, c->topk.index}, 2},
     };
     memcpy(out, calls, sizeof(calls));
     return (int)(sizeof(calls) / sizeof(calls[0]));

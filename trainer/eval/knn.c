@@ -74,12 +74,6 @@ enum status knn_classify(struct device *device, const struct op_table *ops,
     int32_t k_max = 1;
     enum status status;
 
-    if (ops->topk == NULL)
-        FAIL(STATUS_UNSUPPORTED,
-             "k-NN: backend '%s' can't search for neighbours; keep features with --dump_features "
-             "and "
-             "classify them with --backend cpu",
-             ops->name);
     for (int32_t r = 0; r < args->n_results; r++) {
         struct knn_result *result = &args->results[r];
         if (result->k < 1 || result->k > args->n_train)

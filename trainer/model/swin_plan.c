@@ -21,19 +21,6 @@ void swin_window(const struct backbone_options *o, int32_t stage, int32_t block,
 
 /* ------------------------------------------------------------------------------ planning */
 
-static enum status check_ops(const struct op_table *ops)
-{
-    if (ops->region_mask == NULL || ops->region_mask_backward == NULL || ops->patch_merge == NULL ||
-        ops->patch_merge_backward == NULL || ops->region_mean == NULL ||
-        ops->region_mean_backward == NULL || ops->window_attention_forward == NULL ||
-        ops->window_attention_backward == NULL)
-        FAIL(STATUS_UNSUPPORTED,
-             "the backend '%s' has no window attention: a Swin can't run on it; take another "
-             "--backend (cpu has it), or a vit_* for --arch",
-             ops->name);
-    return STATUS_OK;
-}
-
 /* Maps of both groups in every stage. */
 static void shape_stages(struct swin *swin, const struct backbone_layout *layout)
 {
@@ -131,7 +118,6 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     int64_t stream, any;
 
     memset(swin, 0, sizeof(*swin));
-    TRY(check_ops(ops));
     swin->options = *options;
     swin->device = device;
     swin->ops = ops;
