@@ -89,9 +89,9 @@ static enum status end_call(struct nccl_state *s, ncclResult_t result, const cha
         pthread_mutex_lock(&s->lock);
     }
     if (result == ncclInProgress)
-        status =
-            status_set(STATUS_TIMEOUT, "NCCL %s: not queued within %lld s; is every rank there?",
-                       what, (long long)(s->call_ns / 1000000000));
+        status = status_set(STATUS_TIMEOUT,
+                            "NCCL %s: still in progress after %lld s; is every rank there?", what,
+                            (long long)(s->call_ns / 1000000000));
     else if (result != ncclSuccess)
         status = refused(s, result, what);
     pthread_mutex_unlock(&s->lock);

@@ -1,5 +1,6 @@
 /* A CUDA accelerator as a device: streams, copies, graphs. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda_check.h"
@@ -278,6 +279,13 @@ static void cuda_close(struct device *device)
     memory_free(cuda);
 }
 
+/* A launcher may let each rank see a single device, its own (srun --gpus-per-task=1). */
+static bool sees_its_own_alone(int n_devices)
+{
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    return n_devices == 1 && visible != NULL && visible[0] != '\0' && strchr(visible, ',') == NULL;
+}
+
 /* Which accelerator, and whether it will do. */
 static enum status choose(struct cuda_device *cuda, int ordinal)
 {
@@ -290,10 +298,13 @@ static enum status choose(struct cuda_device *cuda, int ordinal)
              "no CUDA device is to be had: %s; is the driver loaded (nvidia-smi)? '--backend cpu' "
              "needs none",
              error != cudaSuccess ? cudaGetErrorString(error) : "the driver counts 0");
+    if (ordinal > 0 && sees_its_own_alone(n))
+        ordinal = 0;
     if (ordinal < 0 || ordinal >= n)
         FAIL(STATUS_NOT_FOUND,
-             "CUDA device %d was asked for, this machine has %d: start at most one rank for each "
-             "(CUDA_VISIBLE_DEVICES chooses among them)",
+             "CUDA device %d was asked for (each rank of a machine takes the one of its local "
+             "rank), this machine has %d: start at most one rank for each (CUDA_VISIBLE_DEVICES "
+             "chooses among them)",
              ordinal, n);
     CUDA_TRY(cudaSetDevice(ordinal));
     CUDA_TRY(cudaGetDeviceProperties(&properties, ordinal));

@@ -13,7 +13,8 @@
 extern "C" {
 #endif
 
-/* Opens accelerator `ordinal`. Errors: STATUS_UNSUPPORTED (none in this build, or one too old),
+/* Opens accelerator `ordinal`; where CUDA_VISIBLE_DEVICES leaves a single one, as some launchers do
+ * for each rank, that one. Errors: STATUS_UNSUPPORTED (none in this build, or one too old),
  * STATUS_NOT_FOUND (no such accelerator here), STATUS_DEVICE. */
 enum status kernels_device_open(struct device *out, int ordinal) IBOT_WARN_UNUSED;
 

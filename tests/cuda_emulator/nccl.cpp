@@ -136,7 +136,9 @@ static ncclResult_t come(ncclComm_t comm)
                     comm->rank, comm->world, nobody);
     if (own.present != 0)
         return deny(comm, ncclInvalidUsage, "there are two ranks %d", comm->rank);
-    own.device = comm->device;
+    struct cudaDeviceProp properties;
+    (void)cudaGetDeviceProperties(&properties, comm->device);
+    own.device = properties.pciDeviceID;
     own.host = hash_host();
     own.present = 1;
     return ncclSuccess;

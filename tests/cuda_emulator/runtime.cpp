@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -286,10 +287,29 @@ cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
+/* The devices of the machine that this process sees: all, or those that CUDA_VISIBLE_DEVICES lists
+ * by their numbers, up to the first that there is none of. */
+static std::vector<int> visible_devices()
+{
+    const char *list = getenv("CUDA_VISIBLE_DEVICES");
+    int n = (int)environment_number("IBOT_EMULATOR_DEVICES", 1);
+    std::vector<int> devices;
+
+    for (int i = 0; list == nullptr && i < n; i++)
+        devices.push_back(i);
+    for (char *end; list != nullptr; list = *end == ',' ? end + 1 : nullptr) {
+        long device = strtol(list, &end, 10);
+        if (end == list || device < 0 || device >= n)
+            break;
+        devices.push_back((int)device);
+    }
+    return devices;
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
     runtime_lock lock;
-    *count = (int)environment_number("IBOT_EMULATOR_DEVICES", 1);
+    *count = (int)visible_devices().size();
     return *count > 0 ? cudaSuccess : remember(cudaErrorNoDevice);
 }
 
@@ -336,7 +356,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     properties->multiProcessorCount = (int)environment_number("IBOT_EMULATOR_MULTIPROCESSORS", 4);
     properties->l2CacheSize = 1 << 20;
     properties->sharedMemPerBlockOptin = SHARED_OPTIN_MOST;
-    properties->pciDeviceID = device;
+    properties->pciDeviceID = visible_devices()[(size_t)device];
     return cudaSuccess;
 }
 

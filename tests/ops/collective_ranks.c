@@ -171,8 +171,7 @@ static enum status check_all(struct collective *c, struct device *device, int wa
     return check_large_gather(c);
 }
 
-/* An accelerator each: a machine with fewer of them is found out before the ranks meet. */
-static enum status open_backend(const char *backend, int world, struct device *device,
+static enum status open_backend(const char *backend, struct device *device,
                                 struct collective *collective)
 {
     struct collective_environment environment;
@@ -186,8 +185,6 @@ static enum status open_backend(const char *backend, int world, struct device *d
     if (strcmp(backend, table->name) != 0)
         FAIL(STATUS_UNSUPPORTED, "backend '%s' is not in this build", backend);
     TRY(collective_environment_read(&environment));
-    TRY(kernels_device_open(device, world - 1));
-    device_close(device);
     TRY(kernels_device_open(device, environment.local_rank));
     return kernels_collective_open(collective, device);
 }
@@ -203,7 +200,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s BACKEND N [abort]\n", argv[0]);
         return 2;
     }
-    enum status status = open_backend(argv[1], world, &device, &collective);
+    enum status status = open_backend(argv[1], &device, &collective);
     if (status == STATUS_UNSUPPORTED || (status == STATUS_NOT_FOUND && device.state == NULL)) {
         printf("skipped: %s\n", status_message());
         return 77;

@@ -2,7 +2,7 @@
  * its place in the environment as torchrun would set it, rank 0 at a free port of the loopback, and
  * variables for one rank alone. The exit status is the greatest of the ranks' (128 + n for a
  * signal). When one is not 0, the others have a minute to end: then they are killed, which is
- * status 255. */
+ * status 255. One that is skipped (77) is the end of all, with that status. */
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST = 64, GRACE_S = 60, LATE = 255 };
+enum { MOST = 64, GRACE_S = 60, LATE = 255, SKIPPED = 77 };
 
 static pid_t ranks[MOST];
 static int n_ranks;
@@ -81,6 +81,7 @@ static void start(int rank, int port, char **variables, int n_variables, char **
 int main(int argc, char **argv)
 {
     int first = 2, status, result = 0, port = free_port();
+    bool skipped = false;
 
     n_ranks = argc > 2 ? atoi(argv[1]) : 0;
     while (first < argc && is_variable(argv[first]))
@@ -107,9 +108,13 @@ int main(int argc, char **argv)
         ranks[rank] = 0;
         if (code != 0)
             fprintf(stderr, "run_ranks: rank %d ended with status %d\n", rank, code);
+        if (code == SKIPPED)
+            skipped = true;
+        if (skipped)
+            kill_all(SIGKILL);
         if (code != 0 && result == 0)
             alarm(GRACE_S);
         result = code > result ? code : result;
     }
-    return late ? LATE : result;
+    return skipped ? SKIPPED : late ? LATE : result;
 }

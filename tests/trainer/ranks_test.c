@@ -258,8 +258,6 @@ static enum status open_backend(const char *backend)
     if (strcmp(backend, ops->name) != 0)
         FAIL(STATUS_UNSUPPORTED, "backend '%s' is not in this build", backend);
     TRY(collective_environment_read(&environment));
-    TRY(kernels_device_open(&device, environment.world - 1)); /* before the ranks meet */
-    device_close(&device);
     TRY(kernels_device_open(&device, environment.local_rank));
     return kernels_collective_open(&ranks, &device);
 }

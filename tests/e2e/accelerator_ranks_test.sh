@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# accelerator_ranks_test.sh IBOT_TRAIN RUN_RANKS: two ranks with an accelerator each, or what stands in for
+# them. Ranks of B images end where one with the same 2B images ends; the same bits call by call, in
+# parts, and after a stop that one rank alone was asked for.
+source "$(dirname "$0")/processes.sh"
+program=$1 run_ranks=$2
+export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1
+
+for class in "$data"/*; do
+    find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n '3,$p' | xargs -r rm
+done
+small=("${tiny[@]}" --data "$data" --loaders 1 --epochs 2 --freeze_last_layer 0 --keep_checkpoints 9
+    --backend cuda --precision f32)
+# each rank leaves the number of its process in $work/rank.N
+two() {
+    local log=$work/$1.log
+    shift
+    timeout 200 "$run_ranks" 2 bash -c 'echo $$ >"$0.$RANK"; exec "$@"' "$work/rank" \
+        "$program" "${small[@]}" --batch_size_per_gpu 2 "$@" >"$log" 2>&1
+}
+losses() { sed -n 's/.*"train_loss": \([0-9.]*\).*/\1/p' "$1/log.txt"; }
+same() {
+    [ "$(state_of "$work/two")" = "$(state_of "$work/$1")" ] || fail "$2 end elsewhere"
+    [ "$(losses "$work/two")" = "$(losses "$work/$1")" ] || fail "$2 have other losses"
+}
+
+two two -o "$work/two" || fail "two ranks"
+"$program" "${small[@]}" --batch_size_per_gpu 4 -o "$work/one" >"$work/one.log" 2>&1 || fail "one rank"
+last=$(ls "$work/one/checkpoints" | LC_ALL=C sort | tail -n 1)
+"$IBOT_BIN/compare_states" "$work/one/checkpoints/$last/model.safetensors" \
+    "$work/two/checkpoints/$last/model.safetensors" 1e-5 || fail "two ranks end elsewhere than one"
+paste <(losses "$work/one") <(losses "$work/two") | awk '
+    NF != 2 || ($1 - $2) / $1 > 1e-6 || ($2 - $1) / $1 > 1e-6 { bad = 1 }
+    { n++; print }
+    END { exit bad || n != 2 }' >"$work/near.log" || fail "losses of one rank and of two differ"
+
+two plain -o "$work/plain" --cuda_graph off || fail "two ranks, call by call"
+same plain "steps that are not recorded"
+
+two parts -o "$work/parts" --stop_at_step 3 || fail "two ranks, the first part"
+two parts -o "$work/parts" || fail "two ranks, the second part"
+same parts "two parts"
+
+# one rank is asked to stop; at whatever step it is, both save and end with 75
+rm -f "$work"/rank.?
+status=0
+two stopped -o "$work/stopped" &
+wait_for "$work/stopped.log" 'steps in each of'
+kill -TERM "$(cat "$work/rank.1")"
+wait $! || status=$?
+[ "$status" -eq 75 ] || fail "exit status $status after SIGTERM to one rank"
+two stopped -o "$work/stopped" || fail "two ranks after a stop"
+same stopped "ranks that were stopped"
+echo "two ranks end where one does, recorded or not, in one go and in parts"

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# rank_failures_test.sh IBOT_TRAIN_EMULATED RUN_RANKS: one of two ranks is killed, is stopped, has a device
+# that hangs, or a network that does. Both end in bounded time with status 1, and say which rank it was.
+# The scenes wait for their deadlines side by side.
+source "$(dirname "$0")/processes.sh"
+program=$1 run_ranks=$2
+export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1 IBOT_RANK_DEADLINE=15
+
+for class in "$data"/*; do
+    find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n '2,$p' | xargs -r rm
+done
+declare -A scene
+
+# begin NAME VARIABLES…: two ranks that would train for ever
+begin() {
+    local name=$1
+    shift
+    timeout -k 5 150 "$run_ranks" 2 "$@" -- bash -c 'echo $$ >"$0.$RANK"; exec "$@"' "$work/$name" \
+        "$program" "${tiny[@]}" --data "$data" --loaders 1 --batch_size_per_gpu 2 --epochs 5000 \
+        --checkpoint_every_steps 3 --backend cuda --precision f32 -o "$work/$name.run" >"$work/$name.log" 2>&1 &
+    scene[$name]=$!
+}
+# waits until steps were made
+trains() {
+    local deadline=$((SECONDS + 60))
+    until [ -e "$work/$1.run/checkpoints/step_00000003" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "$1: no step 3"
+        sleep 0.05
+    done
+}
+# end NAME STATUS-OF-RANK-0 STATUS-OF-RANK-1 TEXT
+end() {
+    local name=$1 status
+    wait "${scene[$name]}" || true
+    for rank in 0 1; do
+        status=$([ $rank = 0 ] && echo "$2" || echo "$3")
+        grep -q "rank $rank ended with status $status\$" "$work/$name.log" ||
+            fail "$name: rank $rank did not end with status $status"
+    done
+    grep -q "$4" "$work/$name.log" || fail "$name: no '$4'"
+}
+
+begin hangs 1:IBOT_EMULATOR_KERNEL_HANGS=1500
+begin network 1:IBOT_EMULATOR_NCCL_HANGS=10
+begin error 1:IBOT_EMULATOR_NCCL_FAILS=10
+begin start 1:IBOT_EMULATOR_NCCL_INIT_HANGS=1
+
+begin killed
+trains killed
+kill -KILL "$(cat "$work/killed.1")"
+
+begin stopped
+trains stopped
+kill -STOP "$(cat "$work/stopped.1")"
+
+end killed 1 137 'rank 1 has not been heard of'
+wait_for "$work/stopped.log" 'rank 1 has not been heard of'
+kill -CONT "$(cat "$work/stopped.1")" # it finds that it is alone
+end stopped 1 1 'rank 1 has not been heard of'
+end hangs 1 1 'rank 1 is late: for .* its device has not come to collective'
+end network 1 1 'no rank has moved for .* their devices have begun 10 collectives'
+end error 1 1 'rank 1.*NCCL.*remote process exited'
+end start 1 1 'joins the communicator\|initialisation: still in progress'
+
+# nobody is left: no rank, no loader
+deadline=$((SECONDS + 30))
+while grep -lsz -- "$work" /proc/[0-9]*/cmdline | grep -qv "/proc/$$/"; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "processes are left"
+    sleep 0.1
+done
+grep -o "error: .*" "$work"/*.log | sed "s|.*/||"
+echo "a rank that is killed, stopped or stuck is named, and all end"
