@@ -27,7 +27,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-data= small=no bin= backend=cpu epochs= every= minutes=0 loaders= torch= out= fresh=no
+data='' small=no bin='' backend=cpu epochs='' every='' minutes=0 loaders='' torch='' out='' fresh=no
 say() { echo "learn: $*" >&2; }
 stop() {
     say "$1"
@@ -38,7 +38,7 @@ whole() { [[ $2 =~ ^[0-9]+$ ]] || stop "$1 '$2': wanted a whole number" 2; }
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
-        sed -n '2,31p' "$0" | sed 's/^# \{0,1\}//'
+        sed -n '2,28p' "$0" | sed 's/^# \{0,1\}//'
         exit 0
         ;;
     --small) small=yes ;;
@@ -136,7 +136,7 @@ shorter() { echo $((epochs / 5 < $1 ? epochs / 5 : $1)); }
 warm_up=(--warmup_epochs "$(shorter "$([ $small = yes ] && echo 5 || echo 10)")")
 [ $small = yes ] || warm_up+=(--warmup_teacher_temp_epochs "$(shorter 30)")
 
-train=("$bin/ibot-train" --recipe $recipe --data "$data/train" --loaders "$loaders"
+train=("$bin/ibot-train" --recipe "$recipe" --data "$data/train" --loaders "$loaders"
     --backend "$backend" --epochs "$epochs" "${warm_up[@]}" --saveckp_freq "$every"
     --keep_checkpoints 1 --output_dir "$out/run")
 [ -z "$torch" ] || train+=(--record "$out/recording")

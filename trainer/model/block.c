@@ -8,30 +8,91 @@ static struct tensor absent(void)
     return (struct tensor){0};
 }
 
-enum status block_plan(struct block_state *s, const struct block_pass *p, int64_t n,
-                       bool chosen_rows, struct workspace *w)
-{
-    int64_t t = p->n_tokens, hidden = n * (p->hidden / p->width);
+/* ------------------------------------------------------------------------------ planning */
 
-    TRY(plan_floats(w, &s->x, n));
+static bool again(const struct block_pass *p, enum recompute least)
+{
+    return p->backward && p->recompute >= least;
+}
+
+/* What is made again by the levels of enum recompute: planned with the block, or once for all. */
+static enum status plan_hidden(struct block_state *s, const struct block_pass *p, int64_t n,
+                               struct workspace *w)
+{
+    return plan_buffer(w, &s->hidden, p->dtype, n * (p->hidden / p->width));
+}
+
+static enum status plan_norms(struct block_state *s, const struct block_pass *p, int64_t n,
+                              struct workspace *w)
+{
     TRY(plan_buffer(w, &s->y1, p->dtype, n));
+    return plan_buffer(w, &s->y2, p->dtype, n);
+}
+
+static enum status plan_rest(struct block_state *s, const struct block_pass *p, int64_t n,
+                             int64_t tokens, int64_t n_lse, struct workspace *w)
+{
     TRY(plan_buffer(w, &s->qkv, p->dtype, 3 * n));
     TRY(plan_buffer(w, &s->attention, p->dtype, n));
     TRY(plan_floats(w, &s->sum1, n));
-    TRY(plan_buffer(w, &s->y2, p->dtype, n));
-    TRY(plan_buffer(w, &s->hidden, p->dtype, hidden));
     if (!p->backward)
         return STATUS_OK;
-    TRY(plan_buffer(w, &s->pre, p->dtype, hidden));
-    TRY(plan_floats(w, &s->lse, t * p->n_heads));
+    TRY(plan_buffer(w, &s->pre, p->dtype, n * (p->hidden / p->width)));
+    TRY(plan_floats(w, &s->lse, n_lse));
+    TRY(plan_floats(w, &s->mean2, tokens));
+    return plan_floats(w, &s->rstd2, tokens);
+}
+
+enum status block_plan(struct block_state *s, const struct block_pass *p, int64_t n,
+                       bool chosen_rows, struct workspace *w)
+{
+    int64_t t = p->n_tokens;
+
+    TRY(plan_floats(w, &s->x, n));
+    if (!again(p, RECOMPUTE_GELU))
+        TRY(plan_hidden(s, p, n, w));
+    if (!again(p, RECOMPUTE_NORMS))
+        TRY(plan_norms(s, p, n, w));
+    if (!again(p, RECOMPUTE_BLOCKS))
+        TRY(plan_rest(s, p, n, t, t * p->n_heads, w));
+    if (!p->backward)
+        return STATUS_OK;
     TRY(plan_floats(w, &s->mean1, t));
     TRY(plan_floats(w, &s->rstd1, t));
-    TRY(plan_floats(w, &s->mean2, t));
-    TRY(plan_floats(w, &s->rstd2, t));
     if (!chosen_rows)
         return STATUS_OK;
     TRY(plan_floats(w, &s->x_rows, n));
     return plan_buffer(w, &s->attention_rows, p->dtype, n);
+}
+
+enum status block_plan_shared(struct block_state *shared, const struct block_pass *p, int64_t n,
+                              int64_t tokens, int64_t n_lse, struct workspace *w)
+{
+    if (again(p, RECOMPUTE_GELU))
+        TRY(plan_hidden(shared, p, n, w));
+    if (again(p, RECOMPUTE_NORMS))
+        TRY(plan_norms(shared, p, n, w));
+    return again(p, RECOMPUTE_BLOCKS) ? plan_rest(shared, p, n, tokens, n_lse, w) : STATUS_OK;
+}
+
+void block_share(struct block_state *s, const struct block_state *shared,
+                 const struct block_pass *p)
+{
+    if (again(p, RECOMPUTE_GELU))
+        s->hidden = shared->hidden;
+    if (again(p, RECOMPUTE_NORMS)) {
+        s->y1 = shared->y1;
+        s->y2 = shared->y2;
+    }
+    if (again(p, RECOMPUTE_BLOCKS)) {
+        s->qkv = shared->qkv;
+        s->attention = shared->attention;
+        s->sum1 = shared->sum1;
+        s->pre = shared->pre;
+        s->lse = shared->lse;
+        s->mean2 = shared->mean2;
+        s->rstd2 = shared->rstd2;
+    }
 }
 
 enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, int64_t n,
@@ -44,6 +105,8 @@ enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, in
     TRY(plan_buffer(w, &g->d_qkv, dtype, 3 * n));
     return plan_buffer(w, &g->d_hidden, dtype, n * mlp_ratio);
 }
+
+/* ------------------------------------------------------------------------------ forward */
 
 static enum status linear(const struct block_pass *p, const struct affine *w, struct tensor x,
                           int64_t n, struct tensor y, struct tensor pre, enum activation activation)
@@ -177,9 +240,10 @@ static enum status attend_back(const struct block_pass *p, const struct block_we
     return p->ops->window_attention_backward(p->device, &args);
 }
 
-enum status block_forward(const struct block_pass *p, const struct block_weights *w,
-                          struct block_state *s, const struct block_depth *depth,
-                          const struct block_rows *rows, const struct block_next *next)
+/* From y1 to the hidden activations. */
+static enum status to_hidden(const struct block_pass *p, const struct block_weights *w,
+                             struct block_state *s, const struct block_depth *depth,
+                             const struct block_rows *rows)
 {
     int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
@@ -194,15 +258,65 @@ enum status block_forward(const struct block_pass *p, const struct block_weights
         x = s->x_rows;
         attention = s->attention_rows;
     }
-    int32_t *sample = chosen ? rows->sample : p->sample;
     TRY(linear(p, &w->proj, attention, n, s->branch, none, ACTIVATION_NONE));
-    TRY(residual(p, x, s->branch, depth->attention_scale, depth->n_samples, sample, s->sum1,
-                 &w->norm2, s->y2, s->mean2, s->rstd2, n));
-    TRY(linear(p, &w->fc1, s->y2, n, s->hidden, p->backward ? s->pre : none, p->gelu));
-    TRY(linear(p, &w->fc2, s->hidden, n, s->branch, none, ACTIVATION_NONE));
-    return residual(p, s->sum1, s->branch, depth->mlp_scale, depth->n_samples, sample, next->x,
-                    &next->norm, next->y, next->mean, next->rstd, n);
+    TRY(residual(p, x, s->branch, depth->attention_scale, depth->n_samples,
+                 chosen ? rows->sample : p->sample, s->sum1, &w->norm2, s->y2, s->mean2, s->rstd2,
+                 n));
+    return linear(p, &w->fc1, s->y2, n, s->hidden, p->backward ? s->pre : none, p->gelu);
 }
+
+enum status block_forward(const struct block_pass *p, const struct block_weights *w,
+                          struct block_state *s, const struct block_depth *depth,
+                          const struct block_rows *rows, const struct block_next *next)
+{
+    int64_t n = rows->n_rows;
+
+    TRY(to_hidden(p, w, s, depth, rows));
+    TRY(linear(p, &w->fc2, s->hidden, n, s->branch, absent(), ACTIVATION_NONE));
+    return residual(p, s->sum1, s->branch, depth->mlp_scale, depth->n_samples,
+                    rows->index != NULL ? rows->sample : p->sample, next->x, &next->norm, next->y,
+                    next->mean, next->rstd, n);
+}
+
+/* ------------------------------------------------------------------------------ made again */
+
+/* y = norm(x), over n rows, as residual() made it. */
+static enum status norm_again(const struct block_pass *p, float *x, const struct affine *norm,
+                              struct tensor y, int64_t n)
+{
+    struct residual_layernorm_args args = {
+        .x = matrix(x, n, p->width),
+        .gamma = norm->weight,
+        .beta = norm->bias,
+        .y = shaped(y, n, p->width),
+        .eps = p->eps,
+    };
+    return p->ops->residual_layernorm_forward(p->device, &args);
+}
+
+enum status block_restore(const struct block_pass *p, const struct block_weights *w,
+                          struct block_state *s, const struct block_depth *depth,
+                          const struct block_rows *rows)
+{
+    int64_t n = rows->n_rows;
+
+    if (again(p, RECOMPUTE_NORMS))
+        TRY(norm_again(p, s->x, &w->norm1, s->y1, p->n_tokens));
+    if (again(p, RECOMPUTE_BLOCKS))
+        return to_hidden(p, w, s, depth, rows);
+    if (again(p, RECOMPUTE_NORMS))
+        TRY(norm_again(p, s->sum1, &w->norm2, s->y2, n));
+    if (!again(p, RECOMPUTE_GELU))
+        return STATUS_OK;
+    struct activation_args gelu = {
+        .x = shaped(s->pre, n, p->hidden),
+        .y = shaped(s->hidden, n, p->hidden),
+        .activation = p->gelu,
+    };
+    return p->ops->activation_forward(p->device, &gelu);
+}
+
+/* ------------------------------------------------------------------------------ backward */
 
 static enum status linear_back(const struct block_pass *p, const struct affine *w,
                                struct tensor d_y, struct tensor x, int64_t n, struct tensor pre,

@@ -33,7 +33,8 @@ struct block_weights {
     struct block_window window;
 };
 
-/* What a block keeps for its backward; a network without one uses one set for all blocks. */
+/* What a block keeps for its backward; a network without one uses one set for all blocks. What is
+ * made again in the backward (enum recompute) lies in memory that all blocks share. */
 struct block_state {
     float *x; /* [T, D] residual stream coming in */
     struct tensor y1;
@@ -58,16 +59,27 @@ struct block_pass {
     int32_t n_groups, n_heads;
     int64_t n_tokens, width, hidden; /* T, D, 4D */
     float eps;
-    enum dtype dtype;     /* of activations and weights */
-    enum activation gelu; /* its form */
-    int32_t *sample;      /* [T] i32: sample of each row, for stochastic depth */
-    bool backward;        /* keep what the backward needs */
+    enum dtype dtype;         /* of activations and weights */
+    enum activation gelu;     /* its form */
+    int32_t *sample;          /* [T] i32: sample of each row, for stochastic depth */
+    bool backward;            /* keep what the backward needs, */
+    enum recompute recompute; /* but for this */
 };
 
 /* Plans the memory of one block of the pass, with room for [n_stream] elements of the stream in
  * place of T * D (a state that blocks of several widths share). chosen_rows: it is the last one. */
 enum status block_plan(struct block_state *state, const struct block_pass *pass, int64_t n_stream,
                        bool chosen_rows, struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* Plans what the blocks of a pass share when it is made again: [n_stream] elements of the stream,
+ * of `tokens` rows, and [n_lse] statistics of the attention. */
+enum status block_plan_shared(struct block_state *shared, const struct block_pass *pass,
+                              int64_t n_stream, int64_t tokens, int64_t n_lse,
+                              struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* After workspace_commit: a block gets its part of what was planned to be shared. */
+void block_share(struct block_state *state, const struct block_state *shared,
+                 const struct block_pass *pass);
 
 /* Stochastic depth of one block: scales of its two branches [S], or NULL. */
 struct block_depth {
@@ -126,6 +138,13 @@ struct block_gradients {
 enum status block_plan_gradients(struct block_gradients *gradients, enum dtype dtype,
                                  int64_t n_stream, int64_t any, int32_t mlp_ratio,
                                  struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* Makes again what the pass does not keep. Before the backward of every block but the last one,
+ * whose values are those that the forward left. Writes over what the blocks share: whoever still
+ * reads that of the block behind, on another branch of the device, must be done. */
+enum status block_restore(const struct block_pass *pass, const struct block_weights *weights,
+                          struct block_state *state, const struct block_depth *depth,
+                          const struct block_rows *rows) IBOT_WARN_UNUSED;
 
 /* y_next's norm, if it has one, is undone here, that of y1 by the block before (or by the caller
  * for the first). */

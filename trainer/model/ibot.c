@@ -94,6 +94,7 @@ static enum status plan_networks(struct ibot *ibot)
         .dtype = ibot->dtype,
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
         .backward = !o->inference_only,
+        .recompute = o->recompute,
     };
     int64_t global = o->global_size_px / p, local = o->local_size_px / p, row = 3 * p * p;
     bool all_rows = o->head.norm == HEAD_NORM_BN;
@@ -107,6 +108,7 @@ static enum status plan_networks(struct ibot *ibot)
                     layout.n_local_images * local * local * row));
     layout.n_local_images = 0;
     layout.backward = false;
+    layout.recompute = RECOMPUTE_NONE;
     TRY(backbone_plan(&teacher->backbone, &teacher->vit, &teacher->swin, ibot->device, ibot->ops,
                       &o->backbone, &layout, &ibot->workspace));
     if (o->inference_only)

@@ -24,6 +24,13 @@
  * float32 (or more) in either. BF16 wants an op table that has the type. */
 enum ibot_precision { PRECISION_F32, PRECISION_BF16 };
 
+/* What the student's backward makes again instead of finding it in memory, each with the ones
+ * before it: GELU, the hidden activations; NORMS, the normed rows; BLOCKS, all of a block but the
+ * stream that comes in. Memory for time. Gradients are the same, bit by bit; but hidden activations
+ * that GELU and NORMS make again of a stored pre-activation are those of the product only up to its
+ * rounding in bf16, and to that of a GELU that is fused with the product. */
+enum recompute { RECOMPUTE_NONE, RECOMPUTE_GELU, RECOMPUTE_NORMS, RECOMPUTE_BLOCKS };
+
 enum head_norm { HEAD_NORM_NONE, HEAD_NORM_LN, HEAD_NORM_BN };
 
 enum { BACKBONE_MAX_STAGES = 4, BACKBONE_MAX_WINDOW = 64 };
@@ -64,8 +71,9 @@ struct ibot_options {
     enum ibot_precision precision;
     int64_t bucket_bytes; /* gradients that ranks sum at a time; 0: 32 MiB */
     bool record_steps;    /* on a device that has graphs: record steps and launch them */
-    bool gelu_tanh;       /* GELU by tanh instead of the exact one, everywhere */
-    bool inference_only;  /* teacher backbone (and head) without gradients: evaluation */
+    enum recompute recompute;
+    bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
+    bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
 };
 
 /* The input of one micro-batch; device memory. */

@@ -6,11 +6,13 @@
 #include <stdint.h>
 
 #include "ops/linear.h"
+#include "trainer/model/ibot.h"
 
 struct backbone_layout {
     int64_t n_global_images, n_local_images;
     int32_t global_size_px, local_size_px;
-    bool backward;        /* student */
+    bool backward; /* student */
+    enum recompute recompute;
     enum dtype dtype;     /* of activations and operands */
     enum activation gelu; /* its form */
 };

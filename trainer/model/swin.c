@@ -344,6 +344,9 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
         struct swin_stage *stage = stage_at(swin, i);
         struct block_next next = next_of(swin, i);
         struct block_rows rows = rows_of(stage);
+        if (i + 1 < swin->options.depth)
+            TRY(block_restore(&stage->pass, &swin->weights[i], &swin->states[i], &swin->depths[i],
+                              &rows));
         TRY(block_backward(&stage->pass, &swin->weights[i], &swin->states[i], &swin->depths[i],
                            &rows, &next, &swin->gradients));
         TRY(block_reached(watch, &swin->weights[i]));

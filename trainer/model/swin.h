@@ -34,6 +34,7 @@ struct swin {
     struct swin_stage stages[BACKBONE_MAX_STAGES];
     struct block_weights *weights; /* [blocks of all stages] */
     struct block_state *states;
+    struct block_state shared; /* of all blocks: made again */
     struct block_depth *depths;
     struct affine patch_embed, patch_norm, norm;
     struct tensor mask_token, d_mask_token;     /* data NULL: none */

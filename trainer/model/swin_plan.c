@@ -42,6 +42,7 @@ static void shape_stages(struct swin *swin, const struct backbone_layout *layout
             .dtype = layout->dtype,
             .gelu = layout->gelu,
             .backward = swin->backward,
+            .recompute = layout->recompute,
         };
         stage->first_block = first_block;
         stage->n_blocks = o->stage_depth[i];
@@ -76,6 +77,18 @@ static void widest(const struct swin *swin, int64_t *stream, int64_t *any)
         *any = merged > *any ? merged : *any;
     }
     *any = *stream > *any ? *stream : *any;
+}
+
+/* Statistics of the attention in the stage that has most. */
+static int64_t most_lse(const struct swin *swin)
+{
+    int64_t most = 0;
+
+    for (int32_t i = 0; i < swin->options.n_stages; i++) {
+        const struct block_pass *p = &swin->stages[i].pass;
+        most = p->n_tokens * p->n_heads > most ? p->n_tokens * p->n_heads : most;
+    }
+    return most;
 }
 
 static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i, int64_t most)
@@ -136,6 +149,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     TRY(plan_floats(w, &swin->patch_rstd, first->n_tokens));
     for (int32_t i = 0; i < options->n_stages; i++)
         TRY(plan_stage(swin, w, i, stream));
+    TRY(block_plan_shared(&swin->shared, first, stream, first->n_tokens, most_lse(swin), w));
     TRY(plan_buffer(w, &swin->states[0].branch, swin->dtype, stream));
     TRY(plan_floats(w, &swin->final_x, last->n_tokens * last->width));
     TRY(plan_buffer(w, &swin->final_y, swin->dtype, last->n_tokens * last->width));
@@ -168,6 +182,7 @@ static void bind_block(struct swin *swin, const struct binder *b, int32_t stage,
     if (i > 0 && !swin->backward)
         swin->states[i] = swin->states[0];
     swin->states[i].branch = swin->states[0].branch;
+    block_share(&swin->states[i], &swin->shared, &swin->stages[stage].pass);
 }
 
 /* Crop number of every row of a stage. */

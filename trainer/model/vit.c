@@ -45,6 +45,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         .dtype = layout->dtype,
         .gelu = layout->gelu,
         .backward = layout->backward,
+        .recompute = layout->recompute,
     };
     add_group(vit, layout->n_global_images, layout->global_size_px);
     add_group(vit, layout->n_local_images, layout->local_size_px);
@@ -68,6 +69,8 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         if (own)
             TRY(block_plan(&vit->states[i], &vit->pass, n, i == options->depth - 1, w));
     }
+    TRY(block_plan_shared(&vit->shared, &vit->pass, n, vit->pass.n_tokens,
+                          vit->pass.n_tokens * options->n_heads, w));
     TRY(plan_buffer(w, &vit->states[0].branch, layout->dtype, n));
     TRY(plan_floats(w, &vit->final_x, n));
     TRY(plan_buffer(w, &vit->features, layout->dtype, n));
@@ -113,6 +116,7 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
         if (i > 0 && !pass->backward)
             vit->states[i] = vit->states[0];
         vit->states[i].branch = vit->states[0].branch;
+        block_share(&vit->states[i], &vit->shared, pass);
     }
     vit->norm = binder_affine(b, "backbone.norm");
     vit->all_rows = (struct block_rows){.n_rows = pass->n_tokens};
@@ -299,6 +303,8 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
     for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
         struct block_next next = next_of(vit, i);
         const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+        if (i + 1 < vit->options.depth)
+            TRY(block_restore(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows));
         TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
         TRY(block_reached(watch, &vit->weights[i]));
     }

@@ -29,6 +29,7 @@ struct vit {
     struct tensor cls, pos, mask_token, d_cls, d_pos, d_mask_token; /* data NULL: none */
     struct block_weights *weights;                                  /* [depth] */
     struct block_state *states;                                     /* [depth] */
+    struct block_state shared;                                      /* of all blocks: made again */
     struct block_depth *depths;                                     /* [depth] */
     struct block_rows all_rows, rows;         /* rows: of the last block, for this step */
     float *final_x, *final_mean, *final_rstd; /* [R, D] after the last block */

@@ -69,7 +69,7 @@ struct run_options {
     int record_kind;
     int backend;
     int32_t threads;
-    int precision, gelu;
+    int precision, gelu, recompute;
     bool use_fp16, cuda_graph, check;
     int32_t local_rank;
     const char *metrics;

@@ -14,6 +14,7 @@ static const char *const resume_modes[] = {"auto", "none", NULL};
 static const char *const record_kinds[] = {"full", "ids", NULL};
 static const char *const backends[] = {"cpu", "cuda", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
+static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
 
 /* An option is called like its field. */
@@ -276,6 +277,13 @@ static const struct option_spec specs[] = {
     ROW(CHOICE, gelu, .choices = gelus, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "form of the GELU: erf is the exact one; tanh, within 5e-4 of it, is part of the "
                 "product on an accelerator. auto: tanh with bf16, erf with f32"),
+    ROW(CHOICE, recompute, .choices = recomputes, .text = "none", .flags = OPTION_OUTSIDE_DIGEST,
+        .help =
+            "what of a block the backward makes again instead of keeping it, for a larger batch: "
+            "gelu (hidden activations), norms (these and the normed rows: two thirds of a "
+            "bf16 ViT's memory is left), blocks (all but the stream between blocks: a ninth is, "
+            "for another forward of the student). Same gradients; gelu and norms up to rounding "
+            "in bf16"),
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),
