@@ -60,7 +60,9 @@ void bench_backend_report(const struct bench_backend *backend, const struct ceil
 
 static void put(void *values, enum dtype dtype, int i, float value)
 {
-    if (dtype == DTYPE_F32)
+    if (dtype == DTYPE_U8)
+        ((uint8_t *)values)[i] = (uint8_t)(int)(value * 64.0f);
+    else if (dtype == DTYPE_F32)
         ((float *)values)[i] = value;
     else if (dtype == DTYPE_BF16)
         ((uint16_t *)values)[i] = half_float_to_bf16(value);
@@ -68,27 +70,30 @@ static void put(void *values, enum dtype dtype, int i, float value)
         ((uint16_t *)values)[i] = half_float_to_f16(value);
 }
 
-/* The same block again and again: what matters is that bits are random. */
+/* A block, then copies of what is there: what matters is that bits are random. */
 enum status fill_random(struct bench_backend *backend, struct tensor tensor, uint32_t seed,
                         float scale)
 {
     struct rng rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
     struct device *device = &backend->device;
     size_t size = dtype_size_bytes(tensor.dtype), total = tensor_size_bytes(&tensor);
+    size_t filled = RANDOM_VALUES * size < total ? RANDOM_VALUES * size : total;
     enum status status = STATUS_OK;
     char *block;
 
-    CHECK(tensor.dtype == DTYPE_F32 || tensor.dtype == DTYPE_BF16 || tensor.dtype == DTYPE_F16);
+    CHECK(tensor.dtype == DTYPE_F32 || tensor.dtype == DTYPE_BF16 || tensor.dtype == DTYPE_F16 ||
+          tensor.dtype == DTYPE_U8);
     TRY(memory_alloc(&block, RANDOM_VALUES, size, "random values"));
     for (int i = 0; i < RANDOM_VALUES; i++)
         put(block, tensor.dtype, i, scale * (float)rng_normal(&rng));
-    for (size_t at = 0; at < total && status == STATUS_OK; at += RANDOM_VALUES * size) {
-        size_t rest = total - at, whole = RANDOM_VALUES * size;
-        status =
-            device->copy_in(device, (char *)tensor.data + at, block, rest < whole ? rest : whole);
+    TRY_OUT(device->copy_in(device, tensor.data, block, filled));
+    while (filled < total) {
+        size_t more = filled < total - filled ? filled : total - filled;
+        TRY_OUT(device->copy(device, (char *)tensor.data + filled, tensor.data, more));
+        filled += more;
     }
-    if (status == STATUS_OK)
-        status = device->synchronize(device);
+    TRY_OUT(device->synchronize(device));
+out:
     memory_free(block);
     return status;
 }

@@ -47,7 +47,7 @@ void hold_close(struct hold *hold, struct bench_backend *backend);
 void bench_backend_report(const struct bench_backend *backend, const struct ceilings *ceilings,
                           struct json_out *json);
 
-/* n random values of a type in device memory: normal, times scale. */
+/* Random values in device memory: normal, times scale; of u8, all of its range. */
 enum status fill_random(struct bench_backend *backend, struct tensor tensor, uint32_t seed,
                         float scale) IBOT_WARN_UNUSED;
 

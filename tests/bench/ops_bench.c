@@ -1,316 +1,357 @@
-/* ops_bench: each op of the CPU column at the shapes of a ViT-S/16 step (2x224 + 10x96 crops of
- * BATCH images), or of another width. Prints the best of some repeats: milliseconds, GFLOP/s of
- * what the definition needs, GB/s of what must be read and written once. With one thread the time
- * is that of the processor, so that other programs on the machine matter little.
+/* ops_bench: each op at the shapes that a step of a network has (2x224 + 10x96 px crops), on any
+ * backend: time, operations and bytes a second, and the share of what this hardware can do at best,
+ * measured in the same run (op_work.h, bench_backend.h).
  *
- *   ops_bench [BATCH [THREADS [WIDTH [ONLY]]]]      defaults 4 1 384, all ops */
+ * On an accelerator each call is timed by events, and comes after a copy of 256 MiB: the caches
+ * hold nothing of its operands, and the host is ahead. In a step what one op leaves in the cache
+ * may serve the next; events cost a microsecond or two, which is seen in the smallest ops alone.
+ * On the CPU with one thread the time is that of the processor, so that other programs on the
+ * machine matter little. */
+#include "tests/bench/ops_bench.h"
+
 #include <math.h>
-#include <stdio.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "ops/op_table.h"
-#include "ops/workspace.h"
-#include "proto/base/clock.h"
-#include "proto/base/rng.h"
+#include "proto/base/memory.h"
+#include "tests/bench/bench_backend.h"
+#include "tests/bench/device_probe.h"
+#include "tests/bench/json_out.h"
+#include "tests/bench/ops_bench_options.h"
+#include "tests/bench/samples.h"
 
-enum { REPEATS = 5, HEAD_DIM = 64 };
+enum { ROW_NAME = 96 };
 
-struct bench {
-    struct device device;
-    struct workspace memory;
-    int64_t n, width; /* rows of the packed token buffer */
-    int threads;
-    const char *only;
-    struct tensor x, stream, sum, wide, wide_pre, qkv, d_qkv, out, lse, row, row2, column, column2;
-    struct tensor weight, d_weight, bias, scale, sample;
-    struct attention_group groups[2];
+struct ops_bench {
+    struct ops_bench_options options;
+    struct bench_backend backend;
+    struct ceilings ceilings;
+    struct hold hold;
+    struct device_timer *timer;
+    struct json_out json;
+    void *taken[OPS_BENCH_TENSORS];
+    int n_taken;
+    uint32_t n_filled;
+    char group[ROW_NAME];
 };
 
-static double seconds(const struct bench *b)
+static void stop_on(enum status status, const char *what)
+{
+    if (status == STATUS_OK)
+        return;
+    fprintf(stderr, "ops_bench: %s: %s\n", what, status_message());
+    exit(status_exit_code(status));
+}
+
+/* ------------------------------------------------------------------------------ tensors */
+
+static void *take(struct ops_bench *b, size_t bytes)
+{
+    struct device *device = &b->backend.device;
+
+    CHECK(b->n_taken < OPS_BENCH_TENSORS, "more than %d tensors", OPS_BENCH_TENSORS);
+    stop_on(device->alloc(device, &b->taken[b->n_taken], bytes, "operands"), b->group);
+    return b->taken[b->n_taken++];
+}
+
+struct tensor ops_bench_take(struct ops_bench *b, enum dtype dtype, int64_t rows, int64_t columns)
+{
+    struct tensor tensor =
+        columns == 0 ? tensor_1d(NULL, dtype, rows) : tensor_2d(NULL, dtype, rows, columns);
+
+    tensor.data = take(b, tensor_size_bytes(&tensor));
+    stop_on(fill_random(&b->backend, tensor, b->n_filled++, 1.0f), b->group);
+    return tensor;
+}
+
+void *ops_bench_take_copy(struct ops_bench *b, const void *from, size_t bytes)
+{
+    struct device *device = &b->backend.device;
+    void *to = take(b, bytes);
+
+    stop_on(device->copy_in(device, to, from, bytes), b->group);
+    stop_on(device->synchronize(device), b->group);
+    return to;
+}
+
+struct tensor ops_bench_take_indices(struct ops_bench *b, int64_t rows, int64_t columns,
+                                     int64_t step, int64_t below)
+{
+    struct tensor tensor =
+        columns == 0 ? tensor_1d(NULL, DTYPE_I32, rows) : tensor_2d(NULL, DTYPE_I32, rows, columns);
+    int64_t n = tensor_n_elements(&tensor);
+    int32_t *values;
+
+    stop_on(memory_alloc(&values, (size_t)n, sizeof(*values), "indices"), b->group);
+    for (int64_t i = 0; i < n; i++)
+        values[i] = (int32_t)(i * step % below);
+    tensor.data = ops_bench_take_copy(b, values, tensor_size_bytes(&tensor));
+    memory_free(values);
+    return tensor;
+}
+
+struct tensor ops_bench_take_mask(struct ops_bench *b, int64_t n)
+{
+    struct tensor tensor = tensor_1d(NULL, DTYPE_U8, n);
+    uint8_t *values;
+
+    stop_on(memory_alloc(&values, (size_t)n, 1, "mask"), b->group);
+    for (int64_t i = 0; i < n; i++)
+        values[i] = i % 3 == 0;
+    tensor.data = ops_bench_take_copy(b, values, (size_t)n);
+    memory_free(values);
+    return tensor;
+}
+
+void ops_bench_give_back(struct ops_bench *b)
+{
+    struct device *device = &b->backend.device;
+
+    while (b->n_taken > 0)
+        device->free(device, b->taken[--b->n_taken]);
+}
+
+/* ------------------------------------------------------------------------------ cases */
+
+static const char *const slot_names[] = {
+#define SLOT_NAME(slot, type) #slot,
+    STEP_OPS(SLOT_NAME)};
+
+static enum status call(struct ops_bench *b, enum bench_op op, const union op_args *args)
+{
+    const struct op_table *ops = b->backend.ops;
+
+    switch (op) {
+#define SLOT_CALL(slot, type)                                                                      \
+    case BENCH_##slot:                                                                             \
+        return ops->slot(&b->backend.device, &args->slot);
+        STEP_OPS(SLOT_CALL)
+    default:
+        CHECK(false, "op %d", (int)op);
+    }
+}
+
+static bool lacks(const struct ops_bench *b, enum bench_op op)
+{
+    switch (op) {
+#define SLOT_MISSING(slot, type)                                                                   \
+    case BENCH_##slot:                                                                             \
+        return b->backend.ops->slot == NULL;
+        STEP_OPS(SLOT_MISSING)
+    default:
+        return true;
+    }
+}
+
+static struct op_work work_of(enum bench_op op, const union op_args *args)
+{
+    switch (op) {
+#define SLOT_WORK(slot, type)                                                                      \
+    case BENCH_##slot:                                                                             \
+        return work_of_##slot(&args->slot);
+        STEP_OPS(SLOT_WORK)
+    default:
+        CHECK(false, "op %d", (int)op);
+    }
+}
+
+static double processor_seconds(void)
 {
     struct timespec now;
 
-    if (b->threads > 1)
-        return (double)clock_monotonic_ns() * 1e-9;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* flop and bytes per call */
-static void report(struct bench *b, const char *name, enum status (*run)(struct bench *),
-                   double flop, double bytes)
+static enum status time_once(struct ops_bench *b, enum bench_op op, const union op_args *args,
+                             double *seconds)
 {
-    double best = INFINITY;
+    struct device *device = &b->backend.device;
+    bool one_thread = !b->backend.accelerator && device->n_threads == 1;
+    double start = processor_seconds();
 
-    if (b->only != NULL && strstr(name, b->only) == NULL)
+    if (b->backend.accelerator)
+        TRY(hold_queue(&b->hold, &b->backend, b->hold.copy_seconds));
+    TRY(device_timer_mark(b->timer, 0));
+    TRY(call(b, op, args));
+    TRY(device_timer_mark(b->timer, 1));
+    TRY(device->synchronize(device));
+    if (one_thread)
+        *seconds = processor_seconds() - start;
+    return one_thread ? STATUS_OK : device_timer_seconds(b->timer, 0, 1, seconds);
+}
+
+/* The first call, which may make plans and grow working memory, does not count. */
+static enum status time_case(struct ops_bench *b, enum bench_op op, const union op_args *args,
+                             struct quartiles *out)
+{
+    static double seconds[OPS_BENCH_REPEATS];
+
+    TRY(time_once(b, op, args, &seconds[0]));
+    for (int i = 0; i < b->options.repeats; i++)
+        TRY(time_once(b, op, args, &seconds[i]));
+    *out = samples_quartiles(seconds, b->options.repeats);
+    return STATUS_OK;
+}
+
+static void put_row(struct ops_bench *b, enum bench_op op, const char *name,
+                    const struct quartiles *time, const struct op_work *work)
+{
+    struct json_out *json = &b->json;
+
+    json_object(json, NULL);
+    json_text(json, "group", b->group);
+    json_text(json, "op", slot_names[op]);
+    json_text(json, "case", name);
+    if (time == NULL) {
+        json_text(json, "error", status_message());
+        json_end(json);
         return;
-    for (int i = 0; i < REPEATS; i++) {
-        double start = seconds(b);
-        enum status status = run(b);
-        if (status != STATUS_OK) {
-            fprintf(stderr, "ops_bench: %s: %s\n", name, status_message());
-            exit(status_exit_code(status));
-        }
-        best = fmin(best, seconds(b) - start);
     }
-    printf("%-30s %9.3f ms %8.1f GFLOP/s %7.1f GB/s\n", name, best * 1e3, flop / best * 1e-9,
-           bytes / best * 1e-9);
+    double floor_s = fmax(work->flop / b->ceilings.matrix_flop_per_second,
+                          work->bytes / b->ceilings.copy_bytes_per_second);
+    json_number(json, "seconds", time->median);
+    json_list(json, "seconds_quartiles");
+    json_number(json, NULL, time->first);
+    json_number(json, NULL, time->third);
+    json_end(json);
+    json_number(json, "seconds_least", time->least);
+    json_number(json, "flop", work->flop);
+    json_number(json, "bytes", work->bytes);
+    json_number(json, "flop_per_second", work->flop / time->median);
+    json_number(json, "bytes_per_second", work->bytes / time->median);
+    json_number(json, "share_of_ceiling", floor_s / time->median);
+    json_end(json);
+}
+
+static void print_row(const struct ops_bench *b, enum bench_op op, const char *name,
+                      const struct quartiles *time, const struct op_work *work)
+{
+    printf("%-18s %-28s %-32s ", b->group, slot_names[op], name);
+    if (time == NULL) {
+        printf("%s\n", status_message());
+        return;
+    }
+    double floor_s = fmax(work->flop / b->ceilings.matrix_flop_per_second,
+                          work->bytes / b->ceilings.copy_bytes_per_second);
+    printf("%10.4f ms %9.1f GFLOP/s %8.1f GB/s %6.1f %%\n", 1e3 * time->median,
+           1e-9 * work->flop / time->median, 1e-9 * work->bytes / time->median,
+           100.0 * floor_s / time->median);
     fflush(stdout);
 }
 
-static struct tensor slice(struct tensor tensor, int64_t rows, int64_t columns)
+void ops_bench_case(struct ops_bench *b, enum bench_op op, const union op_args *args,
+                    const char *format, ...)
 {
-    return tensor_2d(tensor.data, tensor.dtype, rows, columns);
+    char name[ROW_NAME], whole[3 * ROW_NAME];
+    struct quartiles time;
+    va_list words;
+
+    va_start(words, format);
+    vsnprintf(name, sizeof(name), format, words);
+    va_end(words);
+    snprintf(whole, sizeof(whole), "%s %s %s", b->group, slot_names[op], name);
+    if (lacks(b, op) || (b->options.only != NULL && strstr(whole, b->options.only) == NULL))
+        return;
+    struct op_work work = work_of(op, args);
+    enum status status = time_case(b, op, args, &time);
+    if (status == STATUS_DEVICE) /* nothing goes on after that */
+        stop_on(status, whole);
+    const struct quartiles *measured = status == STATUS_OK ? &time : NULL;
+    if (b->options.json)
+        put_row(b, op, name, measured, &work);
+    else
+        print_row(b, op, name, measured, &work);
 }
 
-/* ------------------------------------------------------------------------------ the ops */
-
-static enum status linear(struct bench *b, int64_t n_in, int64_t n_out, enum activation activation)
+void ops_bench_group(struct ops_bench *b, const char *format, ...)
 {
-    bool widens = n_out > b->width;
-    struct linear_args args = {.x = slice(n_in > b->width ? b->wide : b->x, b->n, n_in),
-                               .weight = slice(b->weight, n_out, n_in),
-                               .bias = tensor_1d(b->bias.data, DTYPE_F32, n_out),
-                               .y = slice(widens ? b->wide : b->out, b->n, n_out),
-                               .activation = activation};
-    if (activation != ACTIVATION_NONE)
-        args.pre = slice(b->wide_pre, b->n, n_out);
-    return op_table_cpu.linear_forward(&b->device, &args);
+    va_list words;
+
+    va_start(words, format);
+    vsnprintf(b->group, sizeof(b->group), format, words);
+    va_end(words);
 }
 
-static enum status run_qkv(struct bench *b)
-{
-    return linear(b, b->width, 3 * b->width, ACTIVATION_NONE);
-}
-static enum status run_proj(struct bench *b)
-{
-    return linear(b, b->width, b->width, ACTIVATION_NONE);
-}
-static enum status run_fc1(struct bench *b)
-{
-    return linear(b, b->width, 4 * b->width, ACTIVATION_GELU);
-}
-static enum status run_fc2(struct bench *b)
-{
-    return linear(b, 4 * b->width, b->width, ACTIVATION_NONE);
-}
+/* ------------------------------------------------------------------------------ all of it */
 
-static enum status linear_backward(struct bench *b, int64_t n_in, int64_t n_out, bool data,
-                                   bool weight, enum activation activation)
+static void run_arch(struct ops_bench *b, const char *arch)
 {
-    struct linear_backward_args args = {
-        .d_y = slice(n_out > b->width ? b->wide : b->x, b->n, n_out),
-        .x = slice(n_in > b->width ? b->wide_pre : b->out, b->n, n_in),
-        .weight = slice(b->weight, n_out, n_in),
-        .activation = activation};
-    if (data)
-        args.d_x = slice(n_in > b->width ? b->wide : b->out, b->n, n_in);
-    if (activation != ACTIVATION_NONE)
-        args.pre = slice(b->wide_pre, b->n, n_in);
-    if (weight) {
-        args.d_weight = slice(b->d_weight, n_out, n_in);
-        args.d_bias = tensor_1d(b->bias.data, DTYPE_F32, n_out);
+    struct shapes s = ops_bench_shapes(&b->options, arch);
+
+    if (strncmp(arch, "swin", 4) == 0) {
+        struct shapes last = ops_bench_last_stage(&s);
+        ops_bench_swin(b, &s);
+        ops_bench_group(b, "%s", arch);
+        ops_bench_head(b, &last);
+        return;
     }
-    return op_table_cpu.linear_backward(&b->device, &args);
+    ops_bench_group(b, "%s", arch);
+    ops_bench_blocks(b, &s);
+    ops_bench_vit(b, &s);
+    ops_bench_head(b, &s);
 }
 
-static enum status run_fc1_data(struct bench *b)
+/* The names of --arch, one by one; of --width, one made up. */
+static void run_archs(struct ops_bench *b)
 {
-    return linear_backward(b, b->width, 4 * b->width, true, false, ACTIVATION_NONE);
-}
-static enum status run_fc1_weight(struct bench *b)
-{
-    return linear_backward(b, b->width, 4 * b->width, false, true, ACTIVATION_NONE);
-}
-static enum status run_fc2_data(struct bench *b)
-{
-    return linear_backward(b, 4 * b->width, b->width, true, false, ACTIVATION_GELU);
+    char names[256], *rest = names, *arch;
+
+    if (b->options.width > 0) {
+        snprintf(names, sizeof(names), "vit_width_%d", b->options.width);
+        run_arch(b, names);
+        return;
+    }
+    snprintf(names, sizeof(names), "%s", b->options.archs);
+    while ((arch = strsep(&rest, ",")) != NULL)
+        run_arch(b, arch);
 }
 
-static enum status run_gelu(struct bench *b)
+static void put_head(struct ops_bench *b)
 {
-    struct activation_args args = {b->wide_pre, b->wide, ACTIVATION_GELU};
-    return op_table_cpu.activation_forward(&b->device, &args);
-}
-static enum status run_gelu_backward(struct bench *b)
-{
-    struct activation_backward_args args = {b->wide, b->wide_pre, b->wide, ACTIVATION_GELU};
-    return op_table_cpu.activation_backward(&b->device, &args);
-}
+    const struct ops_bench_options *o = &b->options;
+    struct json_out *json = &b->json;
 
-static enum status run_residual(struct bench *b)
-{
-    struct residual_layernorm_args args = {.x = b->stream,
-                                           .branch = b->x,
-                                           .scale = b->scale,
-                                           .sample = b->sample,
-                                           .sum = b->sum,
-                                           .gamma = b->column,
-                                           .beta = b->column,
-                                           .y = b->out,
-                                           .mean = b->row,
-                                           .rstd = b->row2,
-                                           .eps = 1e-6f};
-    return op_table_cpu.residual_layernorm_forward(&b->device, &args);
-}
-static enum status run_residual_backward(struct bench *b)
-{
-    struct residual_layernorm_backward_args args = {.d_y = b->x,
-                                                    .d_sum = b->stream,
-                                                    .sum = b->sum,
-                                                    .mean = b->row,
-                                                    .rstd = b->row2,
-                                                    .gamma = b->column,
-                                                    .scale = b->scale,
-                                                    .sample = b->sample,
-                                                    .d_sum_out = b->stream,
-                                                    .d_branch = b->out,
-                                                    .d_gamma = b->column2,
-                                                    .d_beta = b->column2};
-    return op_table_cpu.residual_layernorm_backward(&b->device, &args);
-}
-
-static enum status attention(struct bench *b, int first, int n_groups)
-{
-    struct attention_args args = {.qkv = b->qkv,
-                                  .out = b->out,
-                                  .lse = b->lse,
-                                  .n_groups = n_groups,
-                                  .n_heads = (int32_t)(b->width / HEAD_DIM)};
-    memcpy(args.groups, b->groups + first, (size_t)n_groups * sizeof(b->groups[0]));
-    return op_table_cpu.attention_forward(&b->device, &args);
-}
-static enum status run_attention_global(struct bench *b)
-{
-    return attention(b, 0, 1);
-}
-static enum status run_attention_local(struct bench *b)
-{
-    return attention(b, 1, 1);
-}
-static enum status attention_backward(struct bench *b, int first, int n_groups)
-{
-    struct attention_backward_args args = {.d_out = b->x,
-                                           .qkv = b->qkv,
-                                           .out = b->out,
-                                           .lse = b->lse,
-                                           .d_qkv = b->d_qkv,
-                                           .n_groups = n_groups,
-                                           .n_heads = (int32_t)(b->width / HEAD_DIM)};
-    memcpy(args.groups, b->groups + first, (size_t)n_groups * sizeof(b->groups[0]));
-    return op_table_cpu.attention_backward(&b->device, &args);
-}
-static enum status run_attention_backward_global(struct bench *b)
-{
-    return attention_backward(b, 0, 1);
-}
-static enum status run_attention_backward_local(struct bench *b)
-{
-    return attention_backward(b, 1, 1);
-}
-
-static enum status run_unit_norm(struct bench *b)
-{
-    struct unit_norm_args args = {b->x, b->out, b->row, 1e-12f};
-    return op_table_cpu.unit_norm_forward(&b->device, &args);
-}
-
-/* ------------------------------------------------------------------------------ set-up */
-
-static enum status reserve(struct bench *b, struct tensor *tensor, int64_t n, int64_t m)
-{
-    *tensor = m == 0 ? tensor_1d(NULL, DTYPE_F32, n) : tensor_2d(NULL, DTYPE_F32, n, m);
-    return workspace_reserve(&b->memory, &tensor->data, tensor_size_bytes(tensor));
-}
-
-static void fill(struct tensor *tensor, uint32_t seed, float scale)
-{
-    struct rng rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
-    float *values = tensor->data, block[4096];
-
-    for (int i = 0; i < 4096; i++)
-        block[i] = scale * (float)rng_normal(&rng);
-    for (int64_t i = 0; i < tensor_n_elements(tensor); i++)
-        values[i] = block[(i + i / 4096 * 7) % 4096];
-}
-
-static enum status open_bench(struct bench *b, int64_t batch)
-{
-    int64_t n = batch * (2 * 197 + 10 * 37), d = b->width;
-
-    b->n = n;
-    b->groups[0] = (struct attention_group){0, 2 * batch, 197};
-    b->groups[1] = (struct attention_group){2 * batch * 197, 10 * batch, 37};
-    TRY(device_open_cpu(&b->device, b->threads));
-    TRY(reserve(b, &b->x, n, d));
-    TRY(reserve(b, &b->stream, n, d));
-    TRY(reserve(b, &b->sum, n, d));
-    TRY(reserve(b, &b->out, n, d));
-    TRY(reserve(b, &b->wide, n, 4 * d));
-    TRY(reserve(b, &b->wide_pre, n, 4 * d));
-    TRY(reserve(b, &b->qkv, n, 3 * d));
-    TRY(reserve(b, &b->d_qkv, n, 3 * d));
-    TRY(reserve(b, &b->lse, d / HEAD_DIM, n));
-    TRY(reserve(b, &b->row, n, 0));
-    TRY(reserve(b, &b->row2, n, 0));
-    TRY(reserve(b, &b->column, d, 0));
-    TRY(reserve(b, &b->column2, d, 0));
-    TRY(reserve(b, &b->weight, 4 * d, d));
-    TRY(reserve(b, &b->d_weight, 4 * d, d));
-    TRY(reserve(b, &b->bias, 4 * d, 0));
-    TRY(reserve(b, &b->scale, 12 * batch, 0));
-    TRY(reserve(b, &b->sample, n, 0));
-    TRY(workspace_commit(&b->memory, &b->device, "benchmark"));
-    b->sample.dtype = DTYPE_I32; /* all zero */
-    struct tensor *filled[] = {&b->x,   &b->stream, &b->wide_pre, &b->qkv,
-                               &b->sum, &b->column, &b->scale};
-    for (size_t i = 0; i < sizeof(filled) / sizeof(filled[0]); i++)
-        fill(filled[i], (uint32_t)i, 1.0f);
-    fill(&b->weight, 99, 0.02f);
-    return STATUS_OK;
+    *json = (struct json_out){.file = stdout};
+    json_object(json, NULL);
+    json_text(json, "what", "ops_bench");
+    bench_backend_report(&b->backend, &b->ceilings, json);
+    json_text(json, "precision", o->f32 ? "f32" : "bf16");
+    json_integer(json, "batch_size_per_gpu", o->batch);
+    json_integer(json, "local_crops_number", o->n_local);
+    json_integer(json, "global_size", o->global_px);
+    json_integer(json, "local_size", o->local_px);
+    json_integer(json, "out_dim", o->prototypes);
+    json_integer(json, "repeats", o->repeats);
+    json_list(json, "rows");
 }
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.threads = argc > 2 ? atoi(argv[2]) : 1,
-                      .width = argc > 3 ? atoi(argv[3]) : 384,
-                      .only = argc > 4 ? argv[4] : NULL};
-    int64_t batch = argc > 1 ? atoi(argv[1]) : 4;
+    struct ops_bench b = {0};
 
-    if (batch < 1 || b.threads < 1 || b.width < HEAD_DIM || b.width % HEAD_DIM != 0) {
-        fprintf(stderr, "usage: %s [BATCH [THREADS [WIDTH [ONLY]]]]; WIDTH a multiple of %d\n",
-                argv[0], HEAD_DIM);
-        return 2;
+    ops_bench_options_parse(&b.options, argc, argv);
+    stop_on(bench_backend_open(&b.backend, b.options.backend, b.options.threads), "backend");
+    stop_on(ceilings_measure(&b.ceilings, &b.backend, b.options.f32 ? DTYPE_F32 : DTYPE_BF16),
+            "ceilings");
+    stop_on(device_timer_open(&b.timer, &b.backend.device, 2), "timer");
+    if (b.backend.accelerator)
+        stop_on(hold_open(&b.hold, &b.backend, &b.ceilings), "hold");
+    if (b.options.json)
+        put_head(&b);
+    else
+        printf("%s; ceilings: copy %.1f GB/s, product %.1f GFLOP/s\n",
+               device_name(&b.backend.device), 1e-9 * b.ceilings.copy_bytes_per_second,
+               1e-9 * b.ceilings.matrix_flop_per_second);
+    run_archs(&b);
+    if (b.options.json) {
+        json_end(&b.json);
+        json_end(&b.json);
     }
-    enum status status = open_bench(&b, batch);
-    if (status != STATUS_OK) {
-        fprintf(stderr, "ops_bench: %s\n", status_message());
-        return status_exit_code(status);
-    }
-    double n = (double)b.n, d = (double)b.width, nd = 4.0 * n * d; /* bytes of one [N, D] */
-    double global = 2.0 * (double)batch * 197.0 * 197.0 * d;
-    double local = 10.0 * (double)batch * 37.0 * 37.0 * d;
-    double global_nd = nd * 394.0 / 764.0, local_nd = nd - global_nd;
-    report(&b, "linear_forward qkv", run_qkv, 6.0 * n * d * d, 4.0 * nd);
-    report(&b, "linear_forward proj", run_proj, 2.0 * n * d * d, 2.0 * nd);
-    report(&b, "linear_forward fc1+gelu", run_fc1, 8.0 * n * d * d, 9.0 * nd);
-    report(&b, "linear_forward fc2", run_fc2, 8.0 * n * d * d, 5.0 * nd);
-    report(&b, "linear_backward fc2 d_x+gelu", run_fc2_data, 8.0 * n * d * d, 9.0 * nd);
-    report(&b, "linear_backward fc1 d_x", run_fc1_data, 8.0 * n * d * d, 5.0 * nd);
-    report(&b, "linear_backward fc1 d_w", run_fc1_weight, 8.0 * n * d * d, 5.0 * nd);
-    report(&b, "activation_forward gelu", run_gelu, 4.0 * n * d, 8.0 * nd);
-    report(&b, "activation_backward gelu", run_gelu_backward, 4.0 * n * d, 12.0 * nd);
-    report(&b, "residual_layernorm_forward", run_residual, 8.0 * n * d, 4.0 * nd);
-    report(&b, "residual_layernorm_backward", run_residual_backward, 12.0 * n * d, 5.0 * nd);
-    report(&b, "attention_forward 197", run_attention_global, 4.0 * global, 4.0 * global_nd);
-    report(&b, "attention_forward 37", run_attention_local, 4.0 * local, 4.0 * local_nd);
-    report(&b, "attention_backward 197", run_attention_backward_global, 8.0 * global,
-           8.0 * global_nd);
-    report(&b, "attention_backward 37", run_attention_backward_local, 8.0 * local, 8.0 * local_nd);
-    report(&b, "unit_norm_forward", run_unit_norm, 3.0 * n * d, 2.0 * nd);
-    workspace_release(&b.memory);
-    device_close(&b.device);
+    hold_close(&b.hold, &b.backend);
+    device_timer_close(&b.timer);
+    bench_backend_close(&b.backend);
     return 0;
 }

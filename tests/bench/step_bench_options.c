@@ -14,6 +14,8 @@ enum option_key {
     KEY_PATCH,
     KEY_WINDOW,
     KEY_OUT,
+    KEY_HIDDEN,
+    KEY_BOTTLENECK,
     KEY_BATCH,
     KEY_BEST,
     KEY_GLOBAL,
@@ -40,6 +42,8 @@ static const struct argp_option option_table[] = {
     {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
     {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
+    {"head_hidden_dim", KEY_HIDDEN, "D", 0, "width of the head (2048)", 0},
+    {"bottleneck_dim", KEY_BOTTLENECK, "D", 0, "width of its bottleneck (256)", 0},
     {"batch_size_per_gpu", KEY_BATCH, "N,…", 0, "images in a step; one or more, by turns (8)", 0},
     {"best_batch", KEY_BEST, NULL, 0,
      "after these twice the last and so on, while the rate grows by 2 % and memory lasts", 0},
@@ -162,6 +166,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_OUT:
         o->model.head.out_dim = number(state, text, 1);
+        return 0;
+    case KEY_HIDDEN:
+        o->model.head.hidden_dim = number(state, text, 1);
+        return 0;
+    case KEY_BOTTLENECK:
+        o->model.head.bottleneck_dim = number(state, text, 1);
         return 0;
     case KEY_GLOBAL:
         o->model.global_size_px = number(state, text, 1);

@@ -113,6 +113,8 @@ static void put_head(struct step_report *report)
     json_integer(json, "patch_size", o->patch_size);
     json_integer(json, "window_size", o->window_size);
     json_integer(json, "out_dim", o->model.head.out_dim);
+    json_integer(json, "head_hidden_dim", o->model.head.hidden_dim);
+    json_integer(json, "bottleneck_dim", o->model.head.bottleneck_dim);
     json_integer(json, "global_size", o->model.global_size_px);
     json_integer(json, "local_size", o->model.local_size_px);
     json_integer(json, "local_crops_number", o->model.n_local);
