@@ -12,7 +12,8 @@
 
 using namespace emulator;
 
-static std::string &last_error = *new std::string; /* outlives all, as do communicators */
+static std::string &last_error = *new std::string; /* outlives all, as do the next */
+static std::vector<ncclComm_t> &communicators = *new std::vector<ncclComm_t>;
 
 /* ------------------------------------------------------------------------------ answers */
 
@@ -189,6 +190,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int n_ranks, ncclUniqueId i
                     "%d ranks",
                     (int)MOST_RANKS);
     ncclComm_t comm = new ncclComm;
+    communicators.push_back(comm); /* for ever: who uses one that is gone is told */
     memcpy(&comm->place, id.internal, sizeof(comm->place));
     comm->rank = rank;
     comm->world = n_ranks;
