@@ -1,6 +1,7 @@
 """Commands with a deadline: run in a process group of their own, so that nothing outlives it; their
 output goes to one log."""
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ class Result:
         if self.timed_out:
             return "ran past its %.0f s" % self.seconds
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        marked = [line for line in lines if "error" in line.lower() or "FAIL" in line]
+        marked = [line for line in lines if re.search(r"\b(error|FAIL\w*)\b|^[\w./-]+: ", line, re.I)]
         last = (marked or lines or ["no output"])[-1]
         return "exit status %d: %s" % (self.code, last[:300])
 

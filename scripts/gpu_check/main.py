@@ -22,16 +22,16 @@ import machine
 import parts
 from commands import Commands
 
-# In order of importance: name, function, most seconds, fewest worth a start.
+# In order of importance: name, function, most seconds (of 9 minutes), fewest worth a start.
 PARTS = [
     ("build", parts.build, 300, 15),
-    ("tests", parts.tests, 150, 5),
-    ("golden", parts.golden, 90, 5),
-    ("step", benchmarks.step, 150, 15),
-    ("torch", benchmarks.torch, 200, 30),
-    ("ops", benchmarks.ops, 60, 10),
-    ("stream", benchmarks.stream, 90, 20),
-    ("sanitizer", parts.sanitizer, 150, 15),
+    ("tests", parts.tests, 120, 5),
+    ("golden", parts.golden, 60, 5),
+    ("sanitizer", parts.sanitizer, 70, 15),
+    ("step", benchmarks.step, 120, 15),
+    ("ops", benchmarks.ops, 45, 10),
+    ("stream", benchmarks.stream, 80, 30),
+    ("torch", benchmarks.torch, 540, 40),
 ]
 RESERVE_SECONDS = 10  # for the last words
 
@@ -40,15 +40,18 @@ EPILOG = """parts, in this order unless time runs out:
   tests      every test with the label "cuda"; one that is skipped counts as failed
   golden     golden_training on every vit_*.safetensors and swin*.safetensors, f32 and bf16, with and
              without CUDA graphs; the worst errors of each kind of value
-  step       step_bench: whole training steps of ViT and Swin
-  torch      scripts/bench_torch_step.py, the same steps in PyTorch
-  ops        ops_bench: each op, and the chip's ceilings
-  stream     ibot-train with loaders and on a replayed recording (needs --packages, or the libraries)
   sanitizer  compute-sanitizer's four tools on the tests of the ops
+  step       step_bench: whole training steps of ViT and Swin, several batches, each op's share
+  ops        ops_bench: each op alone, against the chip's ceilings
+  stream     bench_end_to_end.py: ibot-train on a replayed recording, and with loaders on this machine
+             (needs the libraries: --packages)
+  torch      bench_torch_step.py: the original's step and a tuned one in PyTorch, for what is left of
+             the time
+A table of what was measured (bench_report.py) comes last, and lies beside the JSON.
 
 two calls share the work where one is too short:
-  scripts/gpu_check.sh --parts build,tests,golden,sanitizer --keep-build --out DIR
-  scripts/gpu_check.sh --parts step,torch,ops,stream --keep-build --out DIR
+  scripts/gpu_check.sh --parts build,tests,golden,sanitizer --keep-build
+  scripts/gpu_check.sh --parts step,ops,stream,torch --keep-build
 
 a machine without a network: pack the libraries where there is one, and bring the archive along
   scripts/pack_packages.sh packages.tar.xz
@@ -98,11 +101,6 @@ def options_of(words):
 
 class Check:
     """What the parts share."""
-
-    tiny_step = ["--arch", "vit_tiny", "--batch_size_per_gpu", "2", "--steps", "1", "--warmup", "1"]
-    tiny_ops = ["--batch_size_per_gpu", "1"]
-    tiny_torch = ["--arch", "vit_tiny", "--batch_size_per_gpu", "1", "--local_crops_number", "1",
-                  "--out_dim", "64", "--steps", "1", "--warmup", "0", "--threads", "1"]
 
     def __init__(self, options):
         self.options, self.start = options, time.monotonic()
@@ -187,7 +185,7 @@ def summary(report):
 def run_part(check, name, function, most, least):
     """A part that raises has failed; it takes no other along."""
     start = time.monotonic()
-    check.commands.deadline = min(check.end, start + most)
+    check.commands.deadline = min(check.end, start + most * max(1.0, check.options.minutes / 9))
     if check.commands.left() < min(least, 60 * check.options.minutes / 10):
         result = parts.not_run("time")
     else:
@@ -233,7 +231,7 @@ def main(words):
     path = free_path(out, stem)
     log = os.path.join(out if options.out else check.build, os.path.basename(path)[:-5] + ".log")
     report = {
-        "what": "gpu_check", "mode": check.backend, "passed": False,
+        "report": "gpu_check", "mode": check.backend, "passed": False,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit_of(check.root), "command": ["scripts/gpu_check.sh", *words],
         "seconds": 0.0, "machine": machine.facts(check.gpu),
@@ -252,6 +250,7 @@ def main(words):
         for name, function, most, least in PARTS:
             if name not in options.parts:
                 continue
+            report["parts"][name] = parts.not_run("cut off", seconds=0.0)
             report["parts"][name] = run_part(check, name, function, most, least)
             report["seconds"] = round(time.monotonic() - check.start, 1)
             write(path, report)
@@ -263,7 +262,11 @@ def main(words):
         result["status"] == "passed" for result in report["parts"].values())
     if check.gpu is None and not options.emulated:
         report["passed"] = False
+    report["seconds"] = round(time.monotonic() - check.start, 1)
     write(path, report)
+    if not interrupted and not options.emulated and "step" in report["parts"]:
+        check.commands.deadline = check.end + RESERVE_SECONDS
+        print("\n" + (benchmarks.table(check, path) or ""), end="")
     summary(report)
     print(path)
     if ours and not options.keep_build and out != check.build:

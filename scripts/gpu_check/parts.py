@@ -20,6 +20,26 @@ def verdict(bad, **more):
     return dict(status="failed" if bad else "passed", **more)
 
 
+def overall(results, **more):
+    """Of several results by name: failed when one failed or was skipped, for a skipped test has shown
+    nothing; not run when one was not run; passed when all passed."""
+    found = counts(results)
+    text = ", ".join("%d %s" % (n, status) for status, n in sorted(found.items()))
+    if found.get("failed") or found.get("skipped"):
+        names = [name for name, r in results.items() if r["status"] in ("failed", "skipped")]
+        return dict(status="failed", reason="%s: %s" % (text, ", ".join(names)[:300]), **more)
+    if found.get("not run"):
+        return not_run("time: " + text, **more)
+    return dict(status="passed", **more)
+
+
+def counts(results):
+    found = {}
+    for result in results.values():
+        found[result["status"]] = found.get(result["status"], 0) + 1
+    return found
+
+
 # ------------------------------------------------------------------------------ build
 
 def unpack(check):
@@ -52,7 +72,7 @@ def build(check):
         else:
             configure += ["-DIBOT_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=%s-real" % check.architecture,
                           "-DCMAKE_PREFIX_PATH=" + ";".join(check.wheel_folders)]
-        done = commands.run(configure, 120)
+        done = commands.run(configure, commands.left())
         result["configure_seconds"] = round(done.seconds, 1)
         result["configured"] = [line[3:] for line in done.output.splitlines() if re.match(
             r"-- (CUDA|cuDNN|NCCL|IBOT_PARTIAL|CUDA emulator)", line)]
@@ -61,7 +81,8 @@ def build(check):
         for line in result["configured"]:
             check.say("  " + line)
     target = "ibot_gpu_check_emulated" if check.emulated else "ibot_gpu_check"
-    done = commands.run(["cmake", "--build", check.build, "--target", target, "--", "-j", jobs], 300)
+    done = commands.run(["cmake", "--build", check.build, "--target", target, "--", "-j", jobs],
+                        commands.left())
     result["seconds_of_compiling"] = round(done.seconds, 1)
     if done.code != 0:
         return verdict(True, reason=done.reason(), **result)
@@ -108,13 +129,6 @@ def run_tests(check, tests, wrapper=(), seconds=None, at_once=4):
         return dict(pool.map(one, sorted(tests)))
 
 
-def counts(results):
-    found = {}
-    for result in results.values():
-        found[result["status"]] = found.get(result["status"], 0) + 1
-    return found
-
-
 def tests(check):
     chosen = {name: test for name, test in listed_tests(check).items()
               if not name.startswith("trainer.golden.") and check.chooses(name)}
@@ -126,12 +140,7 @@ def tests(check):
     for name, result in results.items():
         if result["status"] != "passed":
             check.say("  %s: %s (%s)" % (name, result["status"], result.get("reason", "")))
-    found = counts(results)
-    good = found.get("passed", 0) == len(results)
-    out = verdict(not good, counts=found, tests=results)
-    if not good:  # a test that was skipped has shown nothing
-        out["reason"] = ", ".join("%d %s" % (n, status) for status, n in sorted(found.items()))
-    return out
+    return overall(results, counts=counts(results), tests=results)
 
 
 # ------------------------------------------------------------------------------ golden runs
@@ -155,10 +164,10 @@ def golden(check):
         return not_run("no golden files in " + ", ".join(check.golden_folders))
     if program is None:
         return not_run("golden_training is not in this build (see what its configuration left out)")
-    runs, bad = {}, []
+    runs = {}
     ways = [("f32", "on"), ("bf16", "on"), ("f32", "off"), ("bf16", "off")]
     if check.emulated:
-        files, ways = files[:1], [("f32", "on"), ("bf16", "off")]
+        files, ways = [min(files, key=os.path.getsize)], [("f32", "on"), ("bf16", "off")]
     for precision, graph in ways:
         for file in files:
             name = "%s.%s.graph_%s" % (os.path.basename(file)[:-len(".safetensors")], precision, graph)
@@ -180,7 +189,6 @@ def golden(check):
                 runs[name]["status"] = "skipped"
             if runs[name]["status"] != "passed":
                 runs[name]["reason"] = done.reason()
-                bad.append(name)
                 check.say("  %s: %s" % (name, done.reason()))
     largest = {}
     for name, run in runs.items():
@@ -190,10 +198,7 @@ def golden(check):
                 largest[key] = {"worst": entry["worst"], "run": name, "tensor": entry["tensor"]}
     for key, entry in sorted(largest.items()):
         check.say("  %-24s worst %.2e  (%s)" % (key, entry["worst"], entry["run"]))
-    out = verdict(bad, worst=largest, runs=runs)
-    if bad:
-        out["reason"] = "%d of %d: %s" % (len(bad), len(runs), ", ".join(bad)[:300])
-    return out
+    return overall(runs, worst=largest, runs=runs)
 
 
 # ------------------------------------------------------------------------------ compute-sanitizer
@@ -217,18 +222,12 @@ def sanitizer(check):
                               env=small[first][1])
     if re.search(r"[Dd]evice not supported|Unable to find injection|not supported on", done.output):
         return not_run("compute-sanitizer refuses this device: " + done.reason())
-    results, bad = {}, []
+    results = {}
     for tool in TOOLS:
         start = time.monotonic()
         results[tool] = run_tests(check, small, [*wrapper, "--tool", tool], 120)
         found = counts(results[tool])
         check.say("  %s: %s (%.0f s)" % (tool, ", ".join(
             "%d %s" % (n, status) for status, n in sorted(found.items())), time.monotonic() - start))
-        bad += ["%s %s" % (tool, name) for name, r in results[tool].items() if r["status"] == "failed"]
-    ran = sum(r["status"] == "passed" for tests_ in results.values() for r in tests_.values())
-    if not bad and ran == 0:
-        return not_run("time", tools=results)
-    out = verdict(bad, tools=results)
-    if bad:
-        out["reason"] = "%d found something: %s" % (len(bad), ", ".join(bad)[:300])
-    return out
+    return overall({"%s %s" % (tool, name): result for tool, of_tool in results.items()
+                    for name, result in of_tool.items()}, tools=results)

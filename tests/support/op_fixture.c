@@ -37,7 +37,8 @@ static enum status open_accelerator(struct device *out)
 static struct op_backend chosen;
 static enum dtype chosen_dtype;
 
-/* The CPU, or the accelerator that this program is linked with ("cuda", "cuda_emulated"). */
+/* The CPU, or the accelerator that this program is linked with ("cuda", "cuda_emulated"); says why
+ * there is none. */
 static bool choose(const char *name)
 {
     const struct op_table *accelerator;
@@ -46,8 +47,14 @@ static bool choose(const char *name)
         chosen = (struct op_backend){op_table_cpu.name, &op_table_cpu, open_cpu};
         return true;
     }
-    if (kernels_op_table(&accelerator) != STATUS_OK || strcmp(name, accelerator->name) != 0)
+    if (kernels_op_table(&accelerator) != STATUS_OK) {
+        fprintf(stderr, "backend '%s' is not to be had here: %s\n", name, status_message());
         return false;
+    }
+    if (strcmp(name, accelerator->name) != 0) {
+        fprintf(stderr, "backend '%s' is not in this build, '%s' is\n", name, accelerator->name);
+        return false;
+    }
     chosen = (struct op_backend){accelerator->name, accelerator, open_accelerator};
     return true;
 }
@@ -62,10 +69,8 @@ int op_backend_choose(int argc, char **argv)
         return 2;
     }
     chosen_dtype = argc == 3 && strcmp(argv[2], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
-    if (!choose(argv[1])) {
-        fprintf(stderr, "backend '%s' is not in this build\n", argv[1]);
+    if (!choose(argv[1]))
         return OP_TEST_SKIPPED;
-    }
     enum status status = chosen.open(&device);
     device_close(&device);
     if (status != STATUS_OK) {
