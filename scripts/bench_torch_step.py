@@ -118,6 +118,8 @@ def pick_attention(args, o, b):
                 micros[name] = sum(time_attention(n, length, o) for n, length in lengths)
         except RuntimeError as error:
             errors[name] = str(error).splitlines()[0]
+    if not micros:
+        return {"attention": "PyTorch's choice", "attention_errors": errors}
     chosen = min(micros, key=micros.get) if args.attention == "auto" else args.attention
     for name, enable in (("cudnn", torch.backends.cuda.enable_cudnn_sdp),
                          ("flash", torch.backends.cuda.enable_flash_sdp),
@@ -275,6 +277,9 @@ def result_of(args, runs):
     same = [run for run in good if run["batch_size_per_gpu"] == args.batch_size_per_gpu]
     for name, some in (("same_batch", same), ("best", good)):
         result[name] = max(some, key=lambda run: run["images_per_second"], default=None)
+    for name in ("batch_size_per_gpu", "precision", "images_per_second", "seconds_per_step",
+                 "peak_memory_mib"):
+        result[name] = result["best"][name] if result["best"] else None
     return result
 
 

@@ -5,10 +5,13 @@
 
 DATA: tests/data. torch_official.py and torch_tuned.py replay the training steps of the golden files
 in float32, which our own step does in trainer.golden.*: losses, gradients, centres, weights and the
-teacher after the last step are compared. Then the two are compared with each other on random data,
+teacher after the last step are compared; in 16 bits, losses within 1 %. Then the two are compared with each other on random data,
 with stochastic depth, crops without masks, and each way that the tuned one can be put together. So
 all three compute the same function. Exit status 77: no PyTorch.
 """
+import json
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -22,6 +25,7 @@ except ImportError as error:
     sys.exit(77)
 
 TOLERANCE, DIRECTIONS = 1e-5, 1e-4  # of a tensor's greatest magnitude; as in the golden tests
+HALF_TOLERANCE = 0.01               # of a loss, with 16-bit products
 
 
 def numbers(text):
@@ -75,9 +79,15 @@ def golden_options(meta, tensors):
         lambda2=float(meta["lambda2"]))
 
 
-def load(network, tensors, prefix):
-    for name, parameter in network.named_parameters():
-        parameter.data.copy_(tensors[prefix + name])
+def load(step, tensors):
+    for kind, network in (("student", step.student), ("teacher", step.teacher)):
+        for name, parameter in network.named_parameters():
+            parameter.data.copy_(tensors[f"init/{kind}/{name}"])
+    if getattr(step, "copies", []):
+        for name, master in zip(step.names, step.masters):
+            master.copy_(tensors["init/student/" + name])
+        for name, master in step.teacher_masters.items():
+            master.copy_(tensors["init/teacher/" + name])
 
 
 def step_options(o, tensors, meta, k):
@@ -128,8 +138,7 @@ def check_golden(path, title, make):
     tensors, meta = torch_safetensors.read(path)
     o = golden_options(meta, tensors)
     step, worst = make(o), Worst(title)
-    load(step.student, tensors, "init/student/")
-    load(step.teacher, tensors, "init/teacher/")
+    load(step, tensors)
     n_steps = int(meta["epochs"]) * int(meta["niter_per_epoch"])
     for k in range(n_steps):
         step_options(o, tensors, meta, k)
@@ -146,6 +155,36 @@ def check_golden(path, title, make):
         for name, parameter in network.named_parameters():
             worst.compare(kind, name, parameter, tensors[f"final/{kind}/{name}"], True)
     worst.report()
+
+
+def check_half(path):
+    """The losses of a few steps with products of 16 bits, of each kind."""
+    def official_in(precision):
+        def make(o):
+            step = official.OfficialStep(o, "cpu", precision)
+            if step.scaler is not None:  # the first scale is too large: its steps would be left out
+                step.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+            return step
+        return make
+
+    kinds = {"official, fp16": official_in("fp16"), "official, bf16": official_in("bf16")}
+    for name, settings in (("autocast", {}), ("masters", {}), ("autocast", {"stream": "bf16", "packed": True})):
+        title = ", ".join(["tuned", name, *(f"{key} {value}" for key, value in settings.items())])
+        kinds[title] = lambda o, name=name, settings=settings: tuned.TunedStep(o, "cpu", name, **settings)
+    tensors, meta = torch_safetensors.read(path)
+    for title, make in kinds.items():
+        o, worst = golden_options(meta, tensors), 0.0
+        step = make(o)
+        load(step, tensors)
+        for k in range(int(meta["epochs"]) * int(meta["niter_per_epoch"])):
+            step_options(o, tensors, meta, k)
+            for name, loss in zip(("cls", "patch"), forward_backward(step, golden_batch(tensors, o, k))):
+                wanted = tensors[f"step{k}/loss_{name}"].item()
+                worst = max(worst, abs(loss.item() - wanted) / wanted)
+            update(step)
+        print(f"{title}: losses within {worst:.1e}")
+        if not worst <= HALF_TOLERANCE:
+            raise SystemExit(f"FAIL: {title}: a loss differs by {worst:.1e}, allowed {HALF_TOLERANCE}")
 
 
 # ------------------------------------------------------------------------------ each other
@@ -204,6 +243,28 @@ def check_each_other(title, o, n_steps=3, **settings):
     worst.report()
 
 
+# ------------------------------------------------------------------------------ the benchmark
+
+
+def check_benchmark():
+    """What bench_torch_step.py prints, at a toy size."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench_torch_step.py")
+    toy = """--device cpu --arch vit_test --patch_size 8 --global_size 32 --local_size 16 --out_dim 64
+        --local_crops_number 2 --batch_size_per_gpu 2 --steps 2 --warmup 1 --threads 1 --json"""
+    for mode, more in (("official", ["--best_batch", "--max_seconds", "0"]), ("tuned", [])):
+        done = subprocess.run([sys.executable, script, "--mode", mode, *toy.split(), *more],
+                              stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"FAIL: bench_torch_step.py --mode {mode}: exit status {done.returncode}")
+        result = json.loads(done.stdout)
+        fine = [run for run in result["runs"] if "error" not in run]
+        rates = [run["images_per_second"] for run in fine]
+        if len(fine) != (1 if mode == "official" else 2) or result["images_per_second"] != max(rates) or \
+                any(abs(run["images_per_second"] * run["seconds_per_step"] - 2) > 1e-6 for run in fine):
+            raise SystemExit(f"FAIL: bench_torch_step.py --mode {mode}: {done.stdout}")
+        print(f"bench_torch_step.py --mode {mode}: {len(fine)} measurements")
+
+
 def main():
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
@@ -215,6 +276,7 @@ def main():
     for file in ("vit_shared", "swin"):
         for name, make in plain.items():
             check_golden(f"{data}/golden/{file}.safetensors", f"{file}, {name}", make)
+    check_half(f"{data}/golden/vit_shared.safetensors")
     vit = dict(width=32, depth=3, heads=2, patch_size=8, image_size=32, drop_path=0.5, hidden_dim=48,
                bottleneck_dim=16, out_dim=64, n_local=3, clip_grad=0.3)
     check_each_other("packed", official.Options(**vit), packed=True)
@@ -223,6 +285,7 @@ def main():
     check_each_other("no local crops", official.Options(**{**vit, "n_local": 0}))
     swin = {**vit, "width": 16, "depth": (2, 2), "heads": (1, 2), "patch_size": 4, "window_size": 3}
     check_each_other("swin", official.Options(**swin))
+    check_benchmark()
     return 0
 
 

@@ -105,7 +105,7 @@ def vit_forward(vit, crops, mask, scales, rows, stream):
     for i, block in enumerate(vit.blocks):
         a = attend(block.attn, block.norm1(x), groups)
         if rows is not None and i + 1 == len(vit.blocks):
-            a, x = a[rows], x[rows]
+            a, x = a.index_select(0, rows), x.index_select(0, rows)
             sample = sample[rows] if sample is not None else None
         drop = scales is not None and block.rate > 0
         x = x + scaled(block.attn.proj(a), scales[2 * i] if drop else None, sample)
@@ -302,7 +302,7 @@ class TunedStep:
         else:
             x = vit_forward(backbone, crops, mask, scales, rows if self.last_rows else None,
                             self.stream)
-        return x if rows is None or self.last_rows else x[rows]
+        return x if rows is None or self.last_rows else x.index_select(0, rows)
 
     def student_features(self, crops, mask, scales, tables):
         """[CLS] of all crops in order, then the masked patches."""
@@ -416,6 +416,7 @@ class TunedStep:
             self.losses = self.queue()
 
     def step(self):
+        self.zero()  # before what they point to is used again
         if self.compile_mode in ("reduce-overhead", "max-autotune"):
             torch.compiler.cudagraph_mark_step_begin()
         if not self.graph or self.device.type != "cuda":

@@ -96,6 +96,20 @@ static void fill_masks(uint8_t *masks, int64_t n_images, int64_t cells)
     }
 }
 
+/* A random block, and copies of it. */
+static void fill_bytes(uint8_t *bytes, size_t n, uint32_t seed)
+{
+    struct rng rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
+    size_t filled = n < 1 << 20 ? n : 1 << 20;
+
+    for (size_t i = 0; i < filled; i++)
+        bytes[i] = (uint8_t)rng_u32(&rng);
+    for (size_t more; filled < n; filled += more) {
+        more = filled < n - filled ? filled : n - filled;
+        memcpy(bytes + filled, bytes, more);
+    }
+}
+
 static enum status make_input(struct bench *bench)
 {
     const struct ibot_options *o = &bench->model;
@@ -105,17 +119,14 @@ static enum status make_input(struct bench *bench)
     int64_t locals = (int64_t)o->n_local * o->batch_size;
     int64_t side = o->global_size_px, small = o->local_size_px;
     int64_t grid = backbone_grid(&o->backbone, o->global_size_px);
-    struct rng rng = rng_open((struct rng_key){.seed = 2, .purpose = RNG_TEST});
 
     in->global_bytes = (size_t)(globals * side * side * 3);
     in->local_bytes = (size_t)(locals * small * small * 3);
     TRY(device->alloc_host(device, (void **)&in->globals, in->global_bytes, "global crops"));
     TRY(device->alloc_host(device, (void **)&in->locals, in->local_bytes, "local crops"));
     TRY(memory_alloc(&in->masks, (size_t)(globals * grid * grid), 1, "masks"));
-    for (size_t i = 0; i < in->global_bytes; i++)
-        in->globals[i] = (uint8_t)rng_u32(&rng);
-    for (size_t i = 0; i < in->local_bytes; i++)
-        in->locals[i] = (uint8_t)rng_u32(&rng);
+    fill_bytes(in->globals, in->global_bytes, 2);
+    fill_bytes(in->locals, in->local_bytes, 3);
     fill_masks(in->masks, globals, grid * grid);
     in->input = (struct ibot_input){
         .globals = {in->globals, DTYPE_U8, 4, {globals, side, side, 3}},

@@ -11,6 +11,7 @@ enum option_key {
     KEY_PRECISION,
     KEY_GELU,
     KEY_GRAPH,
+    KEY_RECOMPUTE,
     KEY_PATCH,
     KEY_WINDOW,
     KEY_OUT,
@@ -39,6 +40,8 @@ static const struct argp_option option_table[] = {
     {"precision", KEY_PRECISION, "TYPE", 0, "f32 or bf16 (cpu: f32, else bf16)", 0},
     {"gelu", KEY_GELU, "FORM", 0, "erf or tanh (f32: erf, bf16: tanh)", 0},
     {"cuda_graph", KEY_GRAPH, "on|off", 0, "record steps on an accelerator (on)", 0},
+    {"recompute", KEY_RECOMPUTE, "WHAT", 0,
+     "none (default), gelu, norms or blocks: made again in the backward, not kept", 0},
     {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
     {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
@@ -96,6 +99,23 @@ static void read_batches(struct step_bench_options *o, const char *text, struct 
     }
 }
 
+/* As in ibot-train. */
+static const char *const recomputes[] = {"none", "gelu", "norms", "blocks"};
+
+static enum recompute read_recompute(const char *text, struct argp_state *state)
+{
+    for (int i = 0; i < 4; i++)
+        if (strcmp(text, recomputes[i]) == 0)
+            return (enum recompute)i;
+    argp_error(state, "recompute: got '%s', wanted none, gelu, norms or blocks", text);
+    return RECOMPUTE_NONE;
+}
+
+const char *step_bench_recompute(enum recompute recompute)
+{
+    return recomputes[recompute];
+}
+
 /* What depends on the backend: -1 until it is known. */
 struct unset {
     int precision, gelu;
@@ -120,6 +140,9 @@ static error_t parse_more(int key, char *text, struct argp_state *state,
         return 0;
     case KEY_GRAPH:
         o->model.record_steps = either(state, text, "on", "off");
+        return 0;
+    case KEY_RECOMPUTE:
+        o->model.recompute = read_recompute(text, state);
         return 0;
     case KEY_CEILINGS:
         o->ceilings = either(state, text, "on", "off");

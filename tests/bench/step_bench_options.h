@@ -18,4 +18,7 @@ struct step_bench_options {
 /* Reads the command line; ends the process for --help and for what is wrong. */
 void step_bench_options_parse(struct step_bench_options *out, int argc, char **argv);
 
+/* Its name on the command line. */
+const char *step_bench_recompute(enum recompute recompute);
+
 #endif

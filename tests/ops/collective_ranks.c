@@ -96,6 +96,58 @@ out:
     return status;
 }
 
+/* On a branch beside the device's own work, as the gradients' buckets go. */
+static enum status sum_on_branch(struct collective *c, struct device *device, struct tensor *t)
+{
+    TRY(device->fork(device));
+    device->use_branch(device, 1);
+    enum status status = c->all_reduce(c, device, t);
+    device->use_branch(device, 0);
+    TRY(status);
+    return device->join(device);
+}
+
+/* Recorded once and launched again and again: each time all is multiplied by the number of ranks. A
+ * sum that is not recorded comes before, in between and after. */
+static enum status check_recorded(struct collective *c, struct device *device)
+{
+    enum { N = 1000 };
+    struct tensor t = {.dtype = DTYPE_F32, .rank = 1, .shape = {N}};
+    struct device_graph *graph = NULL;
+    float values[N];
+    double want = 1.0;
+    enum status status;
+
+    for (int i = 0; i < N; i++)
+        values[i] = 1.0f;
+    TRY(upload(device, &t.data, values, sizeof(values)));
+    TRY_OUT(sum_on_branch(c, device, &t));
+    TRY_OUT(device->capture_begin(device));
+    status = sum_on_branch(c, device, &t);
+    if (status == STATUS_OK)
+        status = c->all_reduce(c, device, &t);
+    enum status ended = device->capture_end(device, &graph);
+    TRY_OUT(status);
+    TRY_OUT(ended);
+    TRY_OUT(device->graph_launch(device, graph));
+    TRY_OUT(sum_on_branch(c, device, &t));
+    for (int i = 0; i < 2; i++)
+        TRY_OUT(device->graph_launch(device, graph));
+    TRY_OUT(sum_on_branch(c, device, &t));
+    for (int i = 0; i < 9; i++)
+        want *= c->world;
+    TRY_OUT(download(device, values, t.data, sizeof(values)));
+    t.data = NULL;
+    for (int i = 0; i < N; i++)
+        if ((double)values[i] != want)
+            FAIL_OUT(STATUS_MISMATCH, "recorded sums: element %d is %g, wanted %g", i,
+                     (double)values[i], want);
+out:
+    device->graph_release(device, &graph);
+    device->free(device, t.data);
+    return status;
+}
+
 static enum status check_broadcast(struct collective *c, struct device *device, size_t bytes)
 {
     unsigned char *data;
@@ -149,6 +201,28 @@ out:
     return status;
 }
 
+/* Hosts agree while a collective of their devices can't end, since one has not begun it. */
+static enum status check_gather_beside(struct collective *c, struct device *device)
+{
+    float one = 1.0f;
+    struct tensor t = {.dtype = DTYPE_F32, .rank = 1, .shape = {1}};
+    enum status status;
+
+    TRY(upload(device, &t.data, &one, sizeof(one)));
+    if (c->rank != 0)
+        TRY_OUT(c->all_reduce(c, device, &t));
+    TRY_OUT(check_gather(c));
+    if (c->rank == 0)
+        TRY_OUT(c->all_reduce(c, device, &t));
+    TRY_OUT(download(device, &one, t.data, sizeof(one)));
+    t.data = NULL;
+    if (one != (float)c->world)
+        FAIL_OUT(STATUS_MISMATCH, "a sum around a gather: %g", (double)one);
+out:
+    device->free(device, t.data);
+    return status;
+}
+
 static enum status check_all(struct collective *c, struct device *device, int wanted_world)
 {
     bool cpu = device->kind == DEVICE_CPU; /* whose calls are cut in pieces of 1 << 22 */
@@ -167,6 +241,10 @@ static enum status check_all(struct collective *c, struct device *device, int wa
     TRY(check_broadcast(c, device, 0));
     TRY(check_broadcast(c, device, 1));
     TRY(check_broadcast(c, device, (cpu ? 5 << 20 : 600000) + 3));
+    if (!cpu) {
+        TRY(check_recorded(c, device));
+        TRY(check_gather_beside(c, device));
+    }
     TRY(check_gather(c));
     return check_large_gather(c);
 }
