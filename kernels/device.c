@@ -6,6 +6,7 @@
 #include "kernels/cuda_check.h"
 #include "kernels/cuda_device.h"
 #include "kernels/kernels.h"
+#include "kernels/matmul.h"
 #include "proto/base/memory.h"
 
 /* The kernels use what came with compute capability 8.0: bf16 products, asynchronous copies. */
@@ -368,6 +369,7 @@ enum status kernels_device_open(struct device *out, int ordinal)
         .capture_end = cuda_capture_end,
         .graph_launch = cuda_graph_launch,
         .graph_release = cuda_graph_release,
+        .tune = matmul_set_tuning,
         .close = cuda_close,
     };
     enum status status = choose(cuda, ordinal);

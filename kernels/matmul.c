@@ -6,29 +6,15 @@
 
 #include "kernels/cuda_check.h"
 #include "kernels/cuda_device.h"
+#include "kernels/matmul_plan.h"
 #include "proto/base/memory.h"
 
 enum { MOST_ALIGNMENT = 256 };
 
-/* All that a plan depends on; compared as bytes, so that it is zeroed before it is filled. */
-struct matmul_key {
-    int64_t m, n, k, lda, ldb, ldd, ld_aux;
-    int32_t a_transposed, b_transposed, operand, result, bias_type, epilogue, beta;
-    int32_t align_a, align_b, align_d, align_bias, align_aux;
-};
-
-struct matmul_plan {
-    struct matmul_key key;
-    cublasLtMatmulDesc_t product;
-    cublasLtMatrixLayout_t a, b, d;
-    cublasLtMatmulAlgo_t algorithm;
-    size_t workspace_bytes;
-    bool supported;
-};
-
 struct matmul_plans {
     struct matmul_plan *plans;
     size_t n, capacity;
+    struct matmul_tuning tuning;
 };
 
 static const cublasLtEpilogue_t epilogues[] = {
@@ -79,7 +65,7 @@ static struct matmul_key key_of(const struct matmul *m)
     return key;
 }
 
-static void plan_release(struct matmul_plan *plan)
+void matmul_plan_release(struct matmul_plan *plan)
 {
     if (plan->product != NULL)
         (void)cublasLtMatmulDescDestroy(plan->product);
@@ -95,7 +81,8 @@ static void plans_release(void *state)
     struct matmul_plans *plans = state;
 
     for (size_t i = 0; i < plans->n; i++)
-        plan_release(&plans->plans[i]);
+        matmul_plan_release(&plans->plans[i]);
+    matmul_tuning_release(&plans->tuning);
     memory_free(plans->plans);
     memory_free(plans);
 }
@@ -119,13 +106,14 @@ static enum status set_pointers(const struct matmul_plan *plan, const struct mat
     return STATUS_OK;
 }
 
-static enum status describe(struct matmul_plan *plan, const struct matmul *m)
+enum status matmul_describe(struct matmul_plan *plan, const struct matmul *m)
 {
     cublasOperation_t op_a = m->a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t op_b = m->b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasLtEpilogue_t epilogue = epilogues[m->epilogue];
     cudaDataType_t operand = type_of(m->operand), result = type_of(m->result);
 
+    plan->key = key_of(m);
     CUBLAS_TRY(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY(set(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof(op_a)));
     TRY(set(plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof(op_b)));
@@ -149,9 +137,12 @@ static enum status describe(struct matmul_plan *plan, const struct matmul *m)
     return STATUS_OK;
 }
 
-static enum status set_preference(cublasLtMatmulPreference_t preference,
-                                  const struct cuda_device *cuda, const struct matmul_key *key)
+/* Sums in place are in no certain order: never. */
+static enum status set_preference(cublasLtMatmulPreference_t preference, uint64_t workspace_bytes,
+                                  const struct matmul_key *key)
 {
+    static const uint32_t schemes =
+        CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
     const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
         int32_t bytes;
@@ -163,8 +154,10 @@ static enum status set_preference(cublasLtMatmulPreference_t preference,
     };
 
     CUBLAS_TRY(cublasLtMatmulPreferenceSetAttribute(
-        preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &cuda->matmul_workspace_bytes,
-        sizeof(cuda->matmul_workspace_bytes)));
+        preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof(schemes)));
+    CUBLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference,
+                                                    CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                    &workspace_bytes, sizeof(workspace_bytes)));
     for (size_t i = 0; i < sizeof(alignments) / sizeof(alignments[0]); i++) {
         uint32_t bytes = (uint32_t)alignments[i].bytes;
         CUBLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference, alignments[i].attribute, &bytes,
@@ -173,44 +166,85 @@ static enum status set_preference(cublasLtMatmulPreference_t preference,
     return STATUS_OK;
 }
 
-/* Asks for the algorithm that the library thinks fastest; none leaves the plan unsupported. */
-static enum status choose_algorithm(const struct cuda_device *cuda, struct matmul_plan *plan)
+static bool is_among(const struct matmul_candidate *candidates, int n,
+                     const cublasLtMatmulAlgo_t *algorithm)
 {
+    for (int i = 0; i < n; i++)
+        if (memcmp(&candidates[i].algorithm, algorithm, sizeof(*algorithm)) == 0)
+            return true;
+    return false;
+}
+
+/* Adds what the library offers within a workspace. */
+static enum status ask(const struct cuda_device *cuda, const struct matmul_plan *plan,
+                       uint64_t workspace_bytes, struct matmul_candidate *out, int most, int *n)
+{
+    cublasLtMatmulHeuristicResult_t found[MATMUL_MOST_CANDIDATES];
     cublasLtMatmulPreference_t preference = NULL;
-    cublasLtMatmulHeuristicResult_t found;
     enum status status = STATUS_OK;
-    int n = 0;
+    int n_found = 0;
 
     CUBLAS_TRY(cublasLtMatmulPreferenceCreate(&preference));
-    TRY_OUT(set_preference(preference, cuda, &plan->key));
-    cublasStatus_t answer = cublasLtMatmulAlgoGetHeuristic(
-        cuda->matmul, plan->product, plan->a, plan->b, plan->d, plan->d, preference, 1, &found, &n);
-    plan->supported =
-        answer == CUBLAS_STATUS_SUCCESS && n > 0 && found.state == CUBLAS_STATUS_SUCCESS;
-    if (plan->supported) {
-        plan->algorithm = found.algo;
-        plan->workspace_bytes = found.workspaceSize;
-    } else if (answer != CUBLAS_STATUS_SUCCESS && answer != CUBLAS_STATUS_NOT_SUPPORTED &&
-               answer != CUBLAS_STATUS_INVALID_VALUE) {
+    TRY_OUT(set_preference(preference, workspace_bytes, &plan->key));
+    cublasStatus_t answer =
+        cublasLtMatmulAlgoGetHeuristic(cuda->matmul, plan->product, plan->a, plan->b, plan->d,
+                                       plan->d, preference, most, found, &n_found);
+    if (answer != CUBLAS_STATUS_SUCCESS && answer != CUBLAS_STATUS_NOT_SUPPORTED &&
+        answer != CUBLAS_STATUS_INVALID_VALUE)
         FAIL_OUT(STATUS_DEVICE, "cublasLtMatmulAlgoGetHeuristic: %s",
                  cublasLtGetStatusString(answer));
-    }
+    if (answer != CUBLAS_STATUS_SUCCESS)
+        n_found = 0;
+    for (int i = 0; i < n_found && *n < most; i++)
+        if (found[i].state == CUBLAS_STATUS_SUCCESS && !is_among(out, *n, &found[i].algo))
+            out[(*n)++] = (struct matmul_candidate){found[i].algo, found[i].workspaceSize};
 out:
     (void)cublasLtMatmulPreferenceDestroy(preference);
     return status;
+}
+
+enum status matmul_candidates(const struct cuda_device *cuda, const struct matmul_plan *plan,
+                              struct matmul_candidate *out, int most, int *n)
+{
+    *n = 0;
+    TRY(ask(cuda, plan, cuda->matmul_workspace_bytes, out, most > 1 ? most * 2 / 3 : 1, n));
+    return most > 1 ? ask(cuda, plan, 0, out, most, n) : STATUS_OK;
+}
+
+static enum status find_plans(struct cuda_device *cuda, struct matmul_plans **out)
+{
+    struct matmul_plans *plans = cuda->matmul_plans.state;
+
+    if (plans == NULL) {
+        TRY(memory_alloc(&plans, 1, sizeof(*plans), "matrix product plans"));
+        cuda->matmul_plans = (struct cuda_attachment){plans, plans_release};
+    }
+    *out = plans;
+    return STATUS_OK;
+}
+
+static enum status make_plan(const struct matmul_tuning *tuning, const struct cuda_device *cuda,
+                             struct matmul_plan *plan, const struct matmul *m)
+{
+    int n = 1;
+
+    TRY(matmul_describe(plan, m));
+    TRY(matmul_recall(tuning, cuda, plan));
+    if (!plan->settled)
+        TRY(matmul_candidates(cuda, plan, &plan->choice, 1, &n));
+    plan->supported = n > 0;
+    plan->settled |= n == 0 || tuning->mode != DEVICE_TUNING_ON;
+    return STATUS_OK;
 }
 
 static enum status find_plan(struct device *device, const struct matmul *m,
                              struct matmul_plan **out)
 {
     struct cuda_device *cuda = cuda_device_of(device);
-    struct matmul_plans *plans = cuda->matmul_plans.state;
     struct matmul_key key = key_of(m);
+    struct matmul_plans *plans;
 
-    if (plans == NULL) {
-        TRY(memory_alloc(&plans, 1, sizeof(*plans), "matrix product plans"));
-        cuda->matmul_plans = (struct cuda_attachment){plans, plans_release};
-    }
+    TRY(find_plans(cuda, &plans));
     for (size_t i = 0; i < plans->n; i++)
         if (memcmp(&plans->plans[i].key, &key, sizeof(key)) == 0) {
             *out = &plans->plans[i];
@@ -220,12 +254,9 @@ static enum status find_plan(struct device *device, const struct matmul *m,
                     "matrix product plans"));
     struct matmul_plan *plan = &plans->plans[plans->n];
     memset(plan, 0, sizeof(*plan));
-    plan->key = key;
-    enum status status = describe(plan, m);
-    if (status == STATUS_OK)
-        status = choose_algorithm(cuda, plan);
+    enum status status = make_plan(&plans->tuning, cuda, plan, m);
     if (status != STATUS_OK) {
-        plan_release(plan);
+        matmul_plan_release(plan);
         return status;
     }
     plans->n++;
@@ -244,11 +275,20 @@ enum status matmul_supported(struct device *device, const struct matmul *matmul,
     return STATUS_OK;
 }
 
+cublasStatus_t matmul_launch(struct cuda_device *cuda, const struct matmul_plan *plan,
+                             const struct matmul *m, const struct matmul_candidate *candidate)
+{
+    struct cuda_branch *branch = &cuda->branches[cuda->branch];
+    const float one = 1.0f;
+
+    return cublasLtMatmul(cuda->matmul, plan->product, &one, m->a, plan->a, m->b, plan->b, &m->beta,
+                          m->d, plan->d, m->d, plan->d, &candidate->algorithm,
+                          branch->matmul_workspace, candidate->workspace_bytes, branch->stream);
+}
+
 enum status matmul_run(struct device *device, const struct matmul *m)
 {
     struct cuda_device *cuda = cuda_device_of(device);
-    struct cuda_branch *branch = &cuda->branches[cuda->branch];
-    const float one = 1.0f;
     struct matmul_plan *plan;
 
     TRY(find_plan(device, m, &plan));
@@ -259,8 +299,20 @@ enum status matmul_run(struct device *device, const struct matmul *m)
              (long long)m->m, (long long)m->n, (long long)m->k, (int)m->operand, (int)m->result,
              (int)m->epilogue);
     TRY(set_pointers(plan, m));
-    CUBLAS_TRY(cublasLtMatmul(cuda->matmul, plan->product, &one, m->a, plan->a, m->b, plan->b,
-                              &m->beta, m->d, plan->d, m->d, plan->d, &plan->algorithm,
-                              branch->matmul_workspace, plan->workspace_bytes, branch->stream));
+    if (!plan->settled && !cuda->capturing) {
+        struct matmul_plans *plans = cuda->matmul_plans.state;
+        TRY(matmul_tune(&plans->tuning, device, plan, m));
+    }
+    CUBLAS_TRY(matmul_launch(cuda, plan, m, &plan->choice));
     return STATUS_OK;
+}
+
+enum status matmul_set_tuning(struct device *device, const struct device_tuning *tuning)
+{
+    struct cuda_device *cuda = cuda_device_of(device);
+    struct matmul_plans *plans;
+
+    TRY(find_plans(cuda, &plans));
+    CHECK(plans->n == 0, "tuning is set before the first product");
+    return matmul_tuning_set(&plans->tuning, cuda, tuning);
 }

@@ -1,6 +1,8 @@
 /* Matrix products by cuBLASLt. A product is described as cuBLAS sees it, column by column; plans
  * (descriptors and the chosen algorithm) are made once per kind of product and kept with the
- * device, so that a call does nothing but launch. */
+ * device, so that a call does nothing but launch. The algorithm is the library's first choice, or
+ * the fastest of those it offers, measured when a product is first done (matmul_tune.c) or in a
+ * former run (matmul_cache.h). */
 #ifndef IBOT_KERNELS_MATMUL_H
 #define IBOT_KERNELS_MATMUL_H
 
@@ -43,6 +45,10 @@ struct matmul {
 /* Does the library have an algorithm for it? The pointers count by their alignment alone. */
 enum status matmul_supported(struct device *device, const struct matmul *matmul,
                              bool *out) IBOT_WARN_UNUSED;
+
+/* How algorithms are chosen (device.h); to be called before the first product. */
+enum status matmul_set_tuning(struct device *device,
+                              const struct device_tuning *tuning) IBOT_WARN_UNUSED;
 
 /* Queues the product on the branch in use. Errors: STATUS_UNSUPPORTED (no algorithm),
  * STATUS_DEVICE. */

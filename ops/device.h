@@ -27,6 +27,20 @@ enum { DEVICE_MARKS = 8 };
 
 struct device_graph; /* opaque */
 
+/* How a device chooses among several ways of computing the same. Their results differ in the order
+ * of sums, so a choice is kept in a file, if one is named, and stays. */
+enum device_tuning_mode {
+    DEVICE_TUNING_OFF,  /* what its library thinks best */
+    DEVICE_TUNING_KEPT, /* what the file has; what it has not, as OFF */
+    DEVICE_TUNING_ON,   /* what the file has; the rest is measured at its first use, outside of a
+                           capture, and added to the file */
+};
+
+struct device_tuning {
+    enum device_tuning_mode mode;
+    const char *cache; /* the file; NULL or "": none */
+};
+
 struct device {
     enum device_kind kind;
     int ordinal;   /* which accelerator; 0 for the CPU */
@@ -67,6 +81,9 @@ struct device {
     enum status (*capture_end)(struct device *, struct device_graph **out);
     enum status (*graph_launch)(struct device *, struct device_graph *);
     void (*graph_release)(struct device *, struct device_graph **);
+
+    /* To be called before the first op; without it: OFF. NULL: there is nothing to choose. */
+    enum status (*tune)(struct device *, const struct device_tuning *);
 
     void (*close)(struct device *);
 };

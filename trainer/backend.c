@@ -1,8 +1,10 @@
 /* CPU: own ops, MPI between ranks. CUDA: what kernels/ offers. */
 #include "trainer/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "kernels/kernels.h"
@@ -33,7 +35,40 @@ static enum status open_collective(struct backend *backend, enum backend_kind ki
     return STATUS_OK;
 }
 
-enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads)
+/* "": it does not fit. */
+static void append(char *path, size_t size, const char *name)
+{
+    size_t n = strlen(path);
+
+    if (n == 0 || snprintf(path + n, size - n, "/%s", name) >= (int)(size - n))
+        path[0] = '\0';
+}
+
+static void append_folder(char *path, size_t size, const char *name)
+{
+    append(path, size, name);
+    if (path[0] != '\0')
+        (void)mkdir(path, 0700); /* what can't be made shows when the file is written */
+}
+
+void backend_tuning_file(char *out, size_t size)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    bool named = cache != NULL && cache[0] == '/'; /* others are to be ignored, says XDG */
+
+    snprintf(out, size, "%s", named ? cache : home != NULL ? home : "");
+    if (strlen(named ? cache : home != NULL ? home : "") >= size)
+        out[0] = '\0';
+    if (named && out[0] != '\0')
+        (void)mkdir(out, 0700);
+    else
+        append_folder(out, size, ".cache");
+    append_folder(out, size, "ibot");
+    append(out, size, "matrix_products");
+}
+
+enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads,
+                         const struct device_tuning *tuning)
 {
     enum status status = STATUS_OK;
 
@@ -47,7 +82,10 @@ enum status backend_open(struct backend *out, enum backend_kind kind, int n_thre
         out->ops = &op_table_cpu;
         TRY(device_open_cpu(&out->device, n_threads));
     }
-    status = open_collective(out, kind);
+    if (tuning != NULL && out->device.tune != NULL)
+        status = out->device.tune(&out->device, tuning);
+    if (status == STATUS_OK)
+        status = open_collective(out, kind);
     if (status != STATUS_OK)
         backend_close(out);
     return status;

@@ -3,6 +3,8 @@
 #ifndef IBOT_TRAINER_BACKEND_H
 #define IBOT_TRAINER_BACKEND_H
 
+#include <stddef.h>
+
 #include "ops/collective.h"
 #include "ops/device.h"
 #include "ops/op_table.h"
@@ -21,11 +23,16 @@ struct backend {
  */
 void backend_start_process(char **argv);
 
+/* Where a device keeps what it has measured, unless told otherwise: a file in $XDG_CACHE_HOME/ibot
+ * or
+ * ~/.cache/ibot; "" where neither is to be had. The folder is made. */
+void backend_tuning_file(char *out, size_t size);
+
 /* Rank and world come from the environment (torchrun, Open MPI, Slurm); one process alone needs
- * nothing. n_threads: of the CPU ops, 0: all cores. Errors: STATUS_UNSUPPORTED (not in this build),
- * STATUS_INVALID (environment), STATUS_DEVICE. */
-enum status backend_open(struct backend *out, enum backend_kind kind,
-                         int n_threads) IBOT_WARN_UNUSED;
+ * nothing. n_threads: of the CPU ops, 0: all cores. tuning: of an accelerator; NULL: off. Errors:
+ * STATUS_UNSUPPORTED (not in this build), STATUS_INVALID (environment), STATUS_DEVICE. */
+enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads,
+                         const struct device_tuning *tuning) IBOT_WARN_UNUSED;
 void backend_close(struct backend *backend);
 
 #endif

@@ -43,11 +43,14 @@ struct cublasLtMatmulPreferenceOpaque {
     uint32_t search_mode, reduction_mask;
 };
 
-/* What an algorithm was chosen for: cublasLtMatmulAlgo_t holds this. */
+/* What an algorithm was chosen for, and how it sums: cublasLtMatmulAlgo_t holds this. */
 struct choice {
+    uint64_t check;   /* of what follows */
     uint64_t product; /* hash */
     uint64_t workspace_bytes;
     uint32_t alignment[4];
+    uint32_t n_parts; /* of the sum over k */
+    uint32_t scheme;  /* that puts them together */
 };
 static_assert(sizeof(choice) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm holds a choice");
 
@@ -223,7 +226,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t product,
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
-    *preference = new cublasLtMatmulPreferenceOpaque{0, {256, 256, 256, 256}, 0, 0};
+    *preference = new cublasLtMatmulPreferenceOpaque{
+        0, {256, 256, 256, 256}, 0, CUBLASLT_REDUCTION_SCHEME_MASK};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -398,6 +402,30 @@ static uint64_t hash_of(const cublasLtMatmulDescOpaque &product, cublasLtMatrixL
     return hash;
 }
 
+/* ------------------------------------------------------------------------------ algorithms */
+
+static uint64_t check_of(const choice &c)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    const auto *bytes = reinterpret_cast<const unsigned char *>(&c);
+
+    for (size_t i = sizeof(c.check); i < sizeof(c); i++)
+        hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    return hash;
+}
+
+/* Kinds of algorithms, in the order in which they are offered: they sum in other orders. */
+static const struct {
+    uint32_t n_parts, scheme;
+    bool wants_workspace;
+} kinds[] = {
+    {1, CUBLASLT_REDUCTION_SCHEME_NONE, true},
+    {2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, true},
+    {1, CUBLASLT_REDUCTION_SCHEME_NONE, false},
+    {3, CUBLASLT_REDUCTION_SCHEME_INPLACE, true},
+    {5, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, true},
+};
+
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
@@ -414,18 +442,84 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     cublasStatus_t status = check_product(product, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS)
         return status;
-    choice chosen = {};
-    chosen.product = hash_of(*product, a, b, c, d);
-    chosen.workspace_bytes = preference->most_workspace_bytes < WORKSPACE_BYTES
-                                 ? preference->most_workspace_bytes
-                                 : (uint64_t)WORKSPACE_BYTES;
-    memcpy(chosen.alignment, preference->alignment, sizeof(chosen.alignment));
-    memset(results, 0, sizeof(*results));
-    memcpy(&results->algo, &chosen, sizeof(chosen));
-    results->workspaceSize = chosen.workspace_bytes;
-    results->state = CUBLAS_STATUS_SUCCESS;
-    results->wavesCount = 1.0f;
-    *n_results = 1;
+    uint64_t k = product->trans_a == CUBLAS_OP_T ? a->rows : a->columns;
+    uint64_t most = preference->most_workspace_bytes;
+    for (const auto &kind : kinds) {
+        bool parts = kind.scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
+        uint64_t needed = parts ? kind.n_parts * d->rows * d->columns * sizeof(float) : 0;
+        if (*n_results == n_wanted || needed > most || k < kind.n_parts ||
+            (parts && (kind.scheme & preference->reduction_mask) == 0))
+            continue;
+        choice chosen = {};
+        chosen.product = hash_of(*product, a, b, c, d);
+        chosen.workspace_bytes = needed;
+        if (!parts && kind.wants_workspace)
+            chosen.workspace_bytes = most < WORKSPACE_BYTES ? most : (uint64_t)WORKSPACE_BYTES;
+        memcpy(chosen.alignment, preference->alignment, sizeof(chosen.alignment));
+        chosen.n_parts = kind.n_parts;
+        chosen.scheme = kind.scheme;
+        chosen.check = check_of(chosen);
+        cublasLtMatmulHeuristicResult_t *result = &results[(*n_results)++];
+        memset(result, 0, sizeof(*result));
+        memcpy(&result->algo, &chosen, sizeof(chosen));
+        result->workspaceSize = chosen.workspace_bytes;
+        result->state = CUBLAS_STATUS_SUCCESS;
+        result->wavesCount = 1.0f;
+    }
+    return *n_results > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+/* An algorithm may be any bytes: they came from a file. */
+static bool is_algorithm(const cublasLtMatmulAlgo_t *algorithm, choice *out)
+{
+    memcpy(out, algorithm, sizeof(*out));
+    return out->check == check_of(*out);
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t product,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algorithm,
+                                       cublasLtMatmulHeuristicResult_t *result)
+{
+    runtime_lock lock;
+    choice chosen;
+
+    if (handle == nullptr || algorithm == nullptr || result == nullptr)
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "cublasLtMatmulAlgoCheck");
+    cublasStatus_t status = check_product(product, a, b, c, d);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return status;
+    if (!is_algorithm(algorithm, &chosen) || chosen.product != hash_of(*product, a, b, c, d))
+        return CUBLAS_STATUS_INVALID_VALUE;
+    result->state = CUBLAS_STATUS_SUCCESS;
+    result->workspaceSize = chosen.workspace_bytes;
+    result->wavesCount = 1.0f;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algorithm,
+                                                    cublasLtMatmulAlgoConfigAttributes_t attribute,
+                                                    void *value, size_t bytes, size_t *written)
+{
+    choice chosen;
+
+    if (algorithm == nullptr || value == nullptr || bytes != sizeof(uint32_t) ||
+        !is_algorithm(algorithm, &chosen))
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE, "cublasLtMatmulAlgoConfigGetAttribute");
+    switch (attribute) {
+    case CUBLASLT_ALGO_CONFIG_SPLITK_NUM:
+        memcpy(value, &chosen.n_parts, bytes);
+        break;
+    case CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME:
+        memcpy(value, &chosen.scheme, bytes);
+        break;
+    default:
+        return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
+                              "cublasLtMatmulAlgoConfigGetAttribute: attribute %d", attribute);
+    }
+    if (written != nullptr)
+        *written = bytes;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -479,7 +573,7 @@ static cublasStatus_t check_choice(const choice &chosen, const product &p, uint6
     const char *names[] = {"A", "B", "C", "D"};
     const matrix *matrices[] = {&p.a, &p.b, &p.c, &p.d};
 
-    if (chosen.product != hash)
+    if (chosen.check != check_of(chosen) || chosen.product != hash)
         return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
                               "the algorithm was chosen for another product");
     for (int i = 0; i < 4; i++) {
@@ -546,6 +640,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
                               "C and D are one matrix with leading dimensions %lld and %lld",
                               (long long)c->ld, (long long)d->ld);
+    p.n_parts = chosen.n_parts;
+    p.in_place = chosen.scheme == CUBLASLT_REDUCTION_SCHEME_INPLACE;
     size_t used = chosen.workspace_bytes;
     cudaError_t error = queue(stream, "cublasLtMatmul", [=] {
         if (used > 0)

@@ -7,6 +7,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "tests/cuda_emulator/report.h"
+
 namespace emulator
 {
 size_t type_bytes(cudaDataType_t type)
@@ -60,14 +62,33 @@ static std::vector<float> as_floats(const matrix &m, bool transposed, int64_t ba
     return out;
 }
 
-/* One column of D: the sums over k, in the order of k. */
-static void add_products(float *sums, const float *a, const float *b_column, int64_t m, int64_t k)
+/* One column of D: the sums over k from `first` to `end`, in the order of k. */
+static void add_products(float *sums, const float *a, const float *b_column, int64_t m,
+                         int64_t first, int64_t end)
 {
-    for (int64_t l = 0; l < k; l++) {
+    for (int64_t l = first; l < end; l++) {
         float factor = b_column[l];
         const float *column = a + l * m;
         for (int64_t i = 0; i < m; i++)
             sums[i] += factor * column[i];
+    }
+}
+
+/* The same over all k in parts, which are put together in order, or in any. */
+static void add_parts(float *sums, const product &p, const float *a, const float *b_column,
+                      int64_t m, int64_t k)
+{
+    std::vector<float> part((size_t)m);
+    int64_t n = p.n_parts, start = p.in_place ? (int64_t)random_below((uint32_t)n) : 0;
+
+    if (n <= 1)
+        return add_products(sums, a, b_column, m, 0, k);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t which = (start + i) % n;
+        part.assign((size_t)m, 0.0f);
+        add_products(part.data(), a, b_column, m, which * k / n, (which + 1) * k / n);
+        for (int64_t j = 0; j < m; j++)
+            sums[j] += part[(size_t)j];
     }
 }
 
@@ -118,7 +139,7 @@ static void compute_batch(const product &p, int64_t batch)
 
     for (int64_t j = 0; j < n; j++) {
         sums.assign((size_t)m, 0.0f);
-        add_products(sums.data(), a.data(), b.data() + j * k, m, k);
+        add_parts(sums.data(), p, a.data(), b.data() + j * k, m, k);
         for (int64_t i = 0; i < m; i++) {
             float value = p.alpha * sums[(size_t)i];
             if (p.beta != 0.0f)

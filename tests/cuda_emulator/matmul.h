@@ -26,6 +26,8 @@ struct product {
     int64_t bias_batch_stride;
     void *aux; /* [D's rows, columns] of D's type */
     int64_t aux_ld, aux_batch_stride;
+    uint32_t n_parts; /* the sum over k is made in, and put together */
+    bool in_place;    /* in whatever order they are ready */
 };
 
 size_t type_bytes(cudaDataType_t type);

@@ -4,6 +4,7 @@
 # recorded; checkpoints go from one to the other.
 source "$(dirname "$0")/processes.sh"
 program=$1 images=${2:-20}
+export XDG_CACHE_HOME=$work/cache
 
 for class in "$data"/*; do
     find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n "$((images + 1)),\$p" | xargs -r rm
@@ -38,6 +39,20 @@ acc -o "$work/parts" --stop_at_step $((steps + 3))
 acc -o "$work/parts"
 [ "$(state_of "$work/bf16")" = "$(state_of "$work/parts")" ] || fail "two parts end elsewhere"
 [ "$(losses "$work/bf16")" = "$(losses "$work/parts")" ] || fail "two parts have other losses"
+
+# what the emulated library's algorithms took is kept, once for each product, and decides on the bits
+kept=$work/cache/ibot/matrix_products
+if [ -e "$kept" ]; then
+    [ -z "$(cut -f 3 "$kept" | sort | uniq -d)" ] || fail "a product is kept twice"
+    cp "$kept" "$work/kept"
+    acc -o "$work/again"
+    [ "$(state_of "$work/bf16")" = "$(state_of "$work/again")" ] || fail "kept choices end elsewhere"
+    cmp -s "$kept" "$work/kept" || fail "what was kept has changed"
+    acc -o "$work/untuned" --matmul_tune off
+    expect_near "$work/bf16" "$work/untuned" 0.01
+elif [[ $program == *emulated ]]; then
+    fail "nothing was kept"
+fi
 
 # from the CPU to the accelerator and back, at the end of an epoch and within one
 cpu -o "$work/mixed" --stop_at_step "$steps"

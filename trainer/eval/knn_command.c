@@ -285,7 +285,7 @@ static enum status knn(const void *values, const atomic_int *stop)
     enum status status;
 
     TRY(check(o));
-    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads));
+    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads, NULL));
     if (o->load_features != NULL)
         TRY_OUT(features_read_both(&train, &test, o->load_features));
     else

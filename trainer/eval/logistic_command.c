@@ -108,7 +108,7 @@ static enum status logistic(const void *values, const atomic_int *stop)
     enum status status;
 
     (void)stop; /* a second signal ends the process; nothing is lost then */
-    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads));
+    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads, NULL));
     TRY_OUT(features_read_both(&train, &test, o->load_features));
     TRY_OUT(features_check_both(&train, &test));
     for (int32_t i = 0; i < o->n_lambd; i++)

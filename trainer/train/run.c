@@ -1,6 +1,7 @@
 /* Opening a run, and the loop over its steps. */
 #include "trainer/train/run.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +114,22 @@ static enum status open_model(struct run *run, const struct run_source *source)
     return run_source_take(run, source);
 }
 
+static enum status open_backend(struct run *run)
+{
+    const struct run_options *o = run->options;
+    struct device_tuning tuning = {.mode = (enum device_tuning_mode)o->matmul_tune,
+                                   .cache = o->matmul_cache};
+    char file[PATH_MAX];
+
+    if (o->matmul_cache != NULL && strcmp(o->matmul_cache, "none") == 0)
+        tuning.cache = NULL;
+    else if (o->matmul_cache == NULL && o->backend == BACKEND_CUDA) {
+        backend_tuning_file(file, sizeof(file));
+        tuning.cache = file;
+    }
+    return backend_open(&run->backend, (enum backend_kind)o->backend, o->threads, &tuning);
+}
+
 static enum status open_monitor(struct run *run)
 {
     const char *listen = run->options->metrics;
@@ -147,7 +164,7 @@ enum status run_open(struct run *run, const struct run_options *options,
         memory_free(state.labels);
         memory_free(state.clusters);
     }
-    TRY_OUT(backend_open(&run->backend, (enum backend_kind)options->backend, options->threads));
+    TRY_OUT(open_backend(run));
     TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));
     TRY_OUT(plan_epochs(run));

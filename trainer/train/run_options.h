@@ -71,6 +71,8 @@ struct run_options {
     int32_t threads;
     int precision, gelu, recompute;
     bool use_fp16, cuda_graph, check;
+    int matmul_tune; /* enum device_tuning_mode */
+    const char *matmul_cache;
     int32_t local_rank;
     const char *metrics;
     const char *dist_url;

@@ -15,6 +15,7 @@ static const char *const record_kinds[] = {"full", "ids", NULL};
 static const char *const backends[] = {"cpu", "cuda", NULL};
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
+static const char *const tunings[] = {"off", "kept", "on", NULL}; /* enum device_tuning_mode */
 static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
 
 /* An option is called like its field. */
@@ -287,6 +288,16 @@ static const struct option_spec specs[] = {
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),
+    ROW(CHOICE, matmul_tune, .choices = tunings, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "which of its algorithms an accelerator's library uses for a matrix product. on: "
+                "the one in --matmul_cache, or else the fastest, measured in the first step and "
+                "kept there; kept: the one in the file, or else the library's own choice; off: "
+                "that. They sum in other orders: a run has the same bits again while the file has "
+                "the same choices"),
+    ROW(STRING, matmul_cache, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
+        .help = "where choices of algorithms are kept, for all runs, by chip, library and product; "
+                "by default matrix_products in $XDG_CACHE_HOME/ibot or ~/.cache/ibot; none: "
+                "nowhere"),
     ROW(BOOL, check, .text = "off", .flags = OPTION_COMMAND_LINE_ONLY,
         .help = "check the options, print the effective run, end"),
     ROW(INT32, local_rank, .text = "0", .minimum = 0, .maximum = 65536,
