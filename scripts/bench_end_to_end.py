@@ -66,6 +66,7 @@ def make_data(args, work):
 
 def step_only(args):
     command = [program(args, "step_bench"), "--backend", args.backend, "--json", "--upload",
+               "--matmul_cache", args.matmul_cache,
                "--profile", "0", "--ceilings", "off", "--steps", str(args.step_steps),
                "--batch_size_per_gpu", str(args.batch_size_per_gpu), "--threads", str(args.threads)]
     for name, value in args.network.items():
@@ -81,7 +82,7 @@ def step_only(args):
 def trainer_command(args, work, name, more):
     command = [program(args, "ibot-train"), "--backend", args.backend.replace("_emulated", ""),
                "--batch_size_per_gpu", str(args.batch_size_per_gpu), "--threads", str(args.threads),
-               "--pred_ratio", "0", "0.3", "--pred_ratio_var", "0", "0.2", "--metrics", "127.0.0.1:0",
+               "--matmul_cache", args.matmul_cache, "--pred_ratio", "0", "0.3", "--pred_ratio_var", "0", "0.2", "--metrics", "127.0.0.1:0",
                "--output_dir", os.path.join(work, name)]
     for option, value in args.network.items():
         command += [f"--{TRAINER_NAMES.get(option, option)}", value]
@@ -185,6 +186,7 @@ def parse():
     add("--warmup", type=int, default=10)
     add("--step_steps", type=int, default=50, help="timed steps of step_bench")
     add("--recorded", type=int, default=4, help="steps that are recorded and replayed")
+    add("--matmul_cache", help="measured algorithms of products, the same for all; else a file of this run")
     add("--max_seconds", type=float, default=150, help="of each run of the trainer")
     add("--tiny", action="store_true", help="a small network on small crops")
     for name in ("arch", "patch_size", "window_size", "out_dim", "global_size", "local_size",
@@ -205,6 +207,7 @@ def parse():
 def main():
     args = parse()
     work = tempfile.mkdtemp(prefix="ibot-end-to-end-")
+    args.matmul_cache = args.matmul_cache or os.path.join(work, "matrix_products")
     try:
         data = make_data(args, work)
         result = {"what": "end_to_end", "backend": args.backend, "network": args.network,

@@ -75,11 +75,16 @@ STEPS = [("vit_small", "64,256,512"), ("vit_base", "64,128,256"), ("swin_tiny", 
          ("vit_large", "32,64")]
 
 
+def products(check):
+    """Where the algorithms of matrix products are kept, so that they are measured once."""
+    return os.path.join(check.build, "matrix_products")
+
+
 def step(check):
     program = check.program("step_bench")
     if program is None:
         return not_run("step_bench is not in this build")
-    options = ["--backend", check.backend, "--json"]
+    options = ["--backend", check.backend, "--json", "--matmul_cache", products(check)]
     if check.emulated:
         plan = [("vit_test", [program, *options, *TINY, "--batch_size_per_gpu", 1, "--steps", 2,
                               "--warmup", 1, "--profile", 1, "--ceilings", "off"])]
@@ -95,7 +100,7 @@ def ops(check):
     program = check.program("ops_bench")
     if program is None:
         return not_run("ops_bench is not in this build")
-    options = ["--backend", check.backend, "--json"]
+    options = ["--backend", check.backend, "--json", "--matmul_cache", products(check)]
     if check.emulated:
         plan = [("vit_test", [program, *options, *TINY, "--batch_size_per_gpu", 1, "--repeats", 1,
                               "--only", "layernorm"])]
@@ -109,7 +114,8 @@ def stream(check):
     if check.program("ibot-train") is None or check.program("ibot-stream", same=True) is None:
         return not_run("ibot-train and ibot-stream are not in this build: it lacks libraries (--packages)")
     argv = [sys.executable, os.path.join(check.root, "scripts", "bench_end_to_end.py"), "--json",
-            "--bin", os.path.join(check.build, "bin"), "--backend", check.backend]
+            "--bin", os.path.join(check.build, "bin"), "--backend", check.backend,
+            "--matmul_cache", products(check)]
     if check.emulated:
         argv += ["--tiny", "--batch_size_per_gpu", 2, "--steps", 6, "--warmup", 1, "--step_steps", 2,
                  "--recorded", 2]

@@ -13,12 +13,27 @@
 
 enum { CEILING_REPEATS = 12, RANDOM_VALUES = 1 << 16 };
 
-enum status bench_backend_open(struct bench_backend *out, const char *name, int threads)
+static const char *const tuning_modes[] = {"off", "kept", "on"}; /* enum device_tuning_mode */
+
+bool bench_tuning_mode(enum device_tuning_mode *out, const char *text)
 {
-    memset(out, 0, sizeof(*out));
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, tuning_modes[i]) == 0) {
+            *out = (enum device_tuning_mode)i;
+            return true;
+        }
+    return false;
+}
+
+enum status bench_backend_open(struct bench_backend *out,
+                               const struct bench_backend_options *options)
+{
+    const char *name = options->name;
+
+    *out = (struct bench_backend){.tuning = options->tuning.mode};
     if (strcmp(name, "cpu") == 0) {
         out->ops = &op_table_cpu;
-        return device_open_cpu(&out->device, threads);
+        return device_open_cpu(&out->device, options->threads);
     }
     if (strcmp(name, "cuda") != 0 && strcmp(name, "cuda_emulated") != 0)
         FAIL(STATUS_INVALID, "--backend: got '%s', wanted cpu, cuda or cuda_emulated", name);
@@ -30,7 +45,8 @@ enum status bench_backend_open(struct bench_backend *out, const char *name, int 
              name, out->ops->name);
     out->accelerator = true;
     out->emulated = strcmp(name, "cuda_emulated") == 0;
-    return kernels_device_open(&out->device, 0);
+    TRY(kernels_device_open(&out->device, 0));
+    return out->device.tune != NULL ? out->device.tune(&out->device, &options->tuning) : STATUS_OK;
 }
 
 void bench_backend_close(struct bench_backend *backend)
@@ -46,6 +62,8 @@ void bench_backend_report(const struct bench_backend *backend, const struct ceil
     json_text(json, "device", device_name(&backend->device));
     if (!backend->accelerator)
         json_integer(json, "threads", backend->device.n_threads);
+    else
+        json_text(json, "matmul_tune", tuning_modes[backend->tuning]);
     if (ceilings == NULL || ceilings->copy_bytes == 0)
         return;
     json_object(json, "ceilings");

@@ -11,13 +11,24 @@ struct bench_backend {
     struct device device;
     const struct op_table *ops;
     bool accelerator, emulated;
+    enum device_tuning_mode tuning;
 };
 
-/* cpu, cuda (accelerator 0), or cuda_emulated where the program is linked with the emulated
- * kernels. threads: of the CPU, 0: all cores. Errors: STATUS_INVALID (no such name),
- * STATUS_UNSUPPORTED (not in this program), STATUS_NOT_FOUND (no GPU). */
-enum status bench_backend_open(struct bench_backend *out, const char *name,
-                               int threads) IBOT_WARN_UNUSED;
+/* name: cpu, cuda (accelerator 0), or cuda_emulated where the program is linked with the emulated
+ * kernels. threads: of the CPU, 0: all cores. tuning: of an accelerator's products. */
+struct bench_backend_options {
+    const char *name;
+    int32_t threads;
+    struct device_tuning tuning;
+};
+
+/* Errors: STATUS_INVALID (no such name), STATUS_UNSUPPORTED (not in this program),
+ * STATUS_NOT_FOUND (no GPU). */
+enum status bench_backend_open(struct bench_backend *out,
+                               const struct bench_backend_options *options) IBOT_WARN_UNUSED;
+
+/* "off", "kept" or "on", as ibot-train's --matmul_tune; false: none of them. */
+bool bench_tuning_mode(enum device_tuning_mode *out, const char *text);
 void bench_backend_close(struct bench_backend *backend);
 
 /* Measured by copies within the device, bytes read and bytes written both counted, and by one
@@ -43,7 +54,7 @@ enum status hold_queue(const struct hold *hold, struct bench_backend *backend,
                        double seconds) IBOT_WARN_UNUSED;
 void hold_close(struct hold *hold, struct bench_backend *backend);
 
-/* "backend", "device", "threads" (CPU) and, if measured, "ceilings". */
+/* "backend", "device", "threads" (CPU) or "matmul_tune" and, if measured, "ceilings". */
 void bench_backend_report(const struct bench_backend *backend, const struct ceilings *ceilings,
                           struct json_out *json);
 

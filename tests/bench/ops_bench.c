@@ -333,7 +333,7 @@ int main(int argc, char **argv)
     struct ops_bench b = {0};
 
     ops_bench_options_parse(&b.options, argc, argv);
-    stop_on(bench_backend_open(&b.backend, b.options.backend, b.options.threads), "backend");
+    stop_on(bench_backend_open(&b.backend, &b.options.backend), "backend");
     stop_on(ceilings_measure(&b.ceilings, &b.backend, b.options.f32 ? DTYPE_F32 : DTYPE_BF16),
             "ceilings");
     stop_on(device_timer_open(&b.timer, &b.backend.device, 2), "timer");

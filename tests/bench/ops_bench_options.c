@@ -89,6 +89,8 @@ enum option_key {
     KEY_LOCAL_PX,
     KEY_PATCH,
     KEY_OUT,
+    KEY_TUNE,
+    KEY_CACHE,
     KEY_HIDDEN,
     KEY_THREADS,
     KEY_REPEATS,
@@ -103,6 +105,9 @@ static const struct argp_option option_table[] = {
     {"backend", KEY_BACKEND, "NAME", 0,
      "cpu (default), cuda; ops_bench_emulated: cuda_emulated, whose times mean nothing", 0},
     {"precision", KEY_PRECISION, "TYPE", 0, "f32 or bf16 (cpu: f32, else bf16)", 0},
+    {"matmul_tune", KEY_TUNE, "MODE", 0,
+     "off, kept or on (default): products' algorithms by measurement, as in ibot-train", 0},
+    {"matmul_cache", KEY_CACHE, "FILE", 0, "what was measured before, and is kept (none)", 0},
     {"batch_size_per_gpu", KEY_BATCH, "N", 0, "images in a step (cpu: 4, else 64)", 0},
     {"local_crops_number", KEY_LOCAL, "N", 0, "local crops (10)", 0},
     {"global_size", KEY_GLOBAL_PX, "PX", 0, "side of the two global crops (224)", 0},
@@ -141,12 +146,19 @@ static error_t parse(int key, char *text, struct argp_state *state)
             argp_error(state, "width: got %d, wanted a multiple of 64", o->width);
         return 0;
     case KEY_BACKEND:
-        o->backend = text;
+        o->backend.name = text;
         return 0;
     case KEY_PRECISION:
         if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
             argp_error(state, "precision: got '%s', wanted f32 or bf16", text);
         o->precision = text;
+        return 0;
+    case KEY_TUNE:
+        if (!bench_tuning_mode(&o->backend.tuning.mode, text))
+            argp_error(state, "matmul_tune: got '%s', wanted off, kept or on", text);
+        return 0;
+    case KEY_CACHE:
+        o->backend.tuning.cache = text;
         return 0;
     case KEY_BATCH:
         o->batch = whole(state, text, 1, much);
@@ -170,7 +182,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         o->head_hidden = whole(state, text, 1, much);
         return 0;
     case KEY_THREADS:
-        o->threads = whole(state, text, 0, 1024);
+        o->backend.threads = whole(state, text, 0, 1024);
         return 0;
     case KEY_REPEATS:
         o->repeats = whole(state, text, 1, OPS_BENCH_REPEATS);
@@ -212,7 +224,7 @@ static void check_archs(const char *archs)
 
 static void complete(struct ops_bench_options *o)
 {
-    bool cpu = strcmp(o->backend, "cpu") == 0;
+    bool cpu = strcmp(o->backend.name, "cpu") == 0;
 
     check_archs(o->archs);
     o->f32 = o->precision == NULL ? cpu : strcmp(o->precision, "f32") == 0;
@@ -232,15 +244,15 @@ void ops_bench_options_parse(struct ops_bench_options *out, int argc, char **arg
         option_table, parse, NULL, "Times every op at the shapes of a training step.",
         NULL,         NULL,  NULL};
 
-    *out = (struct ops_bench_options){.archs = "vit_small",
-                                      .backend = "cpu",
-                                      .n_local = 10,
-                                      .threads = 1,
-                                      .patch = 16,
-                                      .global_px = 224,
-                                      .local_px = 96,
-                                      .prototypes = 8192,
-                                      .head_hidden = 2048};
+    *out = (struct ops_bench_options){
+        .archs = "vit_small",
+        .backend = {.name = "cpu", .threads = 1, .tuning = {.mode = DEVICE_TUNING_ON}},
+        .n_local = 10,
+        .patch = 16,
+        .global_px = 224,
+        .local_px = 96,
+        .prototypes = 8192,
+        .head_hidden = 2048};
     argp_parse(&argp, argc, argv, 0, NULL, out);
     complete(out);
 }

@@ -2,14 +2,15 @@
 #ifndef IBOT_TESTS_BENCH_OPS_BENCH_OPTIONS_H
 #define IBOT_TESTS_BENCH_OPS_BENCH_OPTIONS_H
 
+#include "tests/bench/bench_backend.h"
 #include "tests/bench/ops_bench.h"
 
 enum { OPS_BENCH_REPEATS = 1000 };
 
 struct ops_bench_options {
-    const char *archs, *backend, *only;
-    int32_t width, batch, n_local, threads, repeats, patch, global_px, local_px, prototypes,
-        head_hidden;
+    const char *archs, *only;
+    struct bench_backend_options backend;
+    int32_t width, batch, n_local, repeats, patch, global_px, local_px, prototypes, head_hidden;
     const char *precision; /* NULL: by the backend */
     bool f32, json;
 };

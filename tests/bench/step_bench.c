@@ -415,7 +415,7 @@ int main(int argc, char **argv)
 
     step_bench_options_parse(&options, argc, argv);
     enum dtype dtype = options.model.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    enum status status = bench_backend_open(&backend, options.backend, options.threads);
+    enum status status = bench_backend_open(&backend, &options.backend);
     if (status == STATUS_OK && !backend.accelerator && dtype != DTYPE_F32)
         status = status_set(STATUS_UNSUPPORTED, "--precision bf16: the CPU has f32 alone");
     if (status == STATUS_OK && (options.ceilings || backend.accelerator))

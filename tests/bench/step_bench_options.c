@@ -12,6 +12,8 @@ enum option_key {
     KEY_GELU,
     KEY_GRAPH,
     KEY_RECOMPUTE,
+    KEY_TUNE,
+    KEY_CACHE,
     KEY_PATCH,
     KEY_WINDOW,
     KEY_OUT,
@@ -42,6 +44,9 @@ static const struct argp_option option_table[] = {
     {"cuda_graph", KEY_GRAPH, "on|off", 0, "record steps on an accelerator (on)", 0},
     {"recompute", KEY_RECOMPUTE, "WHAT", 0,
      "none (default), gelu, norms or blocks: made again in the backward, not kept", 0},
+    {"matmul_tune", KEY_TUNE, "MODE", 0,
+     "off, kept or on (default): products' algorithms by measurement, as in ibot-train", 0},
+    {"matmul_cache", KEY_CACHE, "FILE", 0, "what was measured before, and is kept (none)", 0},
     {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
     {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
@@ -141,6 +146,13 @@ static error_t parse_more(int key, char *text, struct argp_state *state,
     case KEY_GRAPH:
         o->model.record_steps = either(state, text, "on", "off");
         return 0;
+    case KEY_TUNE:
+        if (!bench_tuning_mode(&o->backend.tuning.mode, text))
+            argp_error(state, "matmul_tune: got '%s', wanted off, kept or on", text);
+        return 0;
+    case KEY_CACHE:
+        o->backend.tuning.cache = text;
+        return 0;
     case KEY_RECOMPUTE:
         o->model.recompute = read_recompute(text, state);
         return 0;
@@ -173,7 +185,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         o->arch = text;
         return 0;
     case KEY_BACKEND:
-        o->backend = text;
+        o->backend.name = text;
         return 0;
     case KEY_PRECISION:
         reading->unset.precision = either(state, text, "bf16", "f32");
@@ -206,7 +218,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
         o->model.n_local = number(state, text, 0);
         return 0;
     case KEY_THREADS:
-        o->threads = number(state, text, 0);
+        o->backend.threads = number(state, text, 0);
         return 0;
     case KEY_STEPS:
         o->steps = number(state, text, 1);
@@ -224,7 +236,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 static void complete(struct step_bench_options *o, const struct unset *unset)
 {
-    bool cpu = strcmp(o->backend, "cpu") == 0,
+    bool cpu = strcmp(o->backend.name, "cpu") == 0,
          half = unset->precision < 0 ? !cpu : unset->precision;
 
     o->model.precision = half ? PRECISION_BF16 : PRECISION_F32;
@@ -245,7 +257,7 @@ void step_bench_options_parse(struct step_bench_options *out, int argc, char **a
 
     *out = (struct step_bench_options){
         .arch = "vit_small",
-        .backend = "cpu",
+        .backend = {.name = "cpu", .tuning = {.mode = DEVICE_TUNING_ON}},
         .batches = {8},
         .n_batches = 1,
         .patch_size = 16,

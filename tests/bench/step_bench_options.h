@@ -2,15 +2,17 @@
 #ifndef IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
 #define IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
 
+#include "tests/bench/bench_backend.h"
 #include "trainer/model/ibot.h"
 
 enum { STEP_BENCH_BATCHES = 16 };
 
 struct step_bench_options {
-    const char *arch, *backend;
+    const char *arch;
+    struct bench_backend_options backend;
     struct ibot_options model; /* batch_size is set for each run */
     int32_t batches[STEP_BENCH_BATCHES], n_batches;
-    int32_t patch_size, window_size, threads, steps, warmup, profile_steps;
+    int32_t patch_size, window_size, steps, warmup, profile_steps;
     float drop_path;
     bool best_batch, upload, json, ceilings;
 };
