@@ -157,8 +157,9 @@ static enum status run(const struct options *options, const atomic_int *stop)
     enum status status = open_replay(&replay, options->positional[0]);
 
     if (status == STATUS_OK) {
-        log_info("%zu files, %zu slices of %llu images in %d classes", replay.recording->n_files,
-                 replay.recording->n_slices, (unsigned long long)replay.recording->info.n_samples,
+        log_info("%zu file%s, %zu slices of %llu images in %d classes", replay.recording->n_files,
+                 replay.recording->n_files == 1 ? "" : "s", replay.recording->n_slices,
+                 (unsigned long long)replay.recording->info.n_samples,
                  replay.recording->info.n_classes);
         status = producer_run(replay.producer, stop, values.exit_when_done);
         producer_stats(replay.producer, &stats);

@@ -74,15 +74,15 @@ int report_print(FILE *out, const char *endpoint, const struct message_status *b
             "again, %llu late copies\n",
             now->n_ready, now->n_slots, now->n_leases, (unsigned long long)now->n_slices,
             (unsigned long long)now->n_reissued, (unsigned long long)now->n_duplicates);
-    fprintf(out, "  %d loaders; bad images: %llu; corrupt messages: %llu; refused: %llu\n",
-            now->n_loaders, (unsigned long long)now->n_bad_images,
+    fprintf(out, "  %d loader%s; bad images: %llu; corrupt messages: %llu; refused: %llu\n",
+            now->n_loaders, now->n_loaders == 1 ? "" : "s", (unsigned long long)now->n_bad_images,
             (unsigned long long)now->n_corrupt, (unsigned long long)now->n_refused);
     for (int32_t i = 0; i < now->n_listed; i++, n_lines++) {
         const struct status_loader *loader = &now->loaders[i];
         double rate = loader_rate(before, now, loader);
-        fprintf(out, "    %-24s %3d threads  %2d of %2d slices in hand  %9llu images", loader->name,
-                loader->n_threads, loader->n_leases, loader->credit,
-                (unsigned long long)loader->n_images);
+        fprintf(out, "    %-24s %3d thread%s  %2d of %2d slices in hand  %9llu images",
+                loader->name, loader->n_threads, loader->n_threads == 1 ? " " : "s",
+                loader->n_leases, loader->credit, (unsigned long long)loader->n_images);
         if (rate >= 0)
             fprintf(out, "  %8.1f images/s", rate);
         if (loader->n_strikes > 0)

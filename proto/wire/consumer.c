@@ -142,6 +142,8 @@ static enum status open_socket(struct consumer *consumer)
                       consumer));
     TRY(socket_open(&consumer->socket, consumer->context, SOCKET_CONSUMER, (int64_t)frame));
     TRY(socket_monitor_open(&consumer->monitor, consumer->context, consumer->socket));
+    if (options->keys == NULL)
+        socket_serve_without_keys(consumer->socket);
     TRY(bind_endpoints(consumer, false));
     if (options->keys != NULL) {
         socket_serve_with_keys(consumer->socket, options->keys);

@@ -39,6 +39,12 @@ enum socket_side { SOCKET_CONSUMER /* ROUTER */, SOCKET_PRODUCER /* DEALER */ };
 enum status socket_open(void **out, void *context, enum socket_side side,
                         int64_t max_frame_bytes) IBOT_WARN_UNUSED;
 
+/* From here on, what is bound takes peers that speak ZMTP 3 alone, as ours do. Of random bytes,
+ * half pass for an older version, which begins with a name for the connection; and of a second
+ * connection under a name in use ZeroMQ keeps all it has for ever, since it never reads from it.
+ * Not for a context with an auth, which would be asked about these peers. */
+void socket_serve_without_keys(void *socket);
+
 /* From here on, what is bound is encrypted and open to those alone whom the context's auth allows.
  * What was bound before stays as it is. */
 void socket_serve_with_keys(void *socket, const struct key_pair *own);

@@ -168,6 +168,50 @@ static void a_key_that_is_not_in_the_list_waits_and_others_serve(void **state)
     free(friend_hex);
 }
 
+/* Who looks into a trainer's stream needs a key of the list, as loaders do. */
+static void looking_into_a_stream_takes_a_key_of_the_list(void **state)
+{
+    struct scene *scene = *state;
+    static const char *const names[] = {"trainer", "friend", "stranger"};
+    static const char *const looks[] = {"watch", "inspect"};
+    struct process trainer, loader, viewer;
+    char endpoint[128];
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        keygen(scene, names[i]);
+    const char *server = scene_path(scene, "trainer.public");
+    const char *known = scene_path(scene, "friend.secret");
+    const char *unknown = scene_path(scene, "stranger.secret");
+    struct command more =
+        command_of("--key", scene_path(scene, "trainer.secret"), "--allow",
+                   scene_path(scene, "friend.public"), "--epochs", "100000", NULL);
+    start_trainer(scene, &trainer, "run", &more, endpoint, sizeof(endpoint));
+    struct command command = loader_of(scene->data, endpoint);
+    command_add(&command, "--key", known, "--server_key", server, NULL);
+    process_start(&loader, &command);
+    process_expect(&trainer, "steps in each of", 0, SCENE_SECONDS);
+    for (int look = 0; look < 2; look++) {
+        struct command plain = command_of("ibot-stream", looks[look], endpoint, NULL);
+        if (look == 0)
+            command_add(&plain, "--count", "1", NULL);
+        process_run(&viewer, &plain, 1, SCENE_SECONDS);
+        assert_non_null(strstr(viewer.text, "--key, --server_key"));
+        process_release(&viewer);
+        command = plain;
+        command_add(&command, "--key", unknown, "--server_key", server, NULL);
+        process_run(&viewer, &command, 1, SCENE_SECONDS);
+        assert_non_null(strstr(viewer.text, "--allow"));
+        process_release(&viewer);
+        command = plain;
+        command_add(&command, "--key", known, "--server_key", server, NULL);
+        process_run(&viewer, &command, 0, SCENE_SECONDS);
+        assert_non_null(strstr(viewer.text, look == 0 ? " 1 loader;" : "n_local 2"));
+        process_release(&viewer);
+    }
+    process_release(&trainer);
+    process_release(&loader);
+}
+
 static void keys_come_from_the_environment_and_the_run_file_too(void **state)
 {
     struct scene *scene = *state;
@@ -306,6 +350,7 @@ int main(void)
         TEST(a_loader_with_the_wrong_images_that_comes_first_ends_nothing),
         TEST(local_loaders_with_the_wrong_images_end_it_clearly),
         TEST(a_key_that_is_not_in_the_list_waits_and_others_serve),
+        TEST(looking_into_a_stream_takes_a_key_of_the_list),
         TEST(keys_come_from_the_environment_and_the_run_file_too),
         TEST(what_is_wrong_with_keys_is_said),
         TEST(local_sockets_are_their_users_alone),

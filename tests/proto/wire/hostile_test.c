@@ -463,6 +463,36 @@ static int connect_tcp(const char *endpoint)
     return connection;
 }
 
+/* Whoever begins with something else than a greeting of ZMTP 3: of the first version, which has
+ * none, or of the second one. Each gives its connection a name, too. */
+static void peers_of_older_protocols_are_hung_up_on(void **state)
+{
+    (void)state;
+    static const uint8_t first[] = {2, 0, 'x', 3, 0, 'h', 'i'};
+    static const uint8_t second[] = {0xff,           0, 0, 0,   0, 0, 0,   0,  1, 0x7f, 1,
+                                     5 /* DEALER */, 0, 1, 'x', 0, 2, 'h', 'i'};
+    struct consumer_options options = loopback_options();
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct timeval patience = {.tv_sec = 60};
+
+    for (int kind = 0; kind < 2; kind++) {
+        int connection = connect_tcp(consumer_endpoint(consumer, 0));
+        const uint8_t *bytes = kind == 0 ? first : second;
+        size_t n = kind == 0 ? sizeof(first) : sizeof(second);
+        uint8_t answer[64];
+        ssize_t got;
+
+        setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+        assert_int_equal(send(connection, bytes, n, 0), n);
+        do
+            got = recv(connection, answer, sizeof(answer), 0);
+        while (got > 0);
+        assert_true(got == 0 || errno == ECONNRESET);
+        close(connection);
+    }
+    consumer_close(&consumer);
+}
+
 static void random_bytes_on_the_port_change_nothing(void **state)
 {
     (void)state;
@@ -645,6 +675,7 @@ int main(void)
         cmocka_unit_test(what_was_said_to_another_connection_is_void_when_it_is_replayed),
         cmocka_unit_test(messages_from_strangers_are_answered_or_ignored),
         cmocka_unit_test(a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory),
+        cmocka_unit_test(peers_of_older_protocols_are_hung_up_on),
         cmocka_unit_test(random_bytes_on_the_port_change_nothing),
         cmocka_unit_test(loaders_that_come_and_go_leave_no_memory_behind),
         cmocka_unit_test(a_loader_bears_with_a_consumer_that_makes_no_sense),
