@@ -67,8 +67,11 @@ static void begin_call(struct nccl_state *s)
 
 static enum status refused(const struct nccl_state *s, ncclResult_t result, const char *what)
 {
-    FAIL(STATUS_DEVICE, "NCCL %s: %s (%s)", what, ncclGetErrorString(result),
-         ncclGetLastError(s->comm));
+    int version = 0;
+
+    (void)ncclGetVersion(&version);
+    FAIL(STATUS_DEVICE, "NCCL %d.%d.%d, %s: %s (%s)", version / 10000, version / 100 % 100,
+         version % 100, what, ncclGetErrorString(result), ncclGetLastError(s->comm));
 }
 
 /* After begin_call and a call, which answered `result`: waits while it is in progress. */

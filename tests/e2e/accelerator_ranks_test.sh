@@ -51,4 +51,11 @@ wait $! || status=$?
 [ "$status" -eq 75 ] || fail "exit status $status after SIGTERM to one rank"
 two stopped -o "$work/stopped" || fail "two ranks after a stop"
 same stopped "ranks that were stopped"
+# what one rank alone meets is known to both
+status=0
+two wild -o "$work/wild" --epochs 40 --lr 100 --weight_decay 100 --weight_decay_end 100 --clip_grad 0 \
+    --warmup_epochs 0 || status=$?
+[ "$status" -eq 1 ] || fail "exit status $status of a run that is not finite"
+[ "$(grep -c 'ended with status 1$' "$work/wild.log")" -eq 2 ] || fail "not both ranks ended with 1"
+grep -q 'not finite' "$work/wild.log" || fail "a loss that is not finite is not named"
 echo "two ranks end where one does, recorded or not, in one go and in parts"
