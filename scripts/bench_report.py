@@ -4,8 +4,8 @@ met.
 
   scripts/bench_report.py RESULT.json […] > tests/bench/results/DATE_gpu.md
 
-RESULT.json holds objects that step_bench, bench_torch_step.py and bench_end_to_end.py print with
---json: one or more, a line each, or anywhere inside a larger object (as scripts/gpu_check.sh writes
+RESULT.json holds objects that step_bench, ops_bench, bench_torch_step.py and bench_end_to_end.py print
+with --json: one or more, a line each, or anywhere inside a larger object (as scripts/gpu_check.sh writes
 it). What is compared must come from one device: a mixture is refused. What was not measured is said
 to be so; nothing is filled in.
 """
@@ -163,6 +163,22 @@ def ops(networks):
     return lines
 
 
+def cases(found):
+    """Of ops_bench: each op alone, with cold caches."""
+    lines = []
+    for o in found:
+        groups = ", ".join(dict.fromkeys(row["group"].split(" stage")[0] for row in o["rows"]))
+        lines += [f"## Each op alone: {groups}, batch {o['batch_size_per_gpu']}, {o['precision']}", "",
+                  "| | op | case | us | TFLOP/s | GB/s | share of the ceiling |", "|---|---|---|---|---|---|---|"]
+        for row in o["rows"]:
+            start = f"| {row['group']} | {row['op']} | {row['case']} |"
+            lines.append(f"{start} {row['error']} | | | |" if "error" in row else
+                         f"{start} {1e6 * row['seconds']:.1f} | {1e-12 * row['flop_per_second']:.1f} | "
+                         f"{1e-9 * row['bytes_per_second']:.0f} | {100 * row['share_of_ceiling']:.0f} % |")
+        lines.append("")
+    return lines
+
+
 def report(found):
     measured = [o for o in found if o["what"] in ("step_bench", "torch_step", "end_to_end", "ops_bench")]
     devices = {o.get("device") or o["step_only"]["device"] for o in measured}
@@ -182,6 +198,7 @@ def report(found):
     lines += how_tuned(networks) + [""]
     lines += ["## Bars", ""] + bars(networks, [o for o in measured if o["what"] == "end_to_end"]) + [""]
     lines += ops(networks)
+    lines += cases([o for o in measured if o["what"] == "ops_bench"])
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -31,6 +31,7 @@ import torch_tuned as tuned
 
 GROWTH = 1.02  # a larger batch must gain as much to be worth another try
 RESERVE_SECONDS = 5.0
+SHARE_OF_WAYS = 0.6  # of the time, for trying all ways at one batch; the rest is for larger batches
 
 # Ways to put the tuned step together, most promising first: what a time limit cuts off is the rest.
 TUNED = {
@@ -244,19 +245,20 @@ def run_tuned(args, deadline):
         return deadline - time.monotonic() - RESERVE_SECONDS
 
     ways = TUNED[args.device]
+    kept = (1.0 - SHARE_OF_WAYS) * args.max_seconds if args.best_batch else 0.0
     runs = []
     for way in ways:
-        if left() < RESERVE_SECONDS:
+        if left() - kept < RESERVE_SECONDS:
             break
         runs.append(run_apart(args, args.batch_size_per_gpu, way, min(left(), args.max_compile_s)))
     good = [(run, way) for run, way in zip(runs, ways) if "error" not in run]
+    larger = []
     if good and args.best_batch:
         known, way = max(good, key=lambda pair: pair[0]["images_per_second"])
         if left() > RESERVE_SECONDS:
-            runs += grow(args, lambda b: run_apart(args, b, way, max(left(), 1.0)), deadline, known)
-    tried = len(runs)
+            larger = grow(args, lambda b: run_apart(args, b, way, max(left(), 1.0)), deadline, known)
     return runs + [{**way, "batch_size_per_gpu": args.batch_size_per_gpu, "error": "no time was left"}
-                   for way in ways[tried:]]
+                   for way in ways[len(runs):]] + larger
 
 
 # ------------------------------------------------------------------------------ report

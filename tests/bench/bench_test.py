@@ -115,7 +115,11 @@ def made_up():
     stream = {"what": "end_to_end", "step_only": {"device": "Made-up 1", "images_per_second": 1000.0},
               "replayed": {"images_per_second": 980.0, "share_of_step_only": 0.98},
               "with_loaders": {"error": "no loader"}}
-    return ours, official, tuned, stream
+    row = {"group": "vit_base", "op": "cast", "case": "some", "seconds": 2e-6, "flop_per_second": 0.0,
+           "bytes_per_second": 3e12, "share_of_ceiling": 0.75}
+    alone = {"what": "ops_bench", "device": "Made-up 1", "batch_size_per_gpu": 64, "precision": "bf16",
+             "rows": [row, {"group": "vit_base", "op": "cast", "case": "none", "error": "it can't"}]}
+    return ours, official, tuned, stream, alone
 
 
 def report_of(folder, text, status=0):
@@ -145,7 +149,10 @@ def check_report(folder):
             "| no step waits for the host | met |",
             "| end to end, replayed stream | 98.0 %: met (bar 97.0 %) |",
             "| end to end, loaders on the machine | not measured |",
-            "| linear_forward | 1.000 | 4 | 500.0 | 1000 | 50 % |"):
+            "| linear_forward | 1.000 | 4 | 500.0 | 1000 | 50 % |",
+            "## Each op alone: vit_base, batch 64, bf16",
+            "| vit_base | cast | some | 2.0 | 0.0 | 3000 | 75 % |",
+            "| vit_base | cast | none | it can't | | | |"):
         check(wanted in text, f"the report lacks: {wanted}\n{text}")
     all_of_it[0]["runs"][0]["steps_that_waited_for_host"] = 3
     check("NOT met: 3 steps did" in report_of(folder, json.dumps(all_of_it)), "late steps")
