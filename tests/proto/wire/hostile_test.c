@@ -493,6 +493,70 @@ static void peers_of_older_protocols_are_hung_up_on(void **state)
     consumer_close(&consumer);
 }
 
+static void read_all(int connection, uint8_t *out, size_t n)
+{
+    while (n > 0) {
+        ssize_t got = recv(connection, out, n, 0);
+        if (got <= 0)
+            fail_msg("%zu bytes are missing: %s", n, got < 0 ? strerror(errno) : "hung up");
+        out += got;
+        n -= (size_t)got;
+    }
+}
+
+/* Connects under a name (ZMTP 3.0), says what is no message, and waits for the answer. */
+static int connect_as(const char *endpoint, const uint8_t name[5])
+{
+    static const uint8_t greeting[64] = {0xff, [8] = 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'};
+    static const uint8_t message[] = {0, 4, 'o', 'h', 'n', 'o'};
+    uint8_t ready[] = {4,   46,  5,   'R', 'E', 'A', 'D', 'Y', 11,  'S', 'o', 'c',
+                       'k', 'e', 't', '-', 'T', 'y', 'p', 'e', 0,   0,   0,   6,
+                       'D', 'E', 'A', 'L', 'E', 'R', 8,   'I', 'd', 'e', 'n', 't',
+                       'i', 't', 'y', 0,   0,   0,   5,   0,   0,   0,   0,   0};
+    uint8_t bytes[256];
+    int connection = connect_tcp(endpoint);
+
+    memcpy(ready + sizeof(ready) - 5, name, 5);
+    assert_int_equal(send(connection, greeting, sizeof(greeting), 0), sizeof(greeting));
+    read_all(connection, bytes, sizeof(greeting)); /* earlier, ZeroMQ would not bear the rest */
+    assert_int_equal(send(connection, ready, sizeof(ready), 0), sizeof(ready));
+    assert_int_equal(send(connection, message, sizeof(message), 0), sizeof(message));
+    do {
+        read_all(connection, bytes, 2);
+        assert_int_equal(bytes[0] & 2, 0); /* nothing long */
+        read_all(connection, bytes + 2, bytes[1]);
+    } while (bytes[0] == 4); /* READY */
+    return connection;
+}
+
+/* ZeroMQ names connections that have no name themselves: a zero, and a number that counts up from
+ * what the C library's rand() says. */
+static void nobody_can_guess_the_names_of_connections(void **state)
+{
+    (void)state;
+    struct consumer_options options = loopback_options();
+    int connections[16], n = sizeof(connections) / sizeof(connections[0]);
+
+    srand(1); /* as in every new process */
+    uint32_t first = (uint32_t)rand();
+    first |= (uint32_t)rand() << 31;
+    srand(1);
+    struct consumer *consumer = fleet_consumer_open(&options);
+    for (int i = 0; i < n; i++) {
+        uint32_t number = first + (uint32_t)i;
+        const uint8_t name[5] = {0, (uint8_t)(number >> 24), (uint8_t)(number >> 16),
+                                 (uint8_t)(number >> 8), (uint8_t)number};
+        connections[i] = connect_as(consumer_endpoint(consumer, 0), name);
+    }
+    struct fleet_loader *sound = fleet_loader_open_sound(consumer); /* without a name */
+    fleet_consumer_start(consumer, 0, 1);
+    fleet_check_batches(consumer, &options.spec, 0, 10);
+    for (int i = 0; i < n; i++)
+        close(connections[i]);
+    fleet_loader_close(&sound);
+    consumer_close(&consumer);
+}
+
 static void random_bytes_on_the_port_change_nothing(void **state)
 {
     (void)state;
@@ -676,6 +740,7 @@ int main(void)
         cmocka_unit_test(messages_from_strangers_are_answered_or_ignored),
         cmocka_unit_test(a_frame_that_is_too_long_ends_the_connection_and_takes_no_memory),
         cmocka_unit_test(peers_of_older_protocols_are_hung_up_on),
+        cmocka_unit_test(nobody_can_guess_the_names_of_connections),
         cmocka_unit_test(random_bytes_on_the_port_change_nothing),
         cmocka_unit_test(loaders_that_come_and_go_leave_no_memory_behind),
         cmocka_unit_test(a_loader_bears_with_a_consumer_that_makes_no_sense),
