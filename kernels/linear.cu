@@ -146,10 +146,10 @@ static enum status launch_bias_activation(struct device *device, const struct li
 
 static enum status finish_forward(struct device *device, const struct linear_args *args)
 {
-    return with_any_float_type(args->y.dtype, "linear: y", [&](auto y) {
+    return with_float_type(args->y.dtype, "linear: y", [&](auto y) {
         using Y = typename decltype(y)::type;
         enum dtype bias = args->bias.data != nullptr ? args->bias.dtype : args->y.dtype;
-        return with_any_float_type(bias, "linear: bias", [&](auto b) {
+        return with_float_type(bias, "linear: bias", [&](auto b) {
             return launch_bias_activation<Y, typename decltype(b)::type>(device, args);
         });
     });

@@ -466,7 +466,8 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
     }
 }
 
-/* Calls f with the widest unit that rows of both arrays are made of. */
+/* Calls f with the widest unit that rows of both arrays are made of. Their type has two bytes or
+ * four. */
 template <class F>
 static enum status with_unit(const struct tensor *a, const struct tensor *b, const F &f)
 {
@@ -478,7 +479,8 @@ static enum status with_unit(const struct tensor *a, const struct tensor *b, con
         return f(type_tag<uint4>{});
     if (made_of(sizeof(uint32_t)))
         return f(type_tag<uint32_t>{});
-    return made_of(sizeof(uint16_t)) ? f(type_tag<uint16_t>{}) : f(type_tag<uint8_t>{});
+    CHECK(made_of(sizeof(uint16_t)));
+    return f(type_tag<uint16_t>{});
 }
 
 static int32_t units_of(const struct tensor *rows, size_t unit)

@@ -6,6 +6,7 @@
 #
 #   IBOT_FUZZ_SECONDS   per fuzz target; default 5, 0 leaves the stage out
 #   IBOT_SANITIZERS     default "asan tsan"; "" leaves the stage out
+#   IBOT_EMULATOR_EXTRA_SEED   a seed for the emulated kernels' tests; default: drawn, and printed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +17,9 @@ failed=()
 if command -v ccache > /dev/null; then
     export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi
+# Tests of the emulated kernels have one order of threads that is another one every time.
+export IBOT_EMULATOR_EXTRA_SEED=${IBOT_EMULATOR_EXTRA_SEED:-$((5 + RANDOM))}
+echo "IBOT_EMULATOR_EXTRA_SEED=$IBOT_EMULATOR_EXTRA_SEED (the same again: set it)"
 # Address sanitizers of this age cannot place their shadow under some kernels' randomisation.
 fixed_addresses=()
 if setarch "$(uname -m)" -R true 2> /dev/null; then

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "tests/cuda_emulator/executed.h"
 #include "tests/cuda_emulator/fiber.h"
 #include "tests/cuda_emulator/report.h"
 #include "tests/cuda_emulator/shared.h"
@@ -448,6 +449,7 @@ void run_kernel(const kernel_launch &launch)
     uint64_t n = (uint64_t)launch.grid.x * launch.grid.y * launch.grid.z;
     uint64_t first = random_below((uint32_t)(n < UINT32_MAX ? n : UINT32_MAX)), step;
 
+    note_executed(launch.name, launch.kernel);
     running = &launch;
     gridDim = {launch.grid.x, launch.grid.y, launch.grid.z};
     blockDim = {launch.block.x, launch.block.y, launch.block.z};

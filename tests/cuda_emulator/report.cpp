@@ -34,7 +34,7 @@ cudaError_t refuse(cudaError_t error, const char *format, ...)
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fprintf(stderr, "\n");
+    fprintf(stderr, " (IBOT_EMULATOR_SEED=%llu)\n", (unsigned long long)seed());
     return remember(error);
 }
 

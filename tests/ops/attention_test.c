@@ -34,6 +34,7 @@ static const struct attention_case cases[] = {
     {460, 64, 1, 1, {{0, 1, 460}}, 1.0}, /* more rows than a backward has in shared memory */
     {920, 64, 1, 1, {{0, 1, 920}}, 1.0}, /* more keys than a forward has there */
     {240, 128, 1, 1, {{0, 1, 240}}, 1.0},
+    {97, 32, 1, 1, {{0, 1, 97}}, 1.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 
