@@ -252,23 +252,6 @@ static void features_are_means_of_the_last_blocks(void **state)
 
 /* ------------------------------------------------------------------------------ limits */
 
-static void a_backend_without_windows_refuses(void **state)
-{
-    struct op_table ops = op_table_cpu;
-    struct ibot_options o = model_options_small_swin();
-    struct model_fixture f;
-    struct ibot *ibot = NULL;
-
-    (void)state;
-    model_fixture_open(&f, &o);
-    ops.name = "abacus";
-    ops.window_attention_backward = NULL;
-    assert_int_equal(ibot_open(&ibot, &f.device, &ops, &f.collective, &o), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(status_message(), "abacus"));
-    assert_null(ibot);
-    model_fixture_close(&f);
-}
-
 static void expect_refused(struct model_fixture *f, const struct ibot_options *o, const char *text)
 {
     struct ibot *ibot = NULL;
@@ -315,7 +298,6 @@ int main(void)
         cmocka_unit_test(windows_are_those_of_the_original),
         cmocka_unit_test(parameters_are_named_and_ordered_as_in_the_original),
         cmocka_unit_test(features_are_means_of_the_last_blocks),
-        cmocka_unit_test(a_backend_without_windows_refuses),
         cmocka_unit_test(impossible_options_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
