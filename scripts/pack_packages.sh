@@ -46,7 +46,7 @@ else
 fi
 wanted=(libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg"
     libopenblas-openmp-dev libjansson-dev libyaml-dev libxxhash-dev libzip-dev zlib1g-dev
-    libmicrohttpd-dev libcmocka-dev)
+    libmicrohttpd-dev libcmocka-dev zstd)
 # What any machine with a compiler has, and what only static linking would want.
 left_out='^(libc6|libc6-dev|libc-dev|libc-bin|libc-dev-bin|linux-libc-dev|libcrypt1|libcrypt-dev|libgcc-s1'
 left_out+='|gcc-[0-9]+-base|libstdc\+\+6|libgomp1|libnsl.*|libtirpc.*|rpcsvc-proto|dpkg|tar|perl.*|debconf.*'
@@ -101,12 +101,13 @@ for file in "$work"/debs/*.deb; do
         $((after - before)) "$(basename "$file")" >&2
 done
 
-# Headers, shared libraries and protoc alone.
+# Headers, shared libraries, protoc and zstd (for the images of tests) alone.
 cd "$work/root"
 rm -rf usr/share etc var usr/lib/python* usr/lib/*/pkgconfig usr/lib/*/cmake
 find . -name '*.a' -delete
 find . -name '*.la' -delete
-find usr/bin -mindepth 1 ! -name protoc ! -name protoc-c ! -name protoc-gen-c -delete 2> /dev/null || true
+find usr/bin -mindepth 1 ! -name protoc ! -name protoc-c ! -name protoc-gen-c \
+    ! -name zstd -delete 2> /dev/null || true
 # Links that name a place on this machine, or nothing.
 find . -type l | while read -r link; do
     target=$(readlink "$link")

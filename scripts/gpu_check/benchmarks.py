@@ -68,7 +68,7 @@ def measure(check, plan, seconds):
 
 
 TINY = ["--arch", "vit_test", "--patch_size", 8, "--global_size", 32, "--local_size", 16,
-        "--local_crops_number", 1, "--out_dim", 32]
+        "--local_crops_number", 1, "--out_dim", 32, "--head_hidden_dim", 16]
 
 # Architecture and batches, the most important first.
 STEPS = [("vit_small", "64,256,512"), ("vit_base", "64,128,256"), ("swin_tiny", "64,128"),
@@ -86,14 +86,14 @@ def step(check):
         return not_run("step_bench is not in this build")
     options = ["--backend", check.backend, "--json", "--matmul_cache", products(check)]
     if check.emulated:
-        plan = [("vit_test", [program, *options, *TINY, "--batch_size_per_gpu", 1, "--steps", 2,
-                              "--warmup", 1, "--profile", 1, "--ceilings", "off"])]
+        plan = [("vit_test", [program, *options, *TINY, "--bottleneck_dim", 16, "--batch_size_per_gpu", 1,
+                              "--steps", 1, "--warmup", 1, "--profile", 1, "--ceilings", "off"])]
     else:
         plan = [(arch, [program, "--arch", arch, "--batch_size_per_gpu", batches, *options])
                 for arch, batches in STEPS]
         plan.insert(2, ("vit_small.upload", [program, "--arch", "vit_small", "--batch_size_per_gpu", 256,
                                              "--upload", "--profile", 0, *options]))
-    return measure(check, plan, 60)
+    return measure(check, plan, 200 if check.emulated else 60)
 
 
 def ops(check):
@@ -107,7 +107,7 @@ def ops(check):
     else:
         plan = [(arch, [program, "--arch", arch, "--batch_size_per_gpu", batch, *options])
                 for arch, batch in (("vit_small", 256), ("vit_base", 128), ("swin_tiny", 128))]
-    return measure(check, plan, 40)
+    return measure(check, plan, 200 if check.emulated else 40)
 
 
 def stream(check):
@@ -117,7 +117,7 @@ def stream(check):
             "--bin", os.path.join(check.build, "bin"), "--backend", check.backend,
             "--matmul_cache", products(check)]
     if check.emulated:
-        argv += ["--tiny", "--batch_size_per_gpu", 2, "--steps", 6, "--warmup", 1, "--step_steps", 2,
+        argv += ["--tiny", "--batch_size_per_gpu", 2, "--steps", 4, "--warmup", 1, "--step_steps", 1,
                  "--recorded", 2]
     else:
         argv += ["--batch_size_per_gpu", 256, "--max_seconds", 40]

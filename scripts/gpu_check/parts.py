@@ -33,6 +33,16 @@ def overall(results, **more):
     return dict(status="passed", **more)
 
 
+def say_what_failed(check, results):
+    """One line for each reason, however many it holds for."""
+    by_reason = {}
+    for name, result in results.items():
+        if result["status"] != "passed":
+            by_reason.setdefault((result["status"], result.get("reason", "")), []).append(name)
+    for (status, reason), names in by_reason.items():
+        check.say("  %s: %s (%s)" % (status, ", ".join(names), reason))
+
+
 def counts(results):
     found = {}
     for result in results.values():
@@ -52,6 +62,12 @@ def unpack(check):
         with tarfile.open(packages) as archive:
             archive.extractall(folder)
     return folder
+
+
+def packages_on_path(check):
+    """zstd may have come with the packages."""
+    if check.options.packages:
+        os.environ["PATH"] += os.pathsep + os.path.join(unpack(check), "usr", "bin")
 
 
 def build(check):
@@ -130,6 +146,7 @@ def run_tests(check, tests, wrapper=(), seconds=None, at_once=4):
 
 
 def tests(check):
+    packages_on_path(check)
     chosen = {name: test for name, test in listed_tests(check).items()
               if not name.startswith("trainer.golden.") and check.chooses(name)}
     if check.emulated:
@@ -137,9 +154,7 @@ def tests(check):
     if not chosen:
         return verdict(True, reason="the build has no test with the label '%s'" % check.backend)
     results = run_tests(check, chosen)
-    for name, result in results.items():
-        if result["status"] != "passed":
-            check.say("  %s: %s (%s)" % (name, result["status"], result.get("reason", "")))
+    say_what_failed(check, results)
     return overall(results, counts=counts(results), tests=results)
 
 
@@ -189,7 +204,7 @@ def golden(check):
                 runs[name]["status"] = "skipped"
             if runs[name]["status"] != "passed":
                 runs[name]["reason"] = done.reason()
-                check.say("  %s: %s" % (name, done.reason()))
+    say_what_failed(check, runs)
     largest = {}
     for name, run in runs.items():
         for group, entry in run.get("groups", {}).items():
@@ -229,5 +244,6 @@ def sanitizer(check):
         found = counts(results[tool])
         check.say("  %s: %s (%.0f s)" % (tool, ", ".join(
             "%d %s" % (n, status) for status, n in sorted(found.items())), time.monotonic() - start))
+        say_what_failed(check, results[tool])
     return overall({"%s %s" % (tool, name): result for tool, of_tool in results.items()
                     for name, result in of_tool.items()}, tools=results)

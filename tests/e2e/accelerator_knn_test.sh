@@ -8,6 +8,7 @@ train --data "$data" --loaders 1 --stop_at_step 4 -o "$work/run" >"$work/train.l
     fail "training"
 knn=(knn --train "$data" --test "$data" --resize_size 32 --crop_size 32 --nb_knn 5 --threads 1
     --checkpoint "$work/run")
+needs_device "$eval" "${knn[@]}" --backend cuda
 "$IBOT_BIN/ibot-eval" "${knn[@]}" >"$work/knn_cpu.log" 2>&1 || fail "k-NN on the CPU"
 "$eval" "${knn[@]}" --backend cuda --precision f32 >"$work/knn_f32.log" 2>&1 || fail "k-NN in f32"
 "$eval" "${knn[@]}" --backend cuda >"$work/knn_bf16.log" 2>&1 || fail "k-NN in bf16"

@@ -25,6 +25,7 @@ expect_near() {
         END { exit bad || n != 2 }' >"$work/near.log" || fail "losses of $1 and $2 differ"
 }
 
+needs_device "$program" "${small[@]}" --backend cuda -o "$work/device" --stop_at_step 1
 cpu -o "$work/cpu"
 acc -o "$work/f32" --precision f32
 expect_near "$work/cpu" "$work/f32" 0.002

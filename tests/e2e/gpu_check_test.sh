@@ -49,7 +49,7 @@ expect_error 1 'no NVIDIA GPU found: nvidia-smi lists no GPU' "${check[@]}" --pa
 expect_error 1 'holds no build' "${check[@]}" --emulated --build "$work/none" --parts tests
 
 # every part; what other programs print as JSON is kept
-"${check[@]}" --emulated --out "$work/out" --python "$work/fake/torch-python" --minutes 4 \
+"${check[@]}" --emulated --out "$work/out" --python "$work/fake/torch-python" --minutes 12 \
     >"$work/rehearsal.log" 2>&1 || fail "the rehearsal"
 expect_value 'r["mode"]' cuda_emulated
 expect_value 'r["passed"], r["machine"]["gpu"]' '(True, None)'
@@ -66,7 +66,7 @@ expect_value 'r["parts"]["step"]["measurements"]["vit_test"]["results"][0]["back
 mkdir "$work/golden"
 echo nonsense >"$work/golden/vit_nonsense.safetensors"
 "${check[@]}" --emulated --out "$work/out" --golden "$work/golden" --parts tests,golden \
-    --minutes 1 >"$work/failed.log" 2>&1 && fail "a golden file of nonsense passed"
+    --minutes 4 >"$work/failed.log" 2>&1 && fail "a golden file of nonsense passed"
 expect_value 'r["passed"], r["parts"]["tests"]["status"], r["parts"]["golden"]["status"]' "(False, 'passed', 'failed')"
 expect_value '"vit_nonsense.safetensors" in r["parts"]["golden"]["runs"]["vit_nonsense.f32.graph_on"]["reason"]' True
 
@@ -79,7 +79,7 @@ expect_value 'set(p["status"] for p in r["parts"].values())' "{'not run'}"
 fake nvidia-smi <<<'#!/bin/sh
 echo "NVIDIA Test 80GB, 9.0, 81559, 580.1, 700.00, 1980, 2619"'
 if [ -x "$IBOT_BIN/test_ops_cast" ]; then
-    CUDA_VISIBLE_DEVICES= "${check[@]}" --out "$work/out" --parts tests --minutes 1 --only ops.cast >"$work/skipped.log" 2>&1 &&
+    CUDA_VISIBLE_DEVICES= "${check[@]}" --out "$work/out" --parts tests --minutes 4 --only ops.cast >"$work/skipped.log" 2>&1 &&
         fail "tests without a device passed"
     ls "$work"/out/*_gpu_Test-80GB.json >/dev/null || fail "the JSON is not named after the chip"
     expect_value 'r["machine"]["gpu"]["name"], r["passed"]' "('NVIDIA Test 80GB', False)"

@@ -50,6 +50,16 @@ state_of() {
     grep '"step"' "$last/state.json"
 }
 
+# Ends as skipped where the program has no accelerator: needs_device COMMAND…, which is to fail for
+# no other reason than that.
+needs_device() {
+    "$@" >"$work/device.log" 2>&1 || {
+        grep -E 'no CUDA device is to be had|CUDA kernels are not here' "$work/device.log" || return 0
+        echo "SKIPPED: no GPU"
+        exit 77
+    }
+}
+
 # Waits until a file has a line that matches, for at most 60 s.
 wait_for() {
     local deadline=$((SECONDS + 60))

@@ -1,0 +1,37 @@
+# Programs with other kernels than those of this build: the same sources and objects, with what stands
+# in for an accelerator before it. add_programs_with(SUFFIX kernels…): ibot-train-SUFFIX, …
+function(add_programs_with suffix)
+  foreach(program ibot-train ibot-eval)
+    get_target_property(folder ${program} SOURCE_DIR)
+    get_target_property(sources ${program} SOURCES)
+    get_target_property(libraries ${program} LINK_LIBRARIES)
+    list(TRANSFORM sources PREPEND ${folder}/)
+    add_executable(${program}-${suffix} ${sources})
+    target_link_libraries(${program}-${suffix} PRIVATE ${ARGN} ${libraries})
+  endforeach()
+endfunction()
+# add_accelerator_test(NAME script program arguments…): e2e.NAME, where NAME ends with the backend
+function(add_accelerator_test name script)
+  add_test(NAME e2e.${name}
+    COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/${script} ${ARGN})
+  string(REGEX REPLACE ".*\\." "" backend ${name})
+  backend_labels(labels e2e ${backend})
+  set_tests_properties(e2e.${name} PROPERTIES
+    TIMEOUT 900 LABELS "${labels}" SKIP_RETURN_CODE 77
+    ENVIRONMENT "IBOT_TEST_DATA=${IBOT_TEST_DATA};IBOT_BIN=${CMAKE_BINARY_DIR}/bin;IBOT_PYTHON=${CMAKE_SOURCE_DIR}/build/python/bin/python;IBOT_LOG_LEVEL=info")
+endfunction()
+add_programs_with(queued queued_kernels queued_device)
+add_accelerator_test(accelerator.queued accelerator_test.sh $<TARGET_FILE:ibot-train-queued> 8)
+add_accelerator_test(accelerator_knn.queued accelerator_knn_test.sh $<TARGET_FILE:ibot-eval-queued>)
+if(TARGET ibot_kernels_emulated)
+  add_programs_with(emulated -Wl,--whole-archive ibot_kernels_emulated -Wl,--no-whole-archive)
+  add_accelerator_test(accelerator.cuda_emulated accelerator_test.sh $<TARGET_FILE:ibot-train-emulated> 2)
+  add_accelerator_test(accelerator_knn.cuda_emulated accelerator_knn_test.sh $<TARGET_FILE:ibot-eval-emulated>)
+  add_accelerator_test(accelerator_ranks.cuda_emulated accelerator_ranks_test.sh
+    $<TARGET_FILE:ibot-train-emulated> $<TARGET_FILE:run_ranks>)
+  add_accelerator_test(rank_failures.cuda_emulated rank_failures_test.sh
+    $<TARGET_FILE:ibot-train-emulated> $<TARGET_FILE:run_ranks>)
+endif()
+# with a GPU; skipped where there is none
+add_accelerator_test(accelerator.cuda accelerator_test.sh $<TARGET_FILE:ibot-train> 8)
+add_accelerator_test(accelerator_knn.cuda accelerator_knn_test.sh $<TARGET_FILE:ibot-eval>)
