@@ -62,6 +62,15 @@ enum status device_timer_seconds(const struct device_timer *timer, int from, int
     return STATUS_OK;
 }
 
+enum status device_timer_passed(const struct device_timer *timer, int which, bool *out)
+{
+    CHECK(which >= 0 && which < timer->n, "mark %d of %d", which, timer->n);
+    if (timer->events != NULL)
+        return accelerator_event_passed(timer->events, which, out);
+    *out = true;
+    return STATUS_OK;
+}
+
 enum status device_memory_used(struct device *device, size_t *out)
 {
     struct rusage usage;

@@ -4,6 +4,8 @@
 #ifndef IBOT_TESTS_BENCH_DEVICE_PROBE_H
 #define IBOT_TESTS_BENCH_DEVICE_PROBE_H
 
+#include <stdbool.h>
+
 #include "ops/device.h"
 
 struct device_timer; /* opaque */
@@ -20,6 +22,10 @@ enum status device_timer_mark(struct device_timer *timer, int which) IBOT_WARN_U
 enum status device_timer_seconds(const struct device_timer *timer, int from, int to,
                                  double *out) IBOT_WARN_UNUSED;
 
+/* Whether the device has passed a mark; does not wait. */
+enum status device_timer_passed(const struct device_timer *timer, int which,
+                                bool *out) IBOT_WARN_UNUSED;
+
 /* Bytes in use on the device, by whomever; of the CPU: this process at its peak. */
 enum status device_memory_used(struct device *device, size_t *out) IBOT_WARN_UNUSED;
 
@@ -33,6 +39,7 @@ void accelerator_events_close(void *events, int n);
 enum status accelerator_event_record(void *events, int which,
                                      struct device *device) IBOT_WARN_UNUSED;
 enum status accelerator_event_seconds(void *events, int from, int to, double *out) IBOT_WARN_UNUSED;
+enum status accelerator_event_passed(void *events, int which, bool *out) IBOT_WARN_UNUSED;
 enum status accelerator_memory_used(struct device *device, size_t *out) IBOT_WARN_UNUSED;
 const char *accelerator_name(const struct device *device);
 

@@ -41,6 +41,16 @@ enum status accelerator_event_seconds(void *events, int from, int to, double *ou
     return STATUS_OK;
 }
 
+enum status accelerator_event_passed(void *events, int which, bool *out)
+{
+    cudaError_t error = cudaEventQuery(((cudaEvent_t *)events)[which]);
+
+    if (error != cudaErrorNotReady)
+        CUDA_TRY(error);
+    *out = error == cudaSuccess;
+    return STATUS_OK;
+}
+
 enum status accelerator_memory_used(struct device *device, size_t *out)
 {
     size_t free_bytes = 0, total_bytes = 0;

@@ -31,6 +31,14 @@ enum status accelerator_event_seconds(void *events, int from, int to, double *ou
     FAIL(STATUS_UNSUPPORTED, "this build has no accelerator to time");
 }
 
+enum status accelerator_event_passed(void *events, int which, bool *out)
+{
+    (void)events;
+    (void)which;
+    (void)out;
+    FAIL(STATUS_UNSUPPORTED, "this build has no accelerator to time");
+}
+
 enum status accelerator_memory_used(struct device *device, size_t *out)
 {
     (void)device;

@@ -4,9 +4,10 @@
  *
  *   host  │ queues step k │ queues step k+1 │ waits (a step ahead is as far as it goes) │ …
  *   device      │ begin k ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒ end k │ begin k+1 ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒ …
- *                                                    └─gap─┘ the device waits for the host
+ *                                                    └─gap─┘
  *
- * A step's time is that from its end to the end of the one before: gaps are part of it. */
+ * A step's time is that from the end of the one before to its own: gaps are part of it. The device
+ * waited for the host if it had ended a step before the host had queued the whole of the next. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -258,8 +259,6 @@ static enum status read_times(struct bench *bench, struct step_run *run, const d
     run->step = samples_quartiles(steps, n);
     run->gap = samples_quartiles(gaps, n);
     run->host = samples_quartiles(asked, n);
-    for (int32_t k = 0; k < n; k++)
-        run->n_late += gaps[k] > 0.01 * run->step.median;
 out:
     memory_free(steps);
     memory_free(gaps);
@@ -273,6 +272,7 @@ static enum status time_steps(struct bench *bench, struct step_run *run)
     struct ibot_result result;
     enum status status = STATUS_OK;
     double *host;
+    bool idle;
 
     TRY(memory_alloc(&host, (size_t)o->steps, sizeof(double), "times"));
     TRY_OUT(device_timer_open(&bench->timer, &bench->device, 2 * o->steps));
@@ -286,6 +286,10 @@ static enum status time_steps(struct bench *bench, struct step_run *run)
         TRY_OUT(queue_step(bench, o->warmup + k));
         TRY_OUT(device_timer_mark(bench->timer, 2 * k + 1));
         host[k] = 1e-9 * (double)(clock_monotonic_ns() - start - waits.ns);
+        if (k == 0)
+            continue;
+        TRY_OUT(device_timer_passed(bench->timer, 2 * k - 1, &idle));
+        run->n_late += idle;
     }
     TRY_OUT(ibot_result(bench->ibot, &result));
     run->loss = result.loss;

@@ -164,7 +164,8 @@ static void print_run(const struct step_report *report, const struct step_run *r
                100.0 * run->work.model_flop / seconds / report->ceilings->matrix_flop_per_second);
     printf("; %lld masked patches, loss %.4f\n", (long long)run->n_masked, run->loss);
     if (report->backend->accelerator)
-        printf("  the host takes %.3f ms to queue a step; %d of %d steps began late\n",
+        printf("  the host takes %.3f ms to queue a step; the device waited for it in "
+               "%d of %d\n",
                1e3 * run->host.median, run->n_late, report->options->steps);
     if (run->rows != NULL)
         print_profile(report, run);

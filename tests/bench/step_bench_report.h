@@ -16,7 +16,7 @@ struct step_run {
     struct quartiles step;
     struct quartiles host; /* the host's, to queue a step, waits for the device not counted */
     struct quartiles gap;  /* the device's, between steps */
-    int32_t n_late;        /* steps with a gap of more than 1 % of a step */
+    int32_t n_late;        /* steps before the end of whose queueing the device had no work left */
     size_t memory_bytes, planned_bytes;
     int64_t n_masked;
     double loss;
