@@ -47,6 +47,8 @@ enum status accelerator_event_passed(void *events, int which, bool *out)
 
     if (error != cudaErrorNotReady)
         CUDA_TRY(error);
+    else
+        (void)cudaGetLastError(); /* where it would be taken for that of a launch */
     *out = error == cudaSuccess;
     return STATUS_OK;
 }
