@@ -47,7 +47,7 @@ run_sanitizer() {
     # instrumented and would be reported for its own locks.
     local selection=(-L fast)
     if [ "$1" = tsan ]; then
-        selection=(-L fast -R '^(proto|loader)\.')
+        selection=(-L fast -R '^(proto|loader|stream)\.')
     fi
     "${fixed_addresses[@]}" ctest --test-dir "build-$1" "${selection[@]}" -j "$jobs" \
         --no-tests=error --output-on-failure
