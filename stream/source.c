@@ -3,14 +3,17 @@
 #include <stdio.h>
 #include <string.h>
 
-enum status source_open(struct source *out, const char *data, const char *index,
+enum status source_open(struct source *out, bool *same, const char *data, const char *index,
                         uint64_t index_digest, uint64_t n_samples)
 {
     *out = (struct source){.is_open = true};
     TRY(image_library_start("ibot-stream"));
     TRY(index_load(&out->index, data, index, NULL, NULL));
     const struct index_header *header = out->index.header;
-    if (header->digest != index_digest || header->n_samples != n_samples)
+    bool is_same = header->digest == index_digest && header->n_samples == n_samples;
+    if (same != NULL && header->n_samples == n_samples)
+        *same = is_same;
+    else if (!is_same)
         FAIL(STATUS_MISMATCH,
              "'%s' is not the data set that was recorded: %llu images, digest %016llx; recorded: "
              "%llu images, digest %016llx",

@@ -13,9 +13,10 @@ struct source {
     bool is_open;
 };
 
-/* Opens a data set as a loader does. With a digest it must be that data set. Errors: those of
- * index_load, STATUS_MISMATCH. */
-enum status source_open(struct source *out, const char *data, const char *index,
+/* Opens the data set of a recording as a loader does. Errors: those of index_load; STATUS_MISMATCH:
+ * it is another one. With `same` (else NULL) only the number of images has to fit, and *same says
+ * whether paths, sizes and labels are those that were recorded. */
+enum status source_open(struct source *out, bool *same, const char *data, const char *index,
                         uint64_t index_digest, uint64_t n_samples) IBOT_WARN_UNUSED;
 
 /* "folder/image.jpg", or "archive.tar:image.jpg"; returns `out`. */

@@ -80,6 +80,7 @@ struct remade {
 struct verify {
     struct recording *recording;
     struct source source;
+    bool same; /* paths, sizes and labels of the data set */
     struct pool *pool;
     struct remade *slices; /* [window]: of the i-th slice to check at i mod window */
     size_t window;
@@ -315,8 +316,13 @@ static enum status open_verify(struct verify *verify, const char *path)
 {
     TRY(recording_open(&verify->recording, path));
     const struct message_recording *info = &verify->recording->info;
-    TRY(source_open(&verify->source, values.data, values.index, info->index_digest,
+    TRY(source_open(&verify->source, &verify->same, values.data, values.index, info->index_digest,
                     info->n_samples));
+    if (!verify->same)
+        log_warning("'%s': paths, sizes or labels of the images are not those that were recorded "
+                    "(index digest %016llx, recorded %016llx)",
+                    values.data, (unsigned long long)verify->source.index.header->digest,
+                    (unsigned long long)info->index_digest);
     TRY(check_build(verify));
     TRY(choose_slices(verify));
     if (values.threads == 0)
@@ -389,6 +395,11 @@ static enum status run(const struct options *options, const atomic_int *stop)
         printf("%llu samples are made now as they were recorded\n",
                (unsigned long long)verify.n_images);
         log_info("%.0f images/s", (double)verify.n_images / seconds);
+        if (!verify.same)
+            status = status_set(STATUS_MISMATCH,
+                                "'%s' is not the data set that was recorded: paths, sizes or "
+                                "labels differ, though not the pixels of these samples",
+                                values.data);
     }
     close_verify(&verify);
     return status;

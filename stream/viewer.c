@@ -34,7 +34,7 @@ enum status viewer_open(struct viewer *out, const struct viewer_options *options
         FAIL(STATUS_INVALID, "--sheet: there are no pixels here; --data tells from what to make "
                              "them");
     if (options->data != NULL)
-        TRY(source_open(&out->source, options->data, options->index, info->index_digest,
+        TRY(source_open(&out->source, NULL, options->data, options->index, info->index_digest,
                         info->n_samples));
     if (options->sheet == NULL)
         return STATUS_OK;

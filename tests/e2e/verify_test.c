@@ -103,18 +103,34 @@ static void the_first_difference_is_named_down_to_the_pixel(void **state)
     process_release(&process);
 }
 
-static void another_data_set_is_refused(void **state)
+static void verify_fails_with(const char *folder, const char *data, const char *text)
 {
-    struct scene *scene = *state;
-    const char *folder = record(scene, "run", "ids", "loader");
-    const char *other = scene_path(scene, "other");
+    struct command command = command_of("ibot-stream", "verify", folder, "--data", data, NULL);
     struct process process;
 
-    scene_images(other, SCENE_IMAGES, 5);
-    struct command command = command_of("ibot-stream", "verify", folder, "--data", other, NULL);
     process_run(&process, &command, 3, SCENE_SECONDS);
-    assert_non_null(strstr(process.text, "is not the data set that was recorded"));
+    if (strstr(process.text, text) == NULL)
+        fail_msg("no '%s' in: %s", text, process.text);
     process_release(&process);
+}
+
+static void another_data_set_is_told(void **state)
+{
+    struct scene *scene = *state;
+    const char *folder = record(scene, "run", "full", "loader");
+    const char *fewer = scene_path(scene, "fewer"), *other = scene_path(scene, "other");
+
+    scene_images(fewer, SCENE_IMAGES - 1, 1);
+    verify_fails_with(folder, fewer, "is not the data set that was recorded");
+    scene_images(other, SCENE_IMAGES, 5); /* as many, of other sizes: the first one is named */
+    verify_fails_with(folder, other, "step 0, rank 0, sample 0 ");
+
+    /* A file grows by a byte after its image: the data set is another one, its pixels the same. */
+    FILE *file = fopen(scene_path(scene, "images/class2/image010.jpg"), "a");
+    assert_non_null(file);
+    assert_int_equal(fputc('x', file), 'x');
+    assert_int_equal(fclose(file), 0);
+    verify_fails_with(folder, scene->data, "though not the pixels of these samples");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scene_open, scene_close)
@@ -124,7 +140,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(every_kind_of_recording_is_made_again),
         TEST(the_first_difference_is_named_down_to_the_pixel),
-        TEST(another_data_set_is_refused),
+        TEST(another_data_set_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
