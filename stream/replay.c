@@ -80,7 +80,8 @@ static const struct options_program program = {
         "The trainer needs nothing but --listen; with the options of the recorded run it makes the "
         "same run again, bit by bit, from any step that is in the recording.\n\n"
         "  ibot-stream replay runs/small/recording --connect tcp://127.0.0.1:5550\n"
-        "  ibot-train --config runs/small/run.yaml --listen tcp://127.0.0.1:5550 -o runs/again",
+        "  ibot-train --config runs/small/run.yaml --loaders 0 --record '' "
+        "--listen tcp://127.0.0.1:5550 -o runs/again",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
     .positional = "RECORDING",

@@ -85,6 +85,27 @@ static void a_replayed_run_is_the_recorded_one_bit_by_bit(void **state)
     process_release(&trainer);
 }
 
+/* With what the run folder has, where the data set is no more. */
+static void a_run_file_and_a_recording_are_enough(void **state)
+{
+    struct scene *scene = *state;
+    struct command command = replay(record(scene, "run"));
+    struct process player, trainer;
+
+    assert_int_equal(rename(scene->data, scene_path(scene, "elsewhere")), 0);
+    command_add(&command, "--exit_when_done", NULL);
+    process_start(&player, &command);
+    command =
+        command_of("ibot-train", "--config", scene_path(scene, "run/run.yaml"), "--loaders", "0",
+                   "--record", "", "--listen", endpoint, "--output_dir", scene_path(scene, "again"),
+                   "--log_digests", scene_path(scene, "again.digests"), NULL);
+    process_run(&trainer, &command, 0, SCENE_SECONDS);
+    process_finish(&player, 0, SCENE_SECONDS);
+    assert_same_run(scene, "again", "run");
+    process_release(&player);
+    process_release(&trainer);
+}
+
 /* The replay goes on while the trainer is killed and started again; the recording itself was made
  * in two pieces. */
 static void a_replay_serves_a_trainer_that_was_killed_from_where_it_goes_on(void **state)
@@ -271,6 +292,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_replayed_run_is_the_recorded_one_bit_by_bit),
+        TEST(a_run_file_and_a_recording_are_enough),
         TEST(a_replay_serves_a_trainer_that_was_killed_from_where_it_goes_on),
         TEST(the_end_of_a_recording_is_told_when_the_trainer_needs_more),
         TEST(a_replay_can_go_round_and_be_paced),

@@ -171,8 +171,8 @@ static enum status check_data(const struct run_options *o)
     if (o->key != NULL && o->listen == NULL)
         FAIL(STATUS_INVALID, "--key '%s' without --listen: local loaders need no keys", o->key);
     TRY(run_options_index_digest(o, &digest));
-    if (o->data == NULL)
-        return STATUS_OK;
+    if (o->data == NULL || (o->loaders == 0 && o->listen != NULL))
+        return STATUS_OK; /* nobody reads it: a replay comes, or loaders from elsewhere */
     if (stat(o->data, &info) != 0)
         FAIL(STATUS_INVALID, "--data '%s': %s", o->data, strerror(errno));
     if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode))
