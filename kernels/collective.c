@@ -258,11 +258,16 @@ static void nccl_abort(struct collective *c, int exit_status)
 
 /* ------------------------------------------------------------------------------ life */
 
-/* In good order when all went well and nothing is under way; else at once. */
-static void leave(struct nccl_state *s)
+/* In good order, when every rank has come here; else at once. A rank that left before the others
+ * were done would look like one that is lost. */
+static void leave(struct nccl_state *s, int world)
 {
     bool ready = s->ready;
+    char own = 0, *all = NULL;
 
+    if (ready && memory_alloc(&all, (size_t)world, 1, "ranks that leave") == STATUS_OK)
+        ready = rank_exchange_all_gather(s->exchange, all, &own, 1) == STATUS_OK;
+    memory_free(all);
     begin_call(s);
     s->ready = false;
     if (ready)
@@ -279,7 +284,7 @@ static void nccl_close(struct collective *c)
     if (s == NULL)
         return;
     if (s->comm != NULL)
-        leave(s);
+        leave(s, c->world);
     rank_monitor_close(&s->monitor);
     rank_exchange_close(&s->exchange);
     (void)cudaFree(s->gather);

@@ -118,8 +118,8 @@ enum status rank_monitor_options_read(struct rank_monitor_options *out,
     if (late != NULL)
         TRY(number("IBOT_RANK_DEADLINE", late, 1, 1000000, &seconds));
     out->late_ns = seconds * second_ns;
-    if (out->late_ns < out->silent_ns)
-        out->silent_ns = out->late_ns;
+    if (out->late_ns / 2 < out->silent_ns) /* who is gone is late, too: it is called gone */
+        out->silent_ns = out->late_ns / 2;
     if (own != NULL)
         return from_own(out, own);
     if (master != NULL)

@@ -43,7 +43,7 @@ struct rank_monitor_options {
     char host[256]; /* of rank 0 */
     int port;
     int64_t join_ns;   /* all ranks must have come within; 10 minutes */
-    int64_t silent_ns; /* 30 s, or late_ns when that is less */
+    int64_t silent_ns; /* 30 s, or half of late_ns when that is less */
     int64_t late_ns;   /* 30 minutes */
     /* On the monitor's own thread, about once a second; NULL: there is no device. */
     void (*look)(void *context, struct rank_device *out);

@@ -4,7 +4,7 @@
 # parts, and after a stop that one rank alone was asked for.
 source "$(dirname "$0")/processes.sh"
 program=$1 run_ranks=$2
-export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1
+export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1 XDG_CACHE_HOME=$work/cache
 
 for class in "$data"/*; do
     find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n '3,$p' | xargs -r rm
@@ -19,9 +19,17 @@ two() {
         "$program" "${small[@]}" --batch_size_per_gpu 2 "$@" >"$log" 2>&1
 }
 losses() { sed -n 's/.*"train_loss": \([0-9.]*\).*/\1/p' "$1/log.txt"; }
+# within LIMIT of each other, epoch by epoch
+expect_near() {
+    paste <(losses "$1") <(losses "$2") | awk -v limit="$3" '
+        NF != 2 || ($1 - $2) / $1 > limit || ($2 - $1) / $1 > limit { bad = 1 }
+        { n++; print }
+        END { exit bad || n != 2 }' >"$work/near.log" || fail "losses of $1 and $2 differ"
+}
+# the same bits; means of an epoch are added in another order where it was interrupted
 same() {
     [ "$(state_of "$work/two")" = "$(state_of "$work/$1")" ] || fail "$2 end elsewhere"
-    [ "$(losses "$work/two")" = "$(losses "$work/$1")" ] || fail "$2 have other losses"
+    expect_near "$work/two" "$work/$1" 1e-12
 }
 
 two two -o "$work/two" || fail "two ranks"
@@ -29,10 +37,7 @@ two two -o "$work/two" || fail "two ranks"
 last=$(ls "$work/one/checkpoints" | LC_ALL=C sort | tail -n 1)
 "$IBOT_BIN/compare_states" "$work/one/checkpoints/$last/model.safetensors" \
     "$work/two/checkpoints/$last/model.safetensors" 1e-5 || fail "two ranks end elsewhere than one"
-paste <(losses "$work/one") <(losses "$work/two") | awk '
-    NF != 2 || ($1 - $2) / $1 > 1e-6 || ($2 - $1) / $1 > 1e-6 { bad = 1 }
-    { n++; print }
-    END { exit bad || n != 2 }' >"$work/near.log" || fail "losses of one rank and of two differ"
+expect_near "$work/one" "$work/two" 1e-6
 
 two plain -o "$work/plain" --cuda_graph off || fail "two ranks, call by call"
 same plain "steps that are not recorded"

@@ -4,12 +4,13 @@
 # The scenes wait for their deadlines side by side.
 source "$(dirname "$0")/processes.sh"
 program=$1 run_ranks=$2
-export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1 IBOT_RANK_DEADLINE=15
+export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1 IBOT_RANK_DEADLINE=30 XDG_CACHE_HOME=$work/cache
 
 for class in "$data"/*; do
     find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n '2,$p' | xargs -r rm
 done
 declare -A scene
+lost='rank 1 has not been heard of\|rank 1 is late'
 
 # begin NAME VARIABLES…: two ranks that would train for ever
 begin() {
@@ -17,7 +18,8 @@ begin() {
     shift
     timeout -k 5 240 "$run_ranks" 2 "$@" -- bash -c 'echo $$ >"$0.$RANK"; exec "$@"' "$work/$name" \
         "$program" "${tiny[@]}" --data "$data" --loaders 1 --batch_size_per_gpu 2 --epochs 5000 \
-        --checkpoint_every_steps 3 --backend cuda --precision f32 -o "$work/$name.run" >"$work/$name.log" 2>&1 &
+        --checkpoint_every_steps 3 --backend cuda --precision f32 --matmul_tune off \
+        -o "$work/$name.run" >"$work/$name.log" 2>&1 &
     scene[$name]=$!
 }
 # waits until steps were made
@@ -53,10 +55,11 @@ begin stopped
 trains stopped
 kill -STOP "$(cat "$work/stopped.1")"
 
-end killed 1 137 'rank 1 has not been heard of'
-wait_for "$work/stopped.log" 'rank 1 has not been heard of'
+# gone, or late: whatever comes first
+end killed 1 137 "$lost"
+wait_for "$work/stopped.log" "$lost"
 kill -CONT "$(cat "$work/stopped.1")" # it finds that it is alone
-end stopped 1 1 'rank 1 has not been heard of'
+end stopped 1 1 "$lost"
 end hangs 1 1 'rank 1 is late' # its device, or its host that waits for it
 end network 1 1 'no rank has moved for .* their devices have begun 10 collectives'
 end error 1 1 'rank 1.*NCCL.*remote process exited'

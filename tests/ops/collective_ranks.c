@@ -292,6 +292,8 @@ int main(int argc, char **argv)
         status = aborts ? check_gather(&collective) : check_all(&collective, &device, world);
     if (status != STATUS_OK)
         fprintf(stderr, "rank %d: %s\n", collective.rank, status_message());
+    if (status != STATUS_OK && collective.state != NULL) /* the others may be elsewhere in it */
+        collective.abort(&collective, 1);
     collective_close(&collective);
     device_close(&device);
     return status == STATUS_OK ? 0 : 1;
