@@ -44,7 +44,12 @@ if(IBOT_USE_CUDA)
   endif()
   enable_language(CUDA)
   message(STATUS "CUDA: ${CUDAToolkit_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES}")
-  set(library_folders ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib)
+  # releases of CMake differ in which of these they set
+  set(library_folders ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_SEARCH_DIRS}
+    ${CUDAToolkit_TARGET_DIR}/lib ${CUDAToolkit_TARGET_DIR}/lib64)
+  if(CUDAToolkit_LIBRARY_ROOT)
+    list(APPEND library_folders ${CUDAToolkit_LIBRARY_ROOT}/lib)
+  endif()
   # cuDNN offers attention beside the own kernels
   find_path(CUDNN_INCLUDE_DIR cudnn_backend.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   find_library(CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${library_folders})

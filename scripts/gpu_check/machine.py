@@ -19,17 +19,26 @@ def output_of(argv, seconds=60):
 
 def find_gpu():
     """(facts, None) or (None, why there is none)."""
+    if shutil.which("nvidia-smi") is None and os.path.exists("/usr/local/nvidia/bin/nvidia-smi"):
+        os.environ["PATH"] += os.pathsep + "/usr/local/nvidia/bin"
     if shutil.which("nvidia-smi") is None:
         return None, "nvidia-smi is not on the PATH: is a driver installed?"
-    keys = ("name", "compute_cap", "memory.total", "driver_version", "power.limit",
-            "clocks.max.sm", "clocks.max.memory")
-    text = output_of(["nvidia-smi", "--query-gpu=" + ",".join(keys), "--format=csv,noheader,nounits"])
-    rows = [line.split(", ") for line in (text or "").splitlines() if line.strip()]
-    if not rows or len(rows[0]) != len(keys):
+
+    def query(keys):
+        text = output_of(["nvidia-smi", "--query-gpu=" + ",".join(keys.values()),
+                          "--format=csv,noheader,nounits"])
+        rows = [line.split(", ") for line in (text or "").splitlines() if line.strip()]
+        return [dict(zip(keys, row)) for row in rows if len(row) == len(keys)]
+
+    gpus = query({"name": "name", "compute_capability": "compute_cap", "memory_mib": "memory.total",
+                  "driver": "driver_version"})
+    if not gpus:
         return None, "nvidia-smi lists no GPU"
-    facts = dict(zip(("name", "compute_capability", "memory_mib", "driver", "power_limit_w",
-                      "max_sm_mhz", "max_memory_mhz"), rows[0]))
-    facts["count"] = len(rows)
+    facts = dict(gpus[0], count=len(gpus))
+    # not every driver tells these
+    for more in ({"power_limit_w": "power.limit"}, {"max_sm_mhz": "clocks.max.sm"},
+                 {"max_memory_mhz": "clocks.max.memory"}):
+        facts.update((query(more) or [{}])[0])
     return facts, None
 
 

@@ -77,11 +77,16 @@ expect_value 'set(p["status"] for p in r["parts"].values())' "{'not run'}"
 
 # a GPU that nvidia-smi knows and CUDA does not: its tests are skipped, which is not passed
 fake nvidia-smi <<<'#!/bin/sh
-echo "NVIDIA Test 80GB, 9.0, 81559, 580.1, 700.00, 1980, 2619"'
+case $1 in
+*=name,compute_cap,memory.total,driver_version) echo "NVIDIA Test 80GB, 9.0, 81559, 580.1" ;;
+*=clocks.max.sm) echo 1980 ;;
+*) exit 2 ;;
+esac'
 if [ -x "$IBOT_BIN/test_ops_cast" ]; then
     CUDA_VISIBLE_DEVICES= "${check[@]}" --out "$work/out" --parts tests --minutes 4 --only ops.cast >"$work/skipped.log" 2>&1 &&
         fail "tests without a device passed"
     ls "$work"/out/*_gpu_Test-80GB.json >/dev/null || fail "the JSON is not named after the chip"
     expect_value 'r["machine"]["gpu"]["name"], r["passed"]' "('NVIDIA Test 80GB', False)"
+    expect_value 'r["machine"]["gpu"]["max_sm_mhz"], "power_limit_w" in r["machine"]["gpu"]' "('1980', False)"
     expect_value 'r["parts"]["tests"]["counts"]' "{'skipped': 2}"
 fi
