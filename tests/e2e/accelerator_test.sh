@@ -49,7 +49,8 @@ if [ -e "$kept" ]; then
     acc -o "$work/again"
     [ "$(state_of "$work/bf16")" = "$(state_of "$work/again")" ] || fail "kept choices end elsewhere"
     cmp -s "$kept" "$work/kept" || fail "what was kept has changed"
-    acc -o "$work/untuned" --matmul_tune off
+    acc -o "$work/untuned" --deterministic
+    cmp -s "$kept" "$work/kept" || fail "a deterministic run kept choices"
     expect_near "$work/bf16" "$work/untuned" 0.01
 elif [[ $program == *emulated ]]; then
     fail "nothing was kept"

@@ -36,6 +36,25 @@ static void parse_good(struct options *options, struct run_options *values, cons
         fail_msg("%s: %s", line, status_message());
 }
 
+static void deterministic_runs_measure_no_algorithm(void **state)
+{
+    struct run_options values;
+    struct options options;
+
+    (void)state;
+    parse_good(&options, &values, "--data_path /tmp");
+    assert_int_equal(values.matmul_tune, DEVICE_TUNING_ON);
+    options_release(&options);
+    parse_good(&options, &values, "--data_path /tmp --deterministic");
+    assert_int_equal(values.matmul_tune, DEVICE_TUNING_OFF);
+    options_release(&options);
+    assert_int_equal(parse(&options, &values, "--data_path /tmp --deterministic --matmul_tune on"),
+                     STATUS_OK);
+    assert_int_equal(run_options_check(&values), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "--matmul_tune"));
+    options_release(&options);
+}
+
 static void the_published_command_line_gives_the_published_run(void **state)
 {
     struct run_options values, defaults;
@@ -278,6 +297,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_published_command_line_gives_the_published_run),
+        cmocka_unit_test(deterministic_runs_measure_no_algorithm),
         cmocka_unit_test(precision_follows_the_backend_unless_it_is_said),
         cmocka_unit_test(every_argument_of_the_original_is_accepted),
         cmocka_unit_test(every_recipe_is_free_of_contradictions),

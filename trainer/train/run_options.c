@@ -37,6 +37,8 @@ void run_options_settle(struct run_options *o, const struct options *parsed)
     settle_text(&o->index_digest);
     settle_text(&o->metrics);
     settle_arch(o, parsed);
+    if (o->deterministic && !options_is_set(parsed, "matmul_tune"))
+        o->matmul_tune = DEVICE_TUNING_OFF;
     if (!options_is_set(parsed, "pred_ratio") || options_is_set(parsed, "pred_ratio_var"))
         return;
     o->pred_ratio_var[0] = 0.0f;
@@ -210,6 +212,10 @@ enum status run_options_check(const struct run_options *o)
     if (o->load_from != NULL && o->init_from != NULL)
         FAIL(STATUS_INVALID, "--load_from goes on with a run, --init_from begins one: give one of "
                              "the two");
+    if (o->deterministic && o->matmul_tune != DEVICE_TUNING_OFF)
+        FAIL(STATUS_INVALID,
+             "--deterministic takes no algorithm that was chosen by measuring: leave "
+             "--matmul_tune out, or say off");
     TRY(run_options_model(o, &model));
     TRY(check_backend(o));
     TRY(check_crops(o));

@@ -70,7 +70,7 @@ struct run_options {
     int backend;
     int32_t threads;
     int precision, gelu, recompute;
-    bool use_fp16, cuda_graph, check;
+    bool use_fp16, cuda_graph, deterministic, check;
     int matmul_tune; /* enum device_tuning_mode */
     const char *matmul_cache;
     int32_t local_rank;

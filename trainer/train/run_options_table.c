@@ -298,6 +298,11 @@ static const struct option_spec specs[] = {
         .help = "where choices of algorithms are kept, for all runs, by chip, library and product; "
                 "by default matrix_products in $XDG_CACHE_HOME/ibot or ~/.cache/ibot; none: "
                 "nowhere"),
+    ROW(BOOL, deterministic, .text = "off", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "an accelerator uses nothing that could differ from run to run on the same machine "
+                "with the same libraries: --matmul_tune off. It costs what measured algorithms "
+                "save. Without it a run has the same bits again while --matmul_cache keeps its "
+                "choices"),
     ROW(BOOL, check, .text = "off", .flags = OPTION_COMMAND_LINE_ONLY,
         .help = "check the options, print the effective run, end"),
     ROW(INT32, local_rank, .text = "0", .minimum = 0, .maximum = 65536,
