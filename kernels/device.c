@@ -39,6 +39,13 @@ static enum status cuda_alloc(struct device *device, void **out, size_t bytes, c
     return STATUS_OK;
 }
 
+static enum status cuda_memory(struct device *device, size_t *free_bytes, size_t *total_bytes)
+{
+    (void)device;
+    CUDA_TRY(cudaMemGetInfo(free_bytes, total_bytes));
+    return STATUS_OK;
+}
+
 static void cuda_free(struct device *device, void *pointer)
 {
     (void)device;
@@ -348,6 +355,7 @@ enum status kernels_device_open(struct device *out, int ordinal)
         .ordinal = ordinal,
         .n_threads = 1,
         .state = cuda,
+        .memory = cuda_memory,
         .alloc = cuda_alloc,
         .free = cuda_free,
         .alloc_host = cuda_alloc_host,

@@ -46,6 +46,8 @@ struct device {
     int ordinal;   /* which accelerator; 0 for the CPU */
     int n_threads; /* CPU: OpenMP threads the ops use */
     void *state;   /* of the implementation */
+    /* Bytes of its memory, free and in all; NULL: it has none of its own, but the host's. */
+    enum status (*memory)(struct device *, size_t *free_bytes, size_t *total_bytes);
     enum status (*alloc)(struct device *, void **out, size_t bytes, const char *what);
     void (*free)(struct device *, void *pointer);
     /* memory the device can copy from and to without a stop (pinned); plain memory on the CPU */

@@ -43,3 +43,16 @@ void workspace_release(struct workspace *workspace)
     memory_free(workspace->slots);
     memset(workspace, 0, sizeof(*workspace));
 }
+
+size_t workspace_largest_bytes(const struct workspace *workspace)
+{
+    size_t largest = 0;
+
+    for (size_t i = 0; i < workspace->n_slots; i++) {
+        size_t end =
+            i + 1 < workspace->n_slots ? workspace->slots[i + 1].offset : workspace->size_bytes;
+        size_t bytes = end - workspace->slots[i].offset;
+        largest = bytes > largest ? bytes : largest;
+    }
+    return largest;
+}

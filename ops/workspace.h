@@ -35,6 +35,9 @@ enum status workspace_reserve(struct workspace *workspace, void *pointer,
 enum status workspace_commit(struct workspace *workspace, struct device *device,
                              const char *what) IBOT_WARN_UNUSED;
 
+/* The largest piece that was planned, with its padding. */
+size_t workspace_largest_bytes(const struct workspace *workspace);
+
 /* Frees the memory; the pointers that were filled are dead then. */
 void workspace_release(struct workspace *workspace);
 

@@ -7,7 +7,7 @@
 #include "proto/base/memory.h"
 
 /* Marks of the device; the model has those before it. */
-enum { MARK_TAKEN = 4 };
+enum { MARK_TAKEN = 4, N_PLACES = 2 };
 
 /* ------------------------------------------------------------------------------ memory */
 
@@ -50,12 +50,18 @@ enum status batch_upload_open(struct batch_upload *out, struct device *device,
     *out = (struct batch_upload){.device = device, .ops = ops, .spec = *spec};
     CHECK(sizes.photometric == 0 || ops != NULL);
     if (device->kind != DEVICE_CPU)
-        out->n_places = 2;
+        out->n_places = N_PLACES;
     else if (sizes.photometric > 0 && keep_slots)
         out->n_places = 1;
     for (int i = 0; i < out->n_places; i++)
         TRY(alloc_place(out, &out->places[i], &sizes));
     return STATUS_OK;
+}
+
+size_t batch_upload_bytes(const struct data_spec *spec, int32_t batch_size)
+{
+    struct sizes sizes = sizes_of(spec, (size_t)batch_size);
+    return N_PLACES * (sizes.globals + sizes.locals + sizes.photometric);
 }
 
 static struct batch_place *place_of(struct batch_upload *upload, const struct batch *batch)

@@ -23,10 +23,10 @@ struct batch_upload {
     struct device *device; /* borrowed, as the next */
     const struct op_table *ops;
     struct data_spec spec;
-    struct batch_place places[2];
-    int n_places;   /* 0: the slots are the input */
-    int next;       /* place of the next upload */
-    bool under_way; /* an upload was begun and not taken */
+    struct batch_place places[2]; /* as many as an accelerator has */
+    int n_places;                 /* 0: the slots are the input */
+    int next;                     /* place of the next upload */
+    bool under_way;               /* an upload was begun and not taken */
 };
 
 /* keep_slots: on the CPU too, what came in a slot must not be changed there. Errors:
@@ -34,6 +34,9 @@ struct batch_upload {
 enum status batch_upload_open(struct batch_upload *out, struct device *device,
                               const struct op_table *ops, const struct data_spec *spec,
                               int32_t batch_size, bool keep_slots) IBOT_WARN_UNUSED;
+
+/* Device memory that open takes on an accelerator. */
+size_t batch_upload_bytes(const struct data_spec *spec, int32_t batch_size);
 
 enum status batch_upload_begin(struct batch_upload *upload,
                                const struct batch *batch) IBOT_WARN_UNUSED;

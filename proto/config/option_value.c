@@ -56,6 +56,8 @@ const char *option_wanted_text(const struct option_spec *spec, char *out, size_t
             fprintf(text, "%s of at most %.9g%s%s", kind, high, gap, unit);
         else
             fprintf(text, "%s from %.9g to %.9g%s%s", kind, low, high, gap, unit);
+        if (spec->zero != NULL)
+            fprintf(text, ", or %s", spec->zero);
     }
     fputc('\0', text);
     fclose(text);
@@ -99,6 +101,10 @@ static enum status read_integer(int64_t *out, const struct option_spec *spec, co
 {
     char *end;
 
+    if (spec->zero != NULL && strcmp(word, spec->zero) == 0) {
+        *out = 0;
+        return STATUS_OK;
+    }
     /* strtoll skips blanks; only a sign or a digit may begin a number here. */
     if (word[0] == '\0' || strspn(word, "+-0123456789") != strlen(word))
         return refuse(spec, word, where);
@@ -353,7 +359,10 @@ void option_element_print(FILE *out, const struct option_spec *spec,
         break;
     case OPTION_INT32:
     case OPTION_INT64:
-        fprintf(out, "%" PRId64, element->integer);
+        if (spec->zero != NULL && element->integer == 0)
+            fputs(spec->zero, out);
+        else
+            fprintf(out, "%" PRId64, element->integer);
         break;
     case OPTION_FLOAT:
     case OPTION_FLOAT_LIST:

@@ -72,6 +72,7 @@ struct option_spec {
     const char *text;    /* default, as it would be typed; NULL: no string, an empty list; needed
                             for every other type */
     double minimum, maximum;    /* numbers and list elements, inclusive; both 0: no limits */
+    const char *zero;           /* whole numbers: a word for 0, which the limits need not hold */
     const char *const *choices; /* OPTION_CHOICE: names, ended by NULL */
     const char *unit;           /* "px", "s", …: for --help and messages, or NULL */
     const char *argument;       /* what --help calls the value; NULL: by type */

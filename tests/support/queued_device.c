@@ -124,6 +124,16 @@ int64_t queued_device_launches(const struct device *device)
 
 /* ------------------------------------------------------------------------------ memory */
 
+/* Some, so that what is planned by it can be tested: IBOT_QUEUED_MEMORY bytes, or 64 MiB. */
+static enum status memory(struct device *device, size_t *free_bytes, size_t *total_bytes)
+{
+    const char *given = getenv("IBOT_QUEUED_MEMORY");
+
+    (void)device;
+    *free_bytes = *total_bytes = given != NULL ? strtoull(given, NULL, 10) : (size_t)64 << 20;
+    return STATUS_OK;
+}
+
 static enum status alloc(struct device *device, void **out, size_t bytes, const char *what)
 {
     return of(device)->cpu.alloc(&of(device)->cpu, out, bytes, what);
@@ -397,6 +407,7 @@ enum status queued_device_open(struct device *out, int n_threads)
         .kind = DEVICE_CUDA,
         .n_threads = n_threads,
         .state = q,
+        .memory = memory,
         .alloc = alloc,
         .free = free_memory,
         .alloc_host = alloc_host,

@@ -156,6 +156,21 @@ static void every_recipe_is_free_of_contradictions(void **state)
     }
 }
 
+static void a_batch_may_be_left_open_on_an_accelerator(void **state)
+{
+    struct run_options values;
+    struct options options;
+    char text[32];
+
+    (void)state;
+    parse_good(&options, &values, "--data /tmp --backend cuda --batch_size_per_gpu auto");
+    assert_int_equal(values.batch_size_per_gpu, 0);
+    assert_string_equal(options_text(&options, "batch_size_per_gpu", text, sizeof(text)), "auto");
+    values.batch_size_per_gpu = 96; /* as a run fills it in */
+    assert_string_equal(options_text(&options, "batch_size_per_gpu", text, sizeof(text)), "96");
+    options_release(&options);
+}
+
 static void a_ratio_without_a_range_stays_fixed_as_in_the_original(void **state)
 {
     struct run_options values;
@@ -301,6 +316,7 @@ int main(void)
         cmocka_unit_test(precision_follows_the_backend_unless_it_is_said),
         cmocka_unit_test(every_argument_of_the_original_is_accepted),
         cmocka_unit_test(every_recipe_is_free_of_contradictions),
+        cmocka_unit_test(a_batch_may_be_left_open_on_an_accelerator),
         cmocka_unit_test(a_ratio_without_a_range_stays_fixed_as_in_the_original),
         cmocka_unit_test(contradictions_name_the_options),
         cmocka_unit_test(data_must_come_from_somewhere),

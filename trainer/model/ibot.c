@@ -300,14 +300,15 @@ static bool ranks_talk(const struct ibot *ibot)
     return ibot->options.head.norm == HEAD_NORM_BN && ibot->collective->world > 1;
 }
 
-enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
-                      struct collective *collective, const struct ibot_options *options)
+/* All of it but the memory. */
+static enum status plan_all(struct ibot **out, struct device *device, const struct op_table *ops,
+                            struct collective *collective, const struct ibot_options *options)
 {
-    enum status status = STATUS_OK;
-    struct ibot *ibot = NULL;
+    struct ibot *ibot;
 
     TRY(check_options(options));
-    TRY(memory_alloc(&ibot, 1, sizeof(*ibot), "model"));
+    TRY(memory_alloc(out, 1, sizeof(**out), "model"));
+    ibot = *out;
     ibot->device = device;
     ibot->ops = ops;
     ibot->collective = collective;
@@ -319,12 +320,33 @@ enum status ibot_open(struct ibot **out, struct device *device, const struct op_
     if (ibot->options.accumulation_steps < 1)
         ibot->options.accumulation_steps = 1;
     ibot->n_cls = (int64_t)options->batch_size * (options->n_global + options->n_local);
-    TRY_OUT(param_table_init(&ibot->student.table, options, true));
-    TRY_OUT(param_table_init(&ibot->teacher.table, options, false));
-    TRY_OUT(plan_parameters(ibot));
-    TRY_OUT(plan_networks(ibot));
-    if (!options->inference_only)
-        TRY_OUT(plan_step(ibot));
+    TRY(param_table_init(&ibot->student.table, options, true));
+    TRY(param_table_init(&ibot->teacher.table, options, false));
+    TRY(plan_parameters(ibot));
+    TRY(plan_networks(ibot));
+    return options->inference_only ? STATUS_OK : plan_step(ibot);
+}
+
+enum status ibot_plan(struct ibot_plan *out, struct device *device, const struct op_table *ops,
+                      struct collective *collective, const struct ibot_options *options)
+{
+    struct ibot *ibot = NULL;
+    enum status status = plan_all(&ibot, device, ops, collective, options);
+
+    if (status == STATUS_OK)
+        *out = (struct ibot_plan){ibot->workspace.size_bytes,
+                                  workspace_largest_bytes(&ibot->workspace)};
+    ibot_close(&ibot);
+    return status;
+}
+
+enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
+                      struct collective *collective, const struct ibot_options *options)
+{
+    enum status status;
+    struct ibot *ibot = NULL;
+
+    TRY_OUT(plan_all(&ibot, device, ops, collective, options));
     TRY_OUT(workspace_commit(&ibot->workspace, device, "model"));
     TRY_OUT(bind_networks(ibot));
     if (!options->inference_only) {

@@ -132,6 +132,14 @@ int32_t backbone_width(const struct backbone_options *options);
 /* Rates of stochastic depth: float32 linspace(0, drop_path, depth). */
 float backbone_drop_rate(const struct backbone_options *options, int32_t block);
 
+/* What ibot_open would take of the device's memory: in all, and its largest buffer. Takes none. */
+struct ibot_plan {
+    size_t bytes, largest_bytes;
+};
+enum status ibot_plan(struct ibot_plan *out, struct device *device, const struct op_table *ops,
+                      struct collective *collective,
+                      const struct ibot_options *options) IBOT_WARN_UNUSED;
+
 enum status ibot_open(struct ibot **out, struct device *device, const struct op_table *ops,
                       struct collective *collective,
                       const struct ibot_options *options) IBOT_WARN_UNUSED;

@@ -9,6 +9,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "trainer/train/batch_size.h"
 
 /* ------------------------------------------------------------------------------ opening */
 
@@ -141,8 +142,27 @@ static enum status open_monitor(struct run *run)
     return STATUS_OK;
 }
 
-enum status run_open(struct run *run, const struct run_options *options,
-                     const struct options *parsed, const atomic_int *stop)
+/* --batch_size_per_gpu auto, of a run that begins. */
+static enum status choose_batch_size(struct run *run, struct run_options *options)
+{
+    struct batch_size_fit fit;
+    struct ibot_options model;
+
+    if (options->batch_size_per_gpu > 0)
+        return STATUS_OK;
+    TRY(run_options_model(options, &model));
+    TRY(batch_size_choose(&fit, &run->backend, &model, &run->spec));
+    options->batch_size_per_gpu = fit.batch_size;
+    if (run->backend.collective.rank == 0)
+        log_info("--batch_size_per_gpu auto: %d images, planned memory %.1f MiB, with %.1f of %.1f "
+                 "MiB free",
+                 fit.batch_size, (double)fit.planned_bytes / 0x1p20,
+                 (double)fit.free_bytes / 0x1p20, (double)fit.total_bytes / 0x1p20);
+    return run_store_options(run);
+}
+
+enum status run_open(struct run *run, struct run_options *options, const struct options *parsed,
+                     const atomic_int *stop)
 {
     struct run_source source = {0};
     struct checkpoint_state state = {0};
@@ -156,8 +176,10 @@ enum status run_open(struct run *run, const struct run_options *options,
     TRY(run_options_data(options, &run->spec));
     TRY(ranges_parse(&run->skip, "--skip_steps", options->skip_steps));
     TRY(run_folder_open(run));
-    TRY(run_store_options(run));
     TRY_OUT(run_source_find(run, &source));
+    if (options->batch_size_per_gpu == 0)
+        options->batch_size_per_gpu = run_source_batch_size(&source);
+    TRY_OUT(run_store_options(run));
     TRY_OUT(run_source_compare(run, &source));
     if (source.found && !source.official) {
         TRY_OUT(checkpoint_state(&source.checkpoint, &state));
@@ -165,6 +187,7 @@ enum status run_open(struct run *run, const struct run_options *options,
         memory_free(state.clusters);
     }
     TRY_OUT(open_backend(run));
+    TRY_OUT(choose_batch_size(run, options));
     TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));
     TRY_OUT(plan_epochs(run));

@@ -63,9 +63,10 @@ struct run {
     bool save_due;                /* by that clock: agreed on by all ranks */
 };
 
-/* Opens all of it, resumes or initialises, writes the run file. */
-enum status run_open(struct run *run, const struct run_options *options,
-                     const struct options *parsed, const atomic_int *stop) IBOT_WARN_UNUSED;
+/* Opens all of it, resumes or initialises, writes the run file. A batch size that was left open
+ * (auto) is filled in: `parsed` has it too then. */
+enum status run_open(struct run *run, struct run_options *options, const struct options *parsed,
+                     const atomic_int *stop) IBOT_WARN_UNUSED;
 
 /* Trains to the end. Errors: STATUS_INTERRUPTED (after a checkpoint), STATUS_NOT_FINITE, … */
 enum status run_train(struct run *run) IBOT_WARN_UNUSED;
@@ -125,6 +126,9 @@ enum status run_source_find(const struct run *run, struct run_source *out) IBOT_
 /* The same command goes on; other options need --load_from to be said, and get a warning. */
 enum status run_source_compare(const struct run *run,
                                const struct run_source *source) IBOT_WARN_UNUSED;
+
+/* The micro-batch of the run that goes on; 0: none goes on, or it is not said. */
+int32_t run_source_batch_size(const struct run_source *source);
 
 /* Fills the model and the step. */
 enum status run_source_take(struct run *run, const struct run_source *source) IBOT_WARN_UNUSED;

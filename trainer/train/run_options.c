@@ -201,6 +201,9 @@ static enum status check_backend(const struct run_options *o)
     if (o->backend == BACKEND_CPU && o->precision == PRECISION_CHOICE_BF16)
         FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
                              "--backend cuda");
+    if (o->backend == BACKEND_CPU && o->batch_size_per_gpu == 0)
+        FAIL(STATUS_INVALID, "--batch_size_per_gpu auto fills the memory of an accelerator; a CPU "
+                             "gains nothing from a batch that large: give a number");
     return STATUS_OK;
 }
 

@@ -158,8 +158,11 @@ static const struct option_spec specs[] = {
         .help = "--clip_grad limits each tensor's gradient by itself, as in the original, or all "
                 "together"),
     ROW(INT32, batch_size_per_gpu, .text = "64", .minimum = 1, .maximum = 65536, .unit = "images",
+        .zero = "auto", .argument = "N|auto",
         .help = "images of each rank's micro-batch; with one micro-batch in a step, the rank's "
-                "batch (the original's default is 128)"),
+                "batch (the original's default is 128). auto: the largest multiple of 8 that fits "
+                "into the memory of every rank's accelerator, less a sixteenth of it; the learning "
+                "rate follows, and a run that goes on keeps what it began with"),
     ROW(INT32, accumulation_steps, .text = "1", .minimum = 1, .maximum = 4096,
         .help = "micro-batches added up before each step"),
     ROW(INT32, epochs, .text = "800", .minimum = 1, .maximum = 100000, .unit = "epochs",

@@ -8,6 +8,7 @@
 
 #include "proto/base/log.h"
 #include "trainer/pretrained.h"
+#include "trainer/train/batch_size.h"
 #include "trainer/train/run.h"
 
 /* ------------------------------------------------------------------------------ finding */
@@ -50,6 +51,16 @@ enum status run_source_find(const struct run *run, struct run_source *out)
              "'%s' holds a run already and --resume is none: choose another --output_dir",
              o->output_dir);
     return found || o->load_from == NULL ? STATUS_OK : open_foreign(run, out);
+}
+
+int32_t run_source_batch_size(const struct run_source *source)
+{
+    const char *text = source->found && !source->official
+                           ? checkpoint_option(&source->checkpoint, "batch_size_per_gpu")
+                           : NULL;
+    long size = text != NULL ? strtol(text, NULL, 10) : 0;
+
+    return size > 0 && size <= BATCH_SIZE_MOST ? (int32_t)size : 0;
 }
 
 void run_source_close(struct run_source *source)

@@ -14,7 +14,9 @@ enum status run_store_options(struct run *run)
 {
     const struct options_program *program = run->parsed->program;
 
-    TRY(memory_alloc(&run->stored, program->n_specs, sizeof(*run->stored), "options"));
+    if (run->stored == NULL)
+        TRY(memory_alloc(&run->stored, program->n_specs, sizeof(*run->stored), "options"));
+    run->n_stored = 0;
     for (size_t i = 0; i < program->n_specs; i++) {
         const struct option_spec *spec = &program->specs[i];
         if (spec->flags & OPTION_COMMAND_LINE_ONLY)
