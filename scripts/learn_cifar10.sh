@@ -5,11 +5,12 @@
 #
 #   scripts/learn_cifar10.sh [OPTIONS] [-- OPTIONS OF ibot-train]
 #
-#   --data DIR         CIFAR-10 as JPEG files: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or a
-#                      .tar.zst of that
+#   --data DIR         CIFAR-10 as JPEG files: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or an
+#                      archive of that (.tar, .tar.xz, .tar.zst, …)
 #   --small            two minutes on a CPU: a smaller network (recipe cifar10_small) on the 6,000
 #                      images in this repository (--data chooses others), 20 epochs
-#   --bin DIR          programs of a build that is there; without, they are built here
+#   --bin DIR          programs of a build that is there, such as that of gpu_check.sh --keep-build
+#                      on a machine without a network; without, they are built here
 #   --backend NAME     cpu (default) or cuda
 #   --epochs N         length of the schedule; default: 200, or 20 with --small
 #   --every N          epochs between two evaluations; default: a tenth of the epochs, or a fifth
@@ -38,7 +39,7 @@ whole() { [[ $2 =~ ^[0-9]+$ ]] || stop "$1 '$2': wanted a whole number" 2; }
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
-        sed -n '2,28p' "$0" | sed 's/^# \{0,1\}//'
+        sed -n '2,27p' "$0" | sed 's/^# \{0,1\}//'
         exit 0
         ;;
     --small) small=yes ;;
@@ -111,7 +112,12 @@ if [ -f "$data" ]; then
     if [ ! -d "$out/data" ]; then
         rm -rf "$out/data.new"
         mkdir -p "$out/data.new"
-        zstd -q -dc "$data" | tar -x -C "$out/data.new"
+        if [[ $data == *.zst ]]; then
+            command -v zstd > /dev/null || stop "no zstd for '$data': give the folder, or a plain .tar"
+            zstd -q -dc "$data" | tar -x -C "$out/data.new"
+        else
+            tar -xf "$data" -C "$out/data.new"
+        fi
         mv "$out/data.new" "$out/data"
     fi
     data=$out/data

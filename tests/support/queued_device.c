@@ -1,6 +1,7 @@
 /* Queues of calls, and the calls themselves. */
 #include "tests/support/queued_device.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,7 +39,7 @@ struct queued {
     struct queue main, side, *open; /* open: where branch 0 writes, `main` or a graph's */
     struct device_graph *recording;
     int branch;
-    int64_t n_queued, marks[DEVICE_MARKS], n_waits, n_launches;
+    int64_t n_queued, marks[DEVICE_MARKS], n_waits, n_drains, n_launches;
     struct copy pinned[MAX_PINNED]; /* to, bytes */
     struct copy uploads[MAX_UPLOADS];
     int n_pinned, n_uploads;
@@ -101,8 +102,11 @@ static enum status wait_for(struct queued *q, int64_t last)
 {
     if (q->recording != NULL)
         FAIL(STATUS_DEVICE, "a wait in a step that is recorded");
+    bool queued = q->main.used > 0;
     q->n_waits++;
-    return run_queue(q, &q->main, last, false);
+    enum status status = run_queue(q, &q->main, last, false);
+    q->n_drains += queued && q->main.used == 0;
+    return status;
 }
 
 static enum status synchronize(struct device *device)
@@ -115,6 +119,11 @@ static enum status synchronize(struct device *device)
 int64_t queued_device_waits(const struct device *device)
 {
     return of(device)->n_waits;
+}
+
+int64_t queued_device_drains(const struct device *device)
+{
+    return of(device)->n_drains;
 }
 
 int64_t queued_device_launches(const struct device *device)
@@ -384,12 +393,25 @@ static void graph_release(struct device *device, struct device_graph **graph)
 
 /* ------------------------------------------------------------------------------ life */
 
+/* For tests of whole programs. */
+static void report(const struct queued *q)
+{
+    const char *path = getenv("IBOT_QUEUED_REPORT");
+    FILE *file = path != NULL ? fopen(path, "w") : NULL;
+
+    if (file == NULL)
+        return;
+    fprintf(file, "%lld waits, %lld drains\n", (long long)q->n_waits, (long long)q->n_drains);
+    fclose(file);
+}
+
 static void close_device(struct device *device)
 {
     struct queued *q = of(device);
 
     if (q == NULL)
         return;
+    report(q);
     (void)!synchronize(device);
     memory_free(q->main.memory);
     memory_free(q->side.memory);

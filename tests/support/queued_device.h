@@ -5,6 +5,7 @@
  *   branch 1         runs as late as it may, at the join
  *   uploads          spoil their destination at upload_begin and fill it at upload_end
  *   graphs           hold the arguments of their calls, and run with those and no others
+ *   memory           IBOT_QUEUED_MEMORY bytes, for who plans by it
  *   16-bit floats    every op takes them: they are widened for the CPU's op and rounded after it
  *
  * One thread. Errors of ops come with the next wait. */
@@ -21,6 +22,9 @@ extern const struct op_table op_table_queued;
 
 /* Calls of the host that ran what was queued, since the device was opened. */
 int64_t queued_device_waits(const struct device *device);
+/* Those of them after which nothing was left to do: an accelerator would have stood still. With
+ * IBOT_QUEUED_REPORT=FILE both numbers are written there when the device is closed. */
+int64_t queued_device_drains(const struct device *device);
 /* Graphs that were launched. */
 int64_t queued_device_launches(const struct device *device);
 
