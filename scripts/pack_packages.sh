@@ -13,7 +13,7 @@
 # Not in it: libvips, which would bring 50 MiB (so no PNG, WebP, TIFF, contact sheets there); the C
 # library, the compilers' run-time libraries and CUDA, which are the other machine's. Binaries need a
 # C library that is as new as this machine's, or newer: pack on a release no newer than the machine
-# that they are for (what Debian 12 packs runs on Ubuntu 24.04, and not on 22.04).
+# that they are for (Debian 12's C library is older than Ubuntu 24.04's, and newer than 22.04's).
 set -euo pipefail
 
 out=
