@@ -1,8 +1,11 @@
-/* Self-attention on CUDA: which kernel takes a group of sequences. */
+/* Self-attention on CUDA: which kernel takes a group of sequences. Whether cuDNN does instead is
+ * for attention_choice.c to say. */
 #include "ops/attention.h"
 
+#include "kernels/attention_choice.h"
 #include "kernels/attention_mma_backward.cuh"
 #include "kernels/attention_mma_forward.cuh"
+#include "kernels/attention_strip_backward.cuh"
 #include "kernels/attention_tile.cuh"
 #include "kernels/op_cuda.h"
 #include "ops/check.h"
@@ -32,22 +35,66 @@ static struct sequence_rows rows_of(const struct attention_group *group)
     return {group->first_row, static_cast<int32_t>(group->length)};
 }
 
-/* ------------------------------------------------------------------------------ entry points */
+/* ------------------------------------------------------------------------------ own kernels */
 
 template <class T>
-static enum status forward_group(struct device *device, const struct attention_args *args,
-                                 const struct attention_group *group)
+static enum status forward_group(struct device *device, const struct attention_call *call)
 {
-    struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
-    const T *qkv = data_of<const T>(args->qkv);
-    T *out = data_of<T>(args->out);
-    float *lse = data_of<float>(args->lse);
+    struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
+    struct sequence_rows rows = rows_of(&call->group);
+    const T *qkv = data_of<const T>(call->qkv);
+    T *out = data_of<T>(call->out);
+    float *lse = data_of<float>(call->lse);
 
     if constexpr (std::is_same_v<T, bf16>)
-        if (mma_takes<struct sequence_rows>(shape.head_dim, args->qkv, args->out))
-            return launch_mma_forward(device, rows_of(group), shape, qkv, out, lse);
-    return launch_tile_forward(device, rows_of(group), shape, qkv, out, lse);
+        if (mma_takes<struct sequence_rows>(shape.head_dim, call->qkv, call->out))
+            return launch_mma_forward(device, rows, shape, qkv, out, lse);
+    return launch_tile_forward(device, rows, shape, qkv, out, lse);
 }
+
+template <class T>
+static enum status backward_group(struct device *device, const struct attention_call *call)
+{
+    struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
+    struct sequence_rows rows = rows_of(&call->group);
+    const T *qkv = data_of<const T>(call->qkv), *out = data_of<const T>(call->out);
+    const T *d_out = data_of<const T>(call->d_out);
+    const float *lse = data_of<const float>(call->lse);
+    float *delta = nullptr; /* working memory, as lse is laid out */
+    bool fits = mma_backward_fits(device, rows, shape.head_dim, false);
+    bool by_mma = mma_takes<struct sequence_rows>(shape.head_dim, call->qkv, call->out) &&
+                  mma_takes<struct sequence_rows>(shape.head_dim, call->d_qkv, call->d_out);
+
+    if (!by_mma || !fits) {
+        TRY(cuda_scratch(device, &delta,
+                         static_cast<size_t>(shape.n_tokens * shape.n_heads) * sizeof(float)));
+        TRY(launch_delta(device, shape, delta, out, d_out, call->group.first_row,
+                         call->group.n_sequences * call->group.length, rows.n_places));
+    }
+    if constexpr (std::is_same_v<T, bf16>)
+        if (by_mma) {
+            struct mma_backward_tensors x = {
+                qkv, out, d_out, lse, delta, data_of<T>(call->d_qkv), nullptr, nullptr};
+            return strip_backward_takes(device, rows, shape.head_dim)
+                       ? launch_strip_backward(device, rows, shape, x)
+                       : launch_mma_backward(device, rows, shape, shape.n_tasks, x);
+        }
+    return launch_tile_backward(device, rows, shape, shape.n_tasks, qkv, d_out, lse, delta,
+                                data_of<T>(call->d_qkv), nullptr, nullptr);
+}
+
+enum status attention_by_own(struct device *device, const struct attention_call *call)
+{
+    bool back = call->d_qkv.data != nullptr;
+
+    return with_float_type(
+        call->qkv.dtype, back ? "attention_backward" : "attention_forward", [&](auto tag) {
+            using T = typename decltype(tag)::type;
+            return back ? backward_group<T>(device, call) : forward_group<T>(device, call);
+        });
+}
+
+/* ------------------------------------------------------------------------------ entry points */
 
 enum status attention_forward_cuda(struct device *device, const struct attention_args *args)
 {
@@ -55,63 +102,32 @@ enum status attention_forward_cuda(struct device *device, const struct attention
 
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
     CHECK(tensor_is_2d(&args->out, n_tokens, width) && args->out.dtype == args->qkv.dtype);
-    CHECK(args->lse.data == nullptr || tensor_is_2d(&args->lse, args->n_heads, n_tokens));
-    return with_float_type(args->qkv.dtype, "attention_forward", [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        for (int32_t g = 0; g < args->n_groups; g++)
-            TRY(forward_group<T>(device, args, &args->groups[g]));
-        return STATUS_OK;
-    });
-}
-
-/* delta: working memory [H, T]. */
-template <class T>
-static enum status backward_group(struct device *device, const struct attention_backward_args *args,
-                                  const struct attention_group *group, float *delta)
-{
-    struct attention_shape shape = shape_of(&args->qkv, args->n_heads, group);
-    struct sequence_rows rows = rows_of(group);
-    const T *qkv = data_of<const T>(args->qkv), *out = data_of<const T>(args->out);
-    const T *d_out = data_of<const T>(args->d_out);
-    const float *lse = data_of<const float>(args->lse);
-    bool fits = mma_backward_fits(device, rows, shape.head_dim, false);
-    bool by_mma = mma_takes<struct sequence_rows>(shape.head_dim, args->qkv, args->out) &&
-                  mma_takes<struct sequence_rows>(shape.head_dim, args->d_qkv, args->d_out) &&
-                  (fits || shape.head_dim <= 64);
-
-    if (!by_mma || !fits)
-        TRY(launch_delta(device, shape, delta, out, d_out, group->first_row,
-                         group->n_sequences * group->length));
-    if constexpr (std::is_same_v<T, bf16>)
-        if (by_mma) {
-            struct mma_backward_tensors x = {
-                qkv, out, d_out, lse, delta, data_of<T>(args->d_qkv), nullptr, nullptr};
-            return launch_mma_backward(device, rows, shape, shape.n_tasks, x);
-        }
-    return launch_tile_backward(device, rows, shape, shape.n_tasks, qkv, d_out, lse, delta,
-                                data_of<T>(args->d_qkv), nullptr, nullptr);
+    CHECK(args->lse.data == nullptr || tensor_is_2d(&args->lse, n_tokens, args->n_heads));
+    for (int32_t g = 0; g < args->n_groups; g++) {
+        struct attention_call call = {args->qkv, args->out,       args->lse,    {},
+                                      {},        args->groups[g], args->n_heads};
+        TRY(attention_by_choice(device, &call));
+    }
+    return STATUS_OK;
 }
 
 enum status attention_backward_cuda(struct device *device,
                                     const struct attention_backward_args *args)
 {
     int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
-    float *delta;
 
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
-    CHECK(args->lse.data != nullptr && tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(args->lse.data != nullptr && tensor_is_2d(&args->lse, n_tokens, args->n_heads));
     CHECK(tensor_is_2d(&args->d_qkv, n_tokens, 3 * width));
     CHECK(tensor_is_2d(&args->out, n_tokens, width) && tensor_is_2d(&args->d_out, n_tokens, width));
     CHECK(args->d_out.dtype == args->qkv.dtype && args->out.dtype == args->qkv.dtype &&
           args->d_qkv.dtype == args->qkv.dtype);
-    TRY(cuda_scratch(device, &delta,
-                     static_cast<size_t>(n_tokens * args->n_heads) * sizeof(float)));
-    return with_float_type(args->qkv.dtype, "attention_backward", [&](auto tag) {
-        for (int32_t g = 0; g < args->n_groups; g++)
-            TRY(backward_group<typename decltype(tag)::type>(device, args, &args->groups[g],
-                                                             delta));
-        return STATUS_OK;
-    });
+    for (int32_t g = 0; g < args->n_groups; g++) {
+        struct attention_call call = {args->qkv,   args->out,       args->lse,    args->d_out,
+                                      args->d_qkv, args->groups[g], args->n_heads};
+        TRY(attention_by_choice(device, &call));
+    }
+    return STATUS_OK;
 }
 
 enum status attention_map_cuda(struct device *device, const struct attention_map_args *args)

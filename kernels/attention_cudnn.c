@@ -9,8 +9,9 @@
  *
  * Known traps: stats and the sums must lie densely as [B, H, L], other strides are taken and give
  * wrong gradients; before 9.16 lengths that are no multiple of 128 need a mask in the
- * backward; 9.10 is broken. d_q by way of a float32 tensor is summed with atomics; written
- * directly, cuDNN keeps partial sums in its workspace and adds them in order. */
+ * backward; 9.10 is broken. d_q by way of a float32 tensor is summed with atomics, in an
+ * order left to chance; written directly, cuDNN keeps partial sums in its workspace and adds them
+ * in order. */
 #include "kernels/attention_cudnn.h"
 
 #include <cudnn.h>
@@ -39,7 +40,6 @@ enum uid {
     UID_D_K,
     UID_D_V,
     UID_SUMS,
-    UID_PARTIAL,
     FIRST_VIRTUAL,
 };
 
@@ -129,7 +129,7 @@ static cudnnBackendDescriptor_t tensor(struct graph *graph, int64_t uid, cudnnDa
 /* Dimensions and strides of what a graph knows; B, H, L, Dh. */
 struct layout {
     int64_t rows[4], keys[4], scores[4], per_row[4], one[4]; /* [L, Dh], [Dh, L], [L, L], [L, 1] */
-    int64_t qkv[4], qkv_transposed[4], out[4], packed[4];    /* strides */
+    int64_t qkv[4], qkv_transposed[4], out[4];               /* strides */
     int64_t scores_packed[4], scores_transposed[4], per_row_packed[4];
 };
 
@@ -146,7 +146,6 @@ static struct layout layout_of(const struct attention_cudnn_shape *s)
         .qkv = {3 * width * l, d, 3 * width, 1},
         .qkv_transposed = {3 * width * l, d, 1, 3 * width},
         .out = {width * l, d, width, 1},
-        .packed = {h * l * d, l * d, d, 1},
         .scores_packed = {h * l * l, l * l, l, 1},
         .scores_transposed = {h * l * l, l * l, 1, l},
         .per_row_packed = {h * l, l, 1, 1},
@@ -266,7 +265,7 @@ static enum status describe_forward(struct graph *g, const struct layout *at, bo
 
 /* The tensors of a backward. */
 struct backward_tensors {
-    cudnnBackendDescriptor_t q, k, v, out, d_out, stats, d_q, d_k, d_v, scale, one, sums, partial;
+    cudnnBackendDescriptor_t q, k, v, out, d_out, stats, d_q, d_k, d_v, scale, one, sums;
 };
 
 /* A virtual tensor of scores in float. */
@@ -291,7 +290,7 @@ static enum status add_transposed_product(struct graph *g, const struct layout *
 }
 
 static enum status add_backward(struct graph *g, const struct layout *at,
-                                const struct backward_tensors *x, bool atomic)
+                                const struct backward_tensors *x)
 {
     cudnnBackendDescriptor_t products = tensor(g, 0, CUDNN_DATA_FLOAT, at->rows, at->out, VIRTUAL);
     cudnnBackendDescriptor_t sum =
@@ -317,13 +316,10 @@ static enum status add_backward(struct graph *g, const struct layout *at,
     TRY(add_pointwise(g, CUDNN_POINTWISE_MUL, weighted, x->scale, ds));
     TRY(add_transposed_product(g, at, ds, x->q, x->d_k));
     TRY(add_reshape(g, x->k, k_rows));
-    if (!atomic)
-        return add_product(g, ds, k_rows, x->d_q);
-    TRY(add_product(g, ds, k_rows, x->partial));
-    return add_pointwise(g, CUDNN_POINTWISE_IDENTITY, x->partial, NULL, x->d_q);
+    return add_product(g, ds, k_rows, x->d_q);
 }
 
-static enum status describe_backward(struct graph *g, const struct layout *at, bool atomic)
+static enum status describe_backward(struct graph *g, const struct layout *at)
 {
     cudnnDataType_t half = CUDNN_DATA_BFLOAT16, full = CUDNN_DATA_FLOAT;
     struct backward_tensors x = {
@@ -340,11 +336,9 @@ static enum status describe_backward(struct graph *g, const struct layout *at, b
         .one = tensor(g, UID_ONE, full, at->one, at->one, BY_VALUE),
         .sums = tensor(g, UID_SUMS, full, at->per_row, at->per_row_packed, IN_MEMORY),
     };
-    if (atomic)
-        x.partial = tensor(g, UID_PARTIAL, full, at->rows, at->packed, IN_MEMORY);
     if (g->status != STATUS_OK)
         return g->status;
-    return add_backward(g, at, &x, atomic);
+    return add_backward(g, at, &x);
 }
 
 /* ------------------------------------------------------------------------------ plans */
@@ -422,14 +416,13 @@ static enum status build(struct attention_cudnn_plan *plan, void *handle, const 
 {
     struct layout at = layout_of(&plan->shape);
     struct graph g = {.owner = plan, .next_virtual = FIRST_VIRTUAL};
-    bool atomic = plan->kind == ATTENTION_CUDNN_BACKWARD_ATOMIC;
     cudnnBackendDescriptor_t device, configs[MOST_CONFIGS] = {NULL};
     enum status status = STATUS_UNSUPPORTED;
     int64_t n = 0;
 
     TRY(describe_device(plan, properties, &device));
-    if (atomic || plan->kind == ATTENTION_CUDNN_BACKWARD)
-        TRY(describe_backward(&g, &at, atomic));
+    if (plan->kind == ATTENTION_CUDNN_BACKWARD)
+        TRY(describe_backward(&g, &at));
     else
         TRY(describe_forward(&g, &at, plan->kind == ATTENTION_CUDNN_FORWARD_STATS));
     TRY(propose(&g, handle, device, configs, &n));
@@ -449,14 +442,11 @@ enum status attention_cudnn_build(struct attention_cudnn_plan *plan, enum attent
                                   const struct attention_cudnn_shape *shape, void *handle,
                                   const char *properties)
 {
-    bool atomic = kind == ATTENTION_CUDNN_BACKWARD_ATOMIC;
     size_t rows = (size_t)(shape->n_sequences * shape->n_heads * shape->length);
 
     *plan = (struct attention_cudnn_plan){.kind = kind, .shape = *shape, .engine = -1};
-    if (atomic || kind == ATTENTION_CUDNN_BACKWARD)
+    if (kind == ATTENTION_CUDNN_BACKWARD)
         plan->sums_bytes = rounded(rows * sizeof(float));
-    if (atomic)
-        plan->partial_bytes = rounded(rows * (size_t)shape->head_dim * sizeof(float));
     if (cudnnGetVersion() < OLDEST_CUDNN)
         snprintf(plan->refusal, sizeof(plan->refusal), "cuDNN %zu is older than %d",
                  cudnnGetVersion(), OLDEST_CUDNN);
@@ -472,8 +462,7 @@ void attention_cudnn_release(struct attention_cudnn_plan *plan)
     plan->plan = NULL;
 }
 
-/* ------------------------------------------------------------------------------ plans of a device
- */
+/* ------------------------------------------------------------------------------ kept plans */
 
 enum { MOST_PLANS = 64 };
 
@@ -481,6 +470,8 @@ struct plan_cache {
     cudnnHandle_t handle;
     struct attention_cudnn_plan plans[MOST_PLANS];
     int n;
+    int64_t n_runs;
+    enum attention_maker maker;
 };
 
 static void cache_release(void *state)
@@ -501,7 +492,6 @@ static enum status cache_of(struct device *device, struct plan_cache **out)
     if (cuda->attention_plans.state == NULL) {
         TRY(memory_alloc(out, 1, sizeof(**out), "attention plans"));
         cuda->attention_plans = (struct cuda_attachment){*out, cache_release};
-        CUDNN_TRY(cudnnCreate(&(*out)->handle));
     }
     *out = cuda->attention_plans.state;
     return STATUS_OK;
@@ -509,7 +499,7 @@ static enum status cache_of(struct device *device, struct plan_cache **out)
 
 enum status attention_cudnn_find(struct device *device, enum attention_cudnn_kind kind,
                                  const struct attention_cudnn_shape *shape,
-                                 const struct attention_cudnn_plan **out)
+                                 struct attention_cudnn_plan **out)
 {
     struct plan_cache *cache;
     struct attention_cudnn_plan *plan = NULL;
@@ -522,8 +512,10 @@ enum status attention_cudnn_find(struct device *device, enum attention_cudnn_kin
             plan = &cache->plans[i];
     if (plan == NULL) {
         CHECK(!cuda_device_of(device)->capturing, "an attention plan is made in a captured step");
-        if (cache->n == MOST_PLANS || cache->handle == NULL)
+        if (cache->n == MOST_PLANS)
             return STATUS_OK; /* the own kernels serve the rest */
+        if (cache->handle == NULL)
+            CUDNN_TRY(cudnnCreate(&cache->handle));
         plan = &cache->plans[cache->n];
         TRY(attention_cudnn_build(plan, kind, shape, cache->handle, NULL));
         cache->n++;
@@ -537,13 +529,13 @@ enum status attention_cudnn_find(struct device *device, enum attention_cudnn_kin
 
 size_t attention_cudnn_bytes(const struct attention_cudnn_plan *plan)
 {
-    return plan->sums_bytes + plan->partial_bytes + rounded(plan->workspace_bytes);
+    return plan->sums_bytes + rounded(plan->workspace_bytes);
 }
 
 /* Pointers by the names of tensors. */
 struct bindings {
-    int64_t uids[UID_PARTIAL];
-    void *pointers[UID_PARTIAL];
+    int64_t uids[FIRST_VIRTUAL];
+    void *pointers[FIRST_VIRTUAL];
     int64_t n;
 };
 
@@ -591,17 +583,47 @@ enum status attention_cudnn_run(struct device *device, const struct attention_cu
         bind_parts(&b, UID_D_Q, buffers->d_qkv, width);
         bind(&b, UID_SUMS, memory);
     }
-    if (plan->partial_bytes > 0)
-        bind(&b, UID_PARTIAL, memory + plan->sums_bytes);
     TRY(cache_of(device, &cache));
     CUDNN_TRY(cudnnSetStream(cache->handle, cuda_stream(device)));
     CUDNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack));
-    enum status status = fill_pack(pack, &b, memory + plan->sums_bytes + plan->partial_bytes);
+    enum status status = fill_pack(pack, &b, memory + plan->sums_bytes);
     cudnnStatus_t executed = status == STATUS_OK
                                  ? cudnnBackendExecute(cache->handle, plan->plan, pack)
                                  : CUDNN_STATUS_SUCCESS;
     (void)cudnnBackendDestroyDescriptor(pack);
     TRY(status);
     CUDNN_TRY(executed);
+    cache->n_runs++;
     return STATUS_OK;
+}
+
+int64_t attention_cudnn_n_runs(struct device *device)
+{
+    const struct plan_cache *cache = cuda_device_of(device)->attention_plans.state;
+    return cache != NULL ? cache->n_runs : 0;
+}
+
+enum status kernels_attention_by(struct device *device, enum attention_maker maker)
+{
+    struct plan_cache *cache;
+
+    TRY(cache_of(device, &cache));
+    cache->maker = maker;
+    return STATUS_OK;
+}
+
+enum attention_maker attention_maker_of(const struct device *device)
+{
+    const struct plan_cache *cache = cuda_device_of(device)->attention_plans.state;
+    return cache != NULL ? cache->maker : ATTENTION_BY_CHOICE;
+}
+
+bool attention_cudnn_is_there(void)
+{
+    return true;
+}
+
+size_t attention_cudnn_version(void)
+{
+    return cudnnGetVersion();
 }

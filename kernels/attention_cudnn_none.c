@@ -3,9 +3,41 @@
 
 #include "proto/base/status.h"
 
+bool attention_cudnn_is_there(void)
+{
+    return false;
+}
+
+size_t attention_cudnn_version(void)
+{
+    return 0;
+}
+
+int64_t attention_cudnn_n_runs(struct device *device)
+{
+    (void)device;
+    return 0;
+}
+
+enum status kernels_attention_by(struct device *device, enum attention_maker maker)
+{
+    (void)device;
+    if (maker == ATTENTION_BY_CUDNN)
+        FAIL(STATUS_UNSUPPORTED,
+             "attention by cuDNN was asked for, but this build was made without "
+             "cuDNN; 'auto' and 'own' need none");
+    return STATUS_OK;
+}
+
+enum attention_maker attention_maker_of(const struct device *device)
+{
+    (void)device;
+    return ATTENTION_BY_OWN;
+}
+
 enum status attention_cudnn_find(struct device *device, enum attention_cudnn_kind kind,
                                  const struct attention_cudnn_shape *shape,
-                                 const struct attention_cudnn_plan **out)
+                                 struct attention_cudnn_plan **out)
 {
     (void)device;
     (void)kind;

@@ -192,16 +192,18 @@ __device__ __forceinline__ float quad_max(float value)
 template <class Source> struct mma_places;
 
 template <> struct mma_places<sequence_rows> {
-    int32_t first_row, length;
+    int32_t first_row, length, head, n_heads;
 
     static __host__ __device__ size_t bytes(const sequence_rows &, int32_t)
     {
         return 0;
     }
-    __device__ __forceinline__ void bind(void *, const sequence_rows &rows, int32_t, int32_t,
-                                         int32_t)
+    __device__ __forceinline__ void bind(void *, const sequence_rows &rows, int32_t,
+                                         int32_t of_head, int32_t of_heads)
     {
         length = rows.n_places;
+        head = of_head;
+        n_heads = of_heads;
     }
     __device__ __forceinline__ void find(const sequence_rows &rows, int64_t task)
     {
@@ -212,13 +214,18 @@ template <> struct mma_places<sequence_rows> {
     {
         return place < length ? first_row + place : OUTSIDE;
     }
+    /* where lse and delta of a place that has a row are */
+    __device__ __forceinline__ int64_t sum_at(int32_t place, int64_t) const
+    {
+        return static_cast<int64_t>(first_row) * n_heads + head * length + place;
+    }
 };
 
 /* bias[] and the mask are in powers of two, as the scores. */
 template <> struct mma_places<window_rows> {
     int32_t *rows, *marks;
     float *bias;
-    int32_t n_rows, n_bias, middle;
+    int32_t n_rows, n_bias, middle, head;
 
     static __host__ __device__ size_t bytes(const window_rows &rows, int32_t n_rows)
     {
@@ -227,13 +234,14 @@ template <> struct mma_places<window_rows> {
     }
     /* All threads; a barrier must follow before rows are asked for. */
     __device__ __forceinline__ void bind(void *memory, const window_rows &source, int32_t n,
-                                         int32_t head, int32_t n_heads)
+                                         int32_t of_head, int32_t n_heads)
     {
         int32_t reach = 2 * source.window - 1;
         rows = static_cast<int32_t *>(memory);
         marks = rows + n;
         bias = reinterpret_cast<float *>(marks + n);
         n_rows = n;
+        head = of_head;
         n_bias = (reach * reach + 3) / 4 * 4;
         middle = source.table_row(0, 0);
         for (int32_t i = threadIdx.x; i < reach * reach; i += static_cast<int32_t>(blockDim.x))
@@ -256,6 +264,10 @@ template <> struct mma_places<window_rows> {
     __device__ __forceinline__ int32_t row(int32_t place) const
     {
         return rows[place];
+    }
+    __device__ __forceinline__ int64_t sum_at(int32_t place, int64_t n_tokens) const
+    {
+        return head * n_tokens + rows[place];
     }
     __device__ __forceinline__ float pair(int32_t query_mark, int32_t key_mark) const
     {

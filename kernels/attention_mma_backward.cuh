@@ -7,6 +7,9 @@
  * another, every element has one owner and one order of its sum. Rows that are too many for shared
  * memory pass through it 64 at a time; then blockIdx.z tells the kinds of jobs apart.
  *
+ * Windows come here, and sequences that attention_strip_backward.cuh does not take: wide or very
+ * narrow heads, and long ones.
+ *
  * Must move 16 D bytes a token (q, k, v, out, d_out in; d_q, d_k, d_v out). At 197 tokens of width
  * 64: 202 KB and 38 MFLOP a head; with mma.sync at about 0.6 of the rate of the matrix units of
  * compute capability 9.0 the products are the bound, at about 1.6 times what memory allows. */
@@ -35,6 +38,7 @@ struct mma_backward_plan {
 /* Shared memory of a block; for rows that pass through, `k` and `v` are those at hand. */
 struct mma_backward_memory {
     bf16 *q, *d_out, *k, *v;
+    bf16 *rest_value;   /* rows pass through, wide heads: values, or d_out, of the warps' tiles */
     float *lse, *delta; /* in powers of two; infinite for what is no query */
     float *bias_sums;   /* [L, L] */
     float *pad_sums;    /* [tiles, 2, DH] */
@@ -64,7 +68,7 @@ __device__ __forceinline__ void pass_rows(const mma_backward_memory &memory,
     copy_async_commit();
     for (int32_t i = threadIdx.x; i < n; i += static_cast<int32_t>(blockDim.x)) {
         int32_t row = places.row(first + i);
-        int64_t at = h.head * n_tokens + row;
+        int64_t at = row >= 0 ? places.sum_at(first + i, n_tokens) : 0;
         memory.lse[i] = row >= 0 ? LOG2_E * x.lse[at] : INFINITY;
         memory.delta[i] = row >= 0 ? x.delta[at] : 0.0f;
     }
@@ -107,7 +111,7 @@ backward_job(const mma_backward_memory &memory, const mma_backward_tensors &x,
 {
     constexpr int STEPS = DH / 16;
     /* the sums of a wide head leave no registers for a second left operand */
-    constexpr bool KEEP_VALUE = !WHOLE || DH <= 64;
+    constexpr bool KEEP_VALUE = DH <= 64;
     const int32_t g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
     const float to_exponent = LOG2_E * h.scale;
     const bf16 *q = x.qkv + h.head * h.head_dim, *d_out = x.d_out + h.head * h.head_dim;
@@ -127,7 +131,7 @@ backward_job(const mma_backward_memory &memory, const mma_backward_tensors &x,
             if constexpr (Source::PADS)
                 mark[i] = places.marks[place];
             if (!FOR_KEYS && row[i] >= 0) {
-                int64_t at = h.head * n_tokens + row[i];
+                int64_t at = places.sum_at(place, n_tokens);
                 lse[i] = WHOLE ? memory.lse[place] : LOG2_E * x.lse[at];
                 delta[i] = WHOLE ? memory.delta[place] : x.delta[at];
             }
@@ -150,7 +154,17 @@ backward_job(const mma_backward_memory &memory, const mma_backward_tensors &x,
                                        : d_out + static_cast<int64_t>(row[i]) * h.width;
         }
         load_left<DH>(left, from[0], from[1], h.n_steps);
-        load_left<DH>(left_value, value_from[0], value_from[1], h.n_steps);
+        if (KEEP_VALUE)
+            load_left<DH>(left_value, value_from[0], value_from[1], h.n_steps);
+    }
+    const int32_t warp = threadIdx.x / WARP;
+    const bf16 *rest_value = !WHOLE ? memory.rest_value : FOR_KEYS ? memory.v : memory.d_out;
+    const int32_t first_rest = (WHOLE ? tile : warp) * MMA_ROWS;
+    if (!WHOLE && !KEEP_VALUE) { /* the first rows that pass wait for these too */
+        copy_rows<DH>(memory.rest_value, FOR_KEYS ? q + 2 * h.width : d_out,
+                      FOR_KEYS ? h.stride : h.width, nullptr, places, (tile - warp) * MMA_ROWS,
+                      static_cast<int32_t>(blockDim.x) / WARP * MMA_ROWS, h.head_dim);
+        copy_async_commit();
     }
     for (int32_t first = 0; first < h.n_rows; first += plan.rows_in_memory) {
         const int32_t left_over = h.n_rows - first;
@@ -168,8 +182,7 @@ backward_job(const mma_backward_memory &memory, const mma_backward_tensors &x,
             if (KEEP_VALUE)
                 add_scores<DH>(ds, left_value, pass_value, here, h.n_steps);
             else
-                add_scores<DH>(ds, FOR_KEYS ? memory.v : memory.d_out, tile * MMA_ROWS, pass_value,
-                               here, h.n_steps);
+                add_scores<DH>(ds, rest_value, first_rest, pass_value, here, h.n_steps);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const int32_t at = here + i / 4 * 8 + 2 * t + i % 2, r = i % 4 / 2;
@@ -245,10 +258,17 @@ load_row_sums(const mma_backward_memory &memory, const mma_backward_tensors &x,
         for (int distance = PARTS / 2; distance > 0; distance /= 2)
             sum += __shfl_xor_sync(ALL_LANES, sum, distance);
         if (part == 0) {
-            memory.lse[place] = row >= 0 ? LOG2_E * x.lse[h.head * n_tokens + row] : INFINITY;
+            memory.lse[place] =
+                row >= 0 ? LOG2_E * x.lse[places.sum_at(place, n_tokens)] : INFINITY;
             memory.delta[place] = sum;
         }
     }
+}
+
+/* Of the values at rest, in halves. */
+template <int DH> static __host__ __device__ constexpr int32_t rest_halves(bool whole)
+{
+    return whole || DH <= 64 ? 0 : BACKWARD_WARPS * MMA_ROWS * DH;
 }
 
 template <int DH>
@@ -262,7 +282,8 @@ __device__ __forceinline__ mma_backward_memory cut_memory(void *base, int32_t ro
     memory.v = halves + n;
     memory.q = halves + 2 * n; /* with all rows there */
     memory.d_out = halves + 3 * n;
-    memory.lse = reinterpret_cast<float *>(halves + (whole ? 4 : 2) * n);
+    memory.rest_value = halves + 2 * n;
+    memory.lse = reinterpret_cast<float *>(halves + (whole ? 4 : 2) * n + rest_halves<DH>(whole));
     memory.delta = memory.lse + rows;
     memory.pad_sums = memory.delta + rows; /* windows; the places come next */
     return memory;
@@ -387,11 +408,12 @@ static enum status launch_mma_backward_as(struct device *device, const Source &s
     if (bytes <= cuda_device_of(device)->shared_bytes)
         return launch(device, "attention_mma_backward", grid, static_cast<unsigned>(n_warps * WARP),
                       bytes, attention_mma_backward<DH, true, Source>, source, shape, plan, x);
-    if constexpr (!Source::PADS && DH <= 64) {
+    if constexpr (!Source::PADS) {
         CHECK(x.delta != nullptr && n_runs == shape.n_tasks);
         n_warps = warps_for(plan.n_tiles, BACKWARD_WARPS);
         plan.rows_in_memory = BACKWARD_ROWS;
-        bytes = BACKWARD_ROWS * (2 * DH * sizeof(bf16) + 2 * sizeof(float));
+        bytes = BACKWARD_ROWS * (2 * DH * sizeof(bf16) + 2 * sizeof(float)) +
+                rest_halves<DH>(false) * sizeof(bf16);
         grid.y = grid_for(plan.n_tiles, n_warps);
         grid.z = 2;
         return launch(device, "attention_mma_backward (rows passing)", grid,

@@ -6,10 +6,14 @@
  * too many for shared memory, KEYS of them at a time pass through it, and the queries are spread
  * over blockIdx.y.
  *
- * Must move 8 D bytes a token (q, k, v in, out out) for 4 L^2 Dh FLOP a head: 98 FLOP a byte at 197
- * tokens of width 64, so that memory is the bound on a GPU whose balance is beyond that; mma.sync
- * reaches about 0.6 of the matrix units' rate on compute capability 9.0, which brings both within
- * reach of each other. */
+ * Must move 8 D bytes a token (q, k, v in, out out) for 4 L^2 Dh FLOP a head. Model for compute
+ * capability 9.0, cycles of a multiprocessor for 16 x 16 scores of width 64: 16 mma at 0.6 of the
+ * full rate, 26; 8 loads of matrices from shared memory at 128 bytes a cycle, 32; powers of two, 16
+ * a cycle, 16. At 197 tokens 5.4 thousand cycles a head for shared memory, 5.6 thousand for its 101
+ * KB at 4.3 TB/s: as good as balanced, given two blocks of 7 warps under way. 32 queries a warp
+ * would halve the loads, but leave registers for one block only, so that nobody works while it
+ * loads; a whole row of 208 scores in registers the same. At 37 tokens memory is the bound (1.1
+ * thousand cycles against 0.3). Predicted, not measured. */
 #ifndef IBOT_KERNELS_ATTENTION_MMA_FORWARD_CUH
 #define IBOT_KERNELS_ATTENTION_MMA_FORWARD_CUH
 
@@ -174,7 +178,8 @@ __global__ void __launch_bounds__(FORWARD_WARPS *WARP, DH <= 64 ? 2 : 1)
                 factor[i] = 1.0f / sum[i];
                 to[i] = row[i] >= 0 ? out + row[i] * width + head * head_dim : nullptr;
                 if (lse != nullptr && row[i] >= 0 && t == 0)
-                    lse[head * shape.n_tokens + row[i]] = LN_2 * (most[i] + log2f(sum[i]));
+                    lse[places.sum_at(tile * MMA_ROWS + g + 8 * i, shape.n_tokens)] =
+                        LN_2 * (most[i] + log2f(sum[i]));
             }
             store_rows<DH>(to, o, factor, n_steps);
         }

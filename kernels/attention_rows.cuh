@@ -7,6 +7,7 @@
  *   row(frame, place)      row of the packed buffers, or -1 for padding
  *   mark(frame, place)     what the bias of a pair of places is found by
  *   bias(mark, mark, head, n_heads) added to the score of a query (first) for a key
+ *   sum_at(frame, row, head, n_heads, n_tokens) where lse and delta of a row are
  *   padding()              [3D] q, k, v of padding
  */
 #ifndef IBOT_KERNELS_ATTENTION_ROWS_CUH
@@ -39,6 +40,11 @@ struct sequence_rows {
     __device__ __forceinline__ int64_t row(const frame_type &frame, int32_t place) const
     {
         return frame.first_row + place;
+    }
+    __device__ __forceinline__ int64_t sum_at(const frame_type &frame, int64_t row, int32_t head,
+                                              int32_t n_heads, int64_t) const
+    {
+        return frame.first_row * n_heads + head * n_places + row - frame.first_row;
     }
     __device__ __forceinline__ int32_t mark(const frame_type &, int32_t) const
     {
@@ -104,6 +110,11 @@ struct window_rows {
         return y < frame.side && x < frame.side
                    ? frame.first_row + static_cast<int64_t>(y) * frame.side + x
                    : -1;
+    }
+    __device__ __forceinline__ int64_t sum_at(const frame_type &, int64_t row, int32_t head,
+                                              int32_t, int64_t n_tokens) const
+    {
+        return head * n_tokens + row;
     }
     __device__ __forceinline__ int32_t part(const frame_type &frame, int32_t along_side) const
     {

@@ -219,7 +219,8 @@ __global__ void __launch_bounds__(TILE_THREADS)
             continue;
         }
         if (lse != nullptr && tx == 0 && own == 0)
-            lse[head * shape.n_tokens + row] = most[i] + logf(sum[i]);
+            lse[source.sum_at(frame, row, head, shape.n_heads, shape.n_tokens)] =
+                most[i] + logf(sum[i]);
 #pragma unroll
         for (int c = 0; c < 4; c++)
             if (own + tx + 16 * c < head_dim)
@@ -230,16 +231,19 @@ __global__ void __launch_bounds__(TILE_THREADS)
 
 /* ------------------------------------------------------------------------------ backward */
 
-/* delta [H, T] = <d_out, out> of each row and head. A warp has one. Grid: (rows, heads / 4). */
+/* delta = <d_out, out> of each row and head, laid out as lse is: of sequences of `length` rows, or
+ * (0) of windows. A warp has one. Grid: (rows, heads / 4). */
 template <class T>
 __global__ void __launch_bounds__(TILE_THREADS)
     attention_delta(float *__restrict__ delta, const T *__restrict__ out,
-                    const T *__restrict__ d_out, int64_t first_row, struct attention_shape shape)
+                    const T *__restrict__ d_out, int64_t first_row, int32_t length,
+                    struct attention_shape shape)
 {
     const int32_t lane = threadIdx.x % WARP;
     const int32_t head = static_cast<int32_t>(blockIdx.y) * (TILE_THREADS / WARP) +
                          static_cast<int32_t>(threadIdx.x) / WARP;
     const int64_t row = first_row + blockIdx.x;
+    const int64_t sequence = length == 0 ? 0 : row - static_cast<int32_t>(blockIdx.x) % length;
     const int64_t at = (row * shape.n_heads + head) * shape.head_dim;
     float sum = 0.0f;
 
@@ -249,7 +253,8 @@ __global__ void __launch_bounds__(TILE_THREADS)
         sum = fmaf(to_float(out[at + c]), to_float(d_out[at + c]), sum);
     sum = warp_sum(sum);
     if (lane == 0)
-        delta[head * shape.n_tokens + row] = sum;
+        delta[length == 0 ? head * shape.n_tokens + row
+                          : sequence * shape.n_heads + head * length + row - sequence] = sum;
 }
 
 /* Grid: (run * n_heads + head, tile of rows at rest, chunk of columns); a run is the tasks from
@@ -332,7 +337,7 @@ __global__ void __launch_bounds__(TILE_THREADS)
                     float bias =
                         source.bias(FOR_KEYS ? pass_mark[c] : rest_mark[r],
                                     FOR_KEYS ? rest_mark[r] : pass_mark[c], head, shape.n_heads);
-                    int64_t at = head * shape.n_tokens + query;
+                    int64_t at = source.sum_at(frame, query, head, shape.n_heads, shape.n_tokens);
                     float probability = there ? expf(s[i][j] * scale + bias - lse[at]) : 0.0f;
                     float gradient = there ? probability * (dp[i][j] - delta[at]) : 0.0f;
                     if (!FOR_KEYS && d_bias != nullptr && own == 0 && first_rest + r < length &&
@@ -409,16 +414,16 @@ static enum status launch_tile_map(struct device *device, const Source &source,
                   map);
 }
 
-/* The rows of a call lie together from first_row on. */
+/* The rows of a call lie together from first_row on, as sequences of `length`, or (0) a map. */
 template <class T>
 static enum status launch_delta(struct device *device, const struct attention_shape &shape,
                                 float *delta, const T *out, const T *d_out, int64_t first_row,
-                                int64_t n_rows)
+                                int64_t n_rows, int32_t length)
 {
     dim3 grid(static_cast<unsigned>(n_rows), grid_for(shape.n_heads, TILE_THREADS / WARP));
 
     return launch(device, "attention_delta", grid, TILE_THREADS, 0, attention_delta<T>, delta, out,
-                  d_out, first_row, shape);
+                  d_out, first_row, length, shape);
 }
 
 template <class T, class Source>

@@ -15,6 +15,7 @@ static const struct kernels_column column = {
     .device_open = kernels_device_open,
     .op_table = kernels_op_table,
     .collective_open = kernels_collective_open,
+    .attention_by = kernels_attention_by,
 };
 
 __attribute__((visibility("default"))) kernels_column_fn kernels_column;

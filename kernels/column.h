@@ -31,6 +31,7 @@ struct kernels_column {
     enum status (*device_open)(struct device *out, int ordinal);
     enum status (*op_table)(const struct op_table **out);
     enum status (*collective_open)(struct collective *out, struct device *device);
+    enum status (*attention_by)(struct device *device, enum attention_maker maker);
 };
 
 /* The file's one symbol. `host` must live as long as the process. */

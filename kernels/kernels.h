@@ -25,6 +25,14 @@ enum status kernels_op_table(const struct op_table **out) IBOT_WARN_UNUSED;
  */
 enum status kernels_collective_open(struct collective *out, struct device *device) IBOT_WARN_UNUSED;
 
+/* Whose kernels compute attention in bf16: the faster, the own, or cuDNN's wherever it has some. */
+enum attention_maker { ATTENTION_BY_CHOICE, ATTENTION_BY_OWN, ATTENTION_BY_CUDNN };
+
+/* Says it for an open accelerator, before its first op; the choice is the default. Errors:
+ * STATUS_UNSUPPORTED (cuDNN is not in this build). */
+enum status kernels_attention_by(struct device *device,
+                                 enum attention_maker maker) IBOT_WARN_UNUSED;
+
 #ifdef __cplusplus
 }
 #endif

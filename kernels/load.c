@@ -155,3 +155,11 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
     TRY(load(&column));
     return column->collective_open(out, device);
 }
+
+enum status kernels_attention_by(struct device *device, enum attention_maker maker)
+{
+    const struct kernels_column *column;
+
+    TRY(load(&column));
+    return column->attention_by(device, maker);
+}

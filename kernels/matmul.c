@@ -316,3 +316,12 @@ enum status matmul_set_tuning(struct device *device, const struct device_tuning 
     CHECK(plans->n == 0, "tuning is set before the first product");
     return matmul_tuning_set(&plans->tuning, cuda, tuning);
 }
+
+enum status matmul_tuning_of(struct device *device, struct matmul_tuning **out)
+{
+    struct matmul_plans *plans;
+
+    TRY(find_plans(cuda_device_of(device), &plans));
+    *out = &plans->tuning;
+    return STATUS_OK;
+}

@@ -57,6 +57,8 @@ cublasStatus_t matmul_launch(struct cuda_device *cuda, const struct matmul_plan 
 enum status matmul_tuning_set(struct matmul_tuning *tuning, const struct cuda_device *cuda,
                               const struct device_tuning *options) IBOT_WARN_UNUSED;
 void matmul_tuning_release(struct matmul_tuning *tuning);
+/* The device's. */
+enum status matmul_tuning_of(struct device *device, struct matmul_tuning **out) IBOT_WARN_UNUSED;
 
 /* The choice of the file for a new plan, if it has one that will do. */
 enum status matmul_recall(const struct matmul_tuning *tuning, const struct cuda_device *cuda,

@@ -16,7 +16,7 @@
 struct attention_task {
     int64_t length, head_dim, width; /* L, Dh, D */
     int64_t qkv_offset, out_offset;  /* of the first token's head part */
-    int64_t lse_offset;
+    int64_t lse_offset;              /* of its [L] */
 };
 
 static int64_t longest(const struct attention_group *groups, int32_t n_groups)
@@ -28,7 +28,7 @@ static int64_t longest(const struct attention_group *groups, int32_t n_groups)
 }
 
 static struct attention_task task_at(const struct attention_group *group, int64_t index,
-                                     int32_t n_heads, int64_t width, int64_t n_tokens)
+                                     int32_t n_heads, int64_t width)
 {
     int64_t sequence = index / n_heads, head = index % n_heads;
     int64_t row = group->first_row + sequence * group->length, head_dim = width / n_heads;
@@ -39,7 +39,7 @@ static struct attention_task task_at(const struct attention_group *group, int64_
         .width = width,
         .qkv_offset = row * 3 * width + head * head_dim,
         .out_offset = row * width + head * head_dim,
-        .lse_offset = head * n_tokens + row,
+        .lse_offset = row * n_heads + head * group->length,
     };
 }
 
@@ -76,7 +76,7 @@ enum status attention_forward_cpu(struct device *device, const struct attention_
     CHECK_F32("attention", args->out);
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
     CHECK(tensor_is_2d(&args->out, n_tokens, width));
-    CHECK(lse == NULL || tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(lse == NULL || tensor_is_2d(&args->lse, n_tokens, args->n_heads));
     TRY(cpu_scratch(device, &scratch,
                     (size_t)(length * length) * sizeof(float) * (size_t)device->n_threads));
     for (int32_t g = 0; g < args->n_groups; g++) {
@@ -84,7 +84,7 @@ enum status attention_forward_cpu(struct device *device, const struct attention_
         int64_t n_tasks = group->n_sequences * args->n_heads;
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
         for (int64_t index = 0; index < n_tasks; index++) {
-            struct attention_task task = task_at(group, index, args->n_heads, width, n_tokens);
+            struct attention_task task = task_at(group, index, args->n_heads, width);
             float *p = scratch + omp_get_thread_num() * length * length;
             scores_of(&task, qkv, p);
             for (int64_t i = 0; i < task.length; i++) {
@@ -154,7 +154,7 @@ enum status attention_backward_cpu(struct device *device,
     CHECK_F32("attention_backward", args->out);
     CHECK_F32("attention_backward", args->d_qkv);
     check_shapes(&args->qkv, args->n_heads, args->groups, args->n_groups);
-    CHECK(args->lse.data != NULL && tensor_is_2d(&args->lse, args->n_heads, n_tokens));
+    CHECK(args->lse.data != NULL && tensor_is_2d(&args->lse, n_tokens, args->n_heads));
     CHECK(tensor_is_2d(&args->d_qkv, n_tokens, 3 * width));
     CHECK(tensor_is_2d(&args->out, n_tokens, width) && tensor_is_2d(&args->d_out, n_tokens, width));
     TRY(cpu_scratch(device, &scratch,
@@ -164,7 +164,7 @@ enum status attention_backward_cpu(struct device *device,
         int64_t n_tasks = group->n_sequences * args->n_heads;
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
         for (int64_t index = 0; index < n_tasks; index++) {
-            struct attention_task task = task_at(group, index, args->n_heads, width, n_tokens);
+            struct attention_task task = task_at(group, index, args->n_heads, width);
             float *p = scratch + omp_get_thread_num() * 2 * block;
             backward_task(&task, args, p, p + block);
         }
@@ -174,7 +174,7 @@ enum status attention_backward_cpu(struct device *device,
 
 enum status attention_map_cpu(struct device *device, const struct attention_map_args *args)
 {
-    int64_t n_tokens = args->qkv.shape[0], width = args->qkv.shape[1] / 3;
+    int64_t width = args->qkv.shape[1] / 3;
     int64_t length = args->group.length, n_tasks = args->group.n_sequences * args->n_heads;
     float *map = args->map.data;
 
@@ -183,7 +183,7 @@ enum status attention_map_cpu(struct device *device, const struct attention_map_
     CHECK(tensor_n_elements(&args->map) == n_tasks * length * length);
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t index = 0; index < n_tasks; index++) {
-        struct attention_task task = task_at(&args->group, index, args->n_heads, width, n_tokens);
+        struct attention_task task = task_at(&args->group, index, args->n_heads, width);
         float *p = map + index * length * length;
         scores_of(&task, args->qkv.data, p);
         for (int64_t i = 0; i < length; i++)

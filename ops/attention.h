@@ -18,9 +18,9 @@ struct attention_group {
 
 /* out = concat over heads of softmax(q k^T / sqrt(Dh)) v, within each sequence.
  *   qkv [T, 3D] f32|bf16      a row: q of all heads, then k, then v; head h at h*Dh, D = H*Dh
- *   out [T, D]  f32|bf16 out
- *   lse [H, T]  f32 out       log of the softmax denominator, saved for the backward; or absent
- * Rows outside the groups are neither read nor written. Aliasing: none.
+ *   out [T, D]  f32|bf16 out  rows outside the groups are neither read nor written; no aliasing
+ *   lse [T, H]  f32 out       log of the softmax denominator, saved for the backward; or absent. A
+ *                             sequence that begins at row r has its part, [H, L], at r * H
  * Source: Vaswani et al. 2017. Errors: STATUS_UNSUPPORTED, STATUS_DEVICE. */
 struct attention_args {
     struct tensor qkv, out, lse;

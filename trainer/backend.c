@@ -91,6 +91,13 @@ enum status backend_open(struct backend *out, enum backend_kind kind, int n_thre
     return status;
 }
 
+enum status backend_attention_by(struct backend *backend, int maker)
+{
+    if (backend->device.kind == DEVICE_CPU)
+        return STATUS_OK;
+    return kernels_attention_by(&backend->device, (enum attention_maker)maker);
+}
+
 void backend_close(struct backend *backend)
 {
     if (backend == NULL)

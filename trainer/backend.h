@@ -33,6 +33,9 @@ void backend_tuning_file(char *out, size_t size);
  * STATUS_UNSUPPORTED (not in this build), STATUS_INVALID (environment), STATUS_DEVICE. */
 enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads,
                          const struct device_tuning *tuning) IBOT_WARN_UNUSED;
+/* Who computes attention in bf16 on an accelerator: 0 the faster, 1 own kernels, 2 cuDNN's. Errors:
+ * STATUS_UNSUPPORTED (cuDNN is not in this build). */
+enum status backend_attention_by(struct backend *backend, int maker) IBOT_WARN_UNUSED;
 void backend_close(struct backend *backend);
 
 #endif

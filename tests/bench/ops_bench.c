@@ -266,6 +266,11 @@ void ops_bench_case(struct ops_bench *b, enum bench_op op, const union op_args *
         print_row(b, op, name, measured, &work);
 }
 
+bool ops_bench_attention_by(struct ops_bench *b, enum attention_maker maker)
+{
+    return kernels_attention_by(&b->backend.device, maker) == STATUS_OK;
+}
+
 void ops_bench_group(struct ops_bench *b, const char *format, ...)
 {
     va_list words;

@@ -3,6 +3,7 @@
 #ifndef IBOT_TESTS_BENCH_OPS_BENCH_H
 #define IBOT_TESTS_BENCH_OPS_BENCH_H
 
+#include "kernels/kernels.h"
 #include "tests/bench/op_work.h"
 
 enum { OPS_BENCH_TENSORS = 64 };
@@ -37,6 +38,9 @@ void ops_bench_case(struct ops_bench *bench, enum bench_op op, const union op_ar
 
 /* What the cases that follow belong to ("vit_small", "swin_tiny stage 2"), as printf has it. */
 void ops_bench_group(struct ops_bench *bench, const char *format, ...) IBOT_PRINTF(2, 3);
+
+/* Who computes attention in the cases that follow; false: who is not in this build. */
+bool ops_bench_attention_by(struct ops_bench *bench, enum attention_maker maker);
 
 /* Tensors with random values, until ops_bench_give_back. Ends the program when memory is out. */
 struct tensor ops_bench_take(struct ops_bench *bench, enum dtype dtype, int64_t rows,

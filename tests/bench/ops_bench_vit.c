@@ -159,13 +159,13 @@ void ops_bench_blocks(struct ops_bench *b, const struct shapes *s)
 
 /* ------------------------------------------------------------------------------ attention */
 
-static void attention(struct ops_bench *b, const struct shapes *s, const char *name,
-                      const struct attention_group *groups, int32_t n_groups)
+static void attention_by(struct ops_bench *b, const struct shapes *s, const char *name,
+                         const struct attention_group *groups, int32_t n_groups)
 {
     int64_t n = s->tokens, d = s->width;
     struct tensor qkv = ops_bench_take(b, s->dtype, n, 3 * d);
     struct tensor out = ops_bench_take(b, s->dtype, n, d);
-    struct tensor lse = ops_bench_take(b, DTYPE_F32, s->n_heads, n);
+    struct tensor lse = ops_bench_take(b, DTYPE_F32, n, s->n_heads);
     union op_args args = {.attention_forward = {.qkv = qkv,
                                                 .out = out,
                                                 .lse = lse,
@@ -185,6 +185,26 @@ static void attention(struct ops_bench *b, const struct shapes *s, const char *n
     memcpy(args.attention_backward.groups, groups, (size_t)n_groups * sizeof(*groups));
     ops_bench_case(b, BENCH_attention_backward, &args, "%s", name);
     ops_bench_give_back(b);
+}
+
+/* In bf16 by the own kernels, and by cuDNN, as far as it takes the shape. */
+static void attention(struct ops_bench *b, const struct shapes *s, const char *name,
+                      const struct attention_group *groups, int32_t n_groups)
+{
+    char by[128];
+
+    if (s->dtype != DTYPE_BF16) {
+        attention_by(b, s, name, groups, n_groups);
+        return;
+    }
+    if (ops_bench_attention_by(b, ATTENTION_BY_CUDNN)) {
+        snprintf(by, sizeof(by), "%s, cuDNN", name);
+        attention_by(b, s, by, groups, n_groups);
+    }
+    if (ops_bench_attention_by(b, ATTENTION_BY_OWN)) {
+        snprintf(by, sizeof(by), "%s, own kernels", name);
+        attention_by(b, s, by, groups, n_groups);
+    }
 }
 
 /* ------------------------------------------------------------------------------ tokens */

@@ -676,6 +676,15 @@ static const test_case cases[] = {
     CASE(communicator_with_a_graph_is_finalized, "while there is a graph"),
     RIGHT(communicator_of_one_device_for_two),
     CASE(communicator_of_another_device, "is of device 0, the stream of device 1"),
+    RIGHT(attention_right),
+    RIGHT(attention_with_a_great_stride),
+    CASE(attention_with_loose_statistics, "is not packed"),
+    RIGHT(attention_that_lacks_a_tensor),
+    RIGHT(attention_with_a_tensor_twice),
+    RIGHT(attention_with_its_scale_on_the_device),
+    RIGHT(attention_with_a_bad_alignment),
+    RIGHT(attention_without_workspace),
+    RIGHT(transposition_with_wrong_strides),
     RIGHT(conversions_round_to_nearest_even),
 };
 

@@ -61,4 +61,15 @@ void communicator_with_a_graph_is_finalized();
 void communicator_of_one_device_for_two();
 void communicator_of_another_device();
 
+/* cuDNN: planted_attention.cpp */
+void attention_right();
+void attention_with_a_great_stride();
+void attention_with_loose_statistics();
+void attention_that_lacks_a_tensor();
+void attention_with_a_tensor_twice();
+void attention_with_its_scale_on_the_device();
+void attention_with_a_bad_alignment();
+void attention_without_workspace();
+void transposition_with_wrong_strides();
+
 #endif

@@ -19,7 +19,6 @@ static const char *const kinds[] = {
     [ATTENTION_CUDNN_FORWARD] = "forward",
     [ATTENTION_CUDNN_FORWARD_STATS] = "forward with stats",
     [ATTENTION_CUDNN_BACKWARD] = "backward",
-    [ATTENTION_CUDNN_BACKWARD_ATOMIC] = "backward, atomic",
 };
 enum { N_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 

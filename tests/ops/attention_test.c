@@ -28,12 +28,19 @@ static const struct attention_case cases[] = {
     {10, 4, 2, 2, {{0, 5, 1}, {5, 0, 7}}, 1.0}, /* sequences of one token; an empty group */
     {65, 64, 1, 1, {{0, 1, 65}}, 1.0},          /* one key more than a row of scores holds */
     {71, 32, 2, 3, {{0, 1, 50}, {50, 3, 5}, {66, 1, 5}}, 1.0},
-    {53, 48, 1, 1, {{2, 3, 17}}, 1.0},   /* a width between those that kernels are made for */
-    {37, 128, 1, 1, {{0, 1, 37}}, 1.0},  /* the widest of them */
-    {21, 144, 1, 1, {{0, 1, 21}}, 1.0},  /* wider */
-    {460, 64, 1, 1, {{0, 1, 460}}, 1.0}, /* more rows than a backward has in shared memory */
-    {920, 64, 1, 1, {{0, 1, 920}}, 1.0}, /* more keys than a forward has there */
-    {240, 128, 1, 1, {{0, 1, 240}}, 1.0},
+    {53, 48, 1, 1, {{2, 3, 17}}, 1.0},    /* a width between those that kernels are made for */
+    {37, 128, 1, 1, {{0, 1, 37}}, 1.0},   /* the widest of them */
+    {21, 144, 1, 1, {{0, 1, 21}}, 1.0},   /* wider */
+    {460, 64, 1, 1, {{0, 1, 460}}, 1.0},  /* more rows than a backward has in shared memory */
+    {920, 64, 1, 1, {{0, 1, 920}}, 1.0},  /* more keys than a forward has there */
+    {240, 128, 1, 1, {{0, 1, 240}}, 1.0}, /* wide, and passing through shared memory */
+    {96, 64, 2, 2, {{0, 2, 16}, {32, 1, 64}}, 1.0}, /* whole tiles of 16 */
+    {194, 64, 2, 1, {{0, 2, 97}}, 1.0},             /* a warp with one tile, another with two */
+    {208, 32, 1, 1, {{0, 1, 208}}, 1.0},
+    {256, 64, 1, 1, {{0, 1, 256}}, 1.0}, /* the most that a warp for each 32 keys takes */
+    {390, 64, 3, 1, {{0, 2, 193}}, 1.0}, /* heads that come while others are worked at */
+    {129, 32, 1, 1, {{0, 1, 129}}, 1.0},
+    {100, 64, 1, 1, {{0, 1, 100}}, 30.0}, /* scores in the hundreds, and places that are no key */
     {97, 32, 1, 1, {{0, 1, 97}}, 1.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
@@ -78,7 +85,8 @@ static double attention_loss(void *context)
                     const struct attention_group *group = &p->c.groups[g];
                     int64_t first = group->first_row + s * group->length;
                     double *out = p->out + (first + i) * p->width + h * d;
-                    p->lse[h * p->c.n_tokens + first + i] = reference_row(p, group, first, i, h);
+                    p->lse[first * p->c.n_heads + h * group->length + i] =
+                        reference_row(p, group, first, i, h);
                     for (int64_t e = 0; e < d; e++)
                         out[e] = 0.0;
                     for (int64_t j = 0; j < group->length; j++)
@@ -117,7 +125,7 @@ static void run(const struct attention_case *c)
     struct attention_args args = {
         .qkv = op_upload(&f, f.dtype, p.qkv, c->n_tokens, 3 * p.width),
         .out = op_upload(&f, f.dtype, zeros, c->n_tokens, p.width),
-        .lse = op_upload(&f, DTYPE_F32, zeros, c->n_heads, c->n_tokens),
+        .lse = op_upload(&f, DTYPE_F32, zeros, c->n_tokens, c->n_heads),
         .n_groups = c->n_groups,
         .n_heads = c->n_heads,
     };

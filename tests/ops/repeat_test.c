@@ -163,7 +163,7 @@ static void fill(struct op_fixture *f, struct calls *c)
         .d_beta = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0)};
     c->attention = (struct attention_args){.qkv = random_2d(f, f->dtype, N, 3 * D),
                                            .out = op_output(f, f->dtype, N, D),
-                                           .lse = op_output(f, DTYPE_F32, HEADS, N),
+                                           .lse = op_output(f, DTYPE_F32, N, HEADS),
                                            .groups = {groups[0], groups[1]},
                                            .n_groups = 2,
                                            .n_heads = HEADS};

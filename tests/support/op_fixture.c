@@ -36,6 +36,7 @@ static enum status open_accelerator(struct device *out)
 
 static struct op_backend chosen;
 static enum dtype chosen_dtype;
+static enum attention_maker chosen_attention;
 
 /* The CPU, or the accelerator that this program is linked with ("cuda", "cuda_emulated"); says why
  * there is none. */
@@ -59,16 +60,31 @@ static bool choose(const char *name)
     return true;
 }
 
+static bool choose_variant(const char *word)
+{
+    if (strcmp(word, "bf16") == 0)
+        chosen_dtype = DTYPE_BF16;
+    else if (strcmp(word, "own") == 0)
+        chosen_attention = ATTENTION_BY_OWN;
+    else if (strcmp(word, "cudnn") == 0)
+        chosen_attention = ATTENTION_BY_CUDNN;
+    else
+        return strcmp(word, "f32") == 0;
+    return true;
+}
+
 int op_backend_choose(int argc, char **argv)
 {
     struct device device = {0};
+    bool known = argc >= 2;
 
-    if (argc < 2 || argc > 3 ||
-        (argc == 3 && strcmp(argv[2], "f32") != 0 && strcmp(argv[2], "bf16") != 0)) {
-        fprintf(stderr, "usage: %s BACKEND [f32|bf16]\n", argv[0]);
+    chosen_dtype = DTYPE_F32;
+    for (int i = 2; i < argc; i++)
+        known = known && choose_variant(argv[i]);
+    if (!known) {
+        fprintf(stderr, "usage: %s BACKEND [f32|bf16] [own|cudnn]\n", argv[0]);
         return 2;
     }
-    chosen_dtype = argc == 3 && strcmp(argv[2], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     if (!choose(argv[1]))
         return OP_TEST_SKIPPED;
     enum status status = chosen.open(&device);
@@ -88,6 +104,8 @@ void op_fixture_open(struct op_fixture *f, uint32_t seed)
     f->condition = 1.0;
     f->rng = rng_open((struct rng_key){.seed = seed, .purpose = RNG_TEST});
     op_run(chosen.open(&f->device));
+    if (f->device.kind != DEVICE_CPU)
+        op_run(kernels_attention_by(&f->device, chosen_attention));
 }
 
 void op_fixture_close(struct op_fixture *f)

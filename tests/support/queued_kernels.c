@@ -21,3 +21,10 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
     (void)device;
     FAIL(STATUS_UNSUPPORTED, "the queued device works alone");
 }
+
+enum status kernels_attention_by(struct device *device, enum attention_maker maker)
+{
+    (void)device;
+    (void)maker;
+    return STATUS_OK;
+}

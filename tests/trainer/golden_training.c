@@ -1,7 +1,8 @@
-/* golden_training FILE [--backend cpu|queued|cuda] [--precision f32|bf16] [--cuda_graph on|off]:
- * replays the training steps stored in a golden file through the model and compares every stored
- * value. Any file of the layout is accepted: all hyper-parameters are in its metadata. Exit 0 only
- * when everything is within tolerance, 77 where the backend has no device.
+/* golden_training FILE [--backend cpu|queued|cuda] [--precision f32|bf16] [--cuda_graph on|off]
+ * [--attention auto|own|cudnn]: replays the training steps stored in a golden file through the
+ * model and compares every stored value. Any file of the layout is accepted: all hyper-parameters
+ * are in its metadata. Exit 0 only when everything is within tolerance, 77 where the backend has no
+ * device.
  *
  * `queued` is the stand-in of tests/support for an accelerator. The program that is linked with the
  * emulated kernels calls that backend cuda_emulated. */
@@ -24,9 +25,12 @@ static enum status open_queued(struct device *out)
     return queued_device_open(out, 2);
 }
 
+static enum attention_maker wanted_attention;
+
 static enum status open_cuda(struct device *out)
 {
-    return kernels_device_open(out, 0);
+    TRY(kernels_device_open(out, 0));
+    return kernels_attention_by(out, wanted_attention);
 }
 
 /* Times 1e-5 (directions of the last layer: 1e-4), relative to the greatest value of a tensor.
@@ -53,7 +57,7 @@ enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 static int usage(void)
 {
     fprintf(stderr, "usage: golden_training FILE [--backend cpu|queued|cuda|cuda_emulated] "
-                    "[--precision f32|bf16] [--cuda_graph on|off]\n");
+                    "[--precision f32|bf16] [--cuda_graph on|off] [--attention auto|own|cudnn]\n");
     return 2;
 }
 
@@ -69,9 +73,20 @@ static enum status table_of(const char *name, const struct op_table **out)
     return STATUS_OK;
 }
 
+/* By its name; past the last one when there is no such. */
+static int maker_of(const char *name)
+{
+    static const char *const names[] = {"auto", "own", "cudnn"}; /* enum attention_maker */
+    int at = 0;
+
+    while (at < 3 && strcmp(names[at], name) != 0)
+        at++;
+    return at;
+}
+
 static int choose(struct golden_backend *out, int argc, char **argv)
 {
-    const char *backend = "cpu", *precision = "f32", *graph = "on";
+    const char *backend = "cpu", *precision = "f32", *graph = "on", *attention = "auto";
     int at = 0;
 
     for (int i = 2; i + 1 < argc; i += 2)
@@ -81,17 +96,20 @@ static int choose(struct golden_backend *out, int argc, char **argv)
             precision = argv[i + 1];
         else if (strcmp(argv[i], "--cuda_graph") == 0)
             graph = argv[i + 1];
+        else if (strcmp(argv[i], "--attention") == 0)
+            attention = argv[i + 1];
         else
             return usage();
     bool bf16 = strcmp(precision, "bf16") == 0, on = strcmp(graph, "on") == 0;
     while (at < N_BACKENDS && strcmp(backends[at].name, backend) != 0)
         at++;
     if (argc < 2 || argc % 2 != 0 || at == N_BACKENDS || (!bf16 && strcmp(precision, "f32") != 0) ||
-        (!on && strcmp(graph, "off") != 0))
+        (!on && strcmp(graph, "off") != 0) || maker_of(attention) > ATTENTION_BY_CUDNN)
         return usage();
     *out = (struct golden_backend){.open = backends[at].open,
                                    .precision = bf16 ? PRECISION_BF16 : PRECISION_F32,
                                    .record_steps = on};
+    wanted_attention = (enum attention_maker)maker_of(attention);
     memcpy(out->slack, bf16 ? half : backends[at].slack, sizeof(out->slack));
     struct device device = {0};
     enum status status = table_of(backend, &out->ops);

@@ -170,12 +170,20 @@ static enum status scatter(const struct block_pass *p, const struct block_rows *
     return p->ops->rows_scatter(p->device, &args);
 }
 
+/* Sequences and windows lay it out differently. */
+static struct tensor lse_of(const struct block_pass *p, const struct block_weights *w,
+                            const struct block_state *s)
+{
+    return w->window.side == 0 ? matrix(s->lse, p->n_tokens, p->n_heads)
+                               : matrix(s->lse, p->n_heads, p->n_tokens);
+}
+
 static enum status attend(const struct block_pass *p, const struct block_weights *w,
                           struct block_state *s)
 {
     struct tensor qkv = shaped(s->qkv, p->n_tokens, 3 * p->width);
     struct tensor out = shaped(s->attention, p->n_tokens, p->width);
-    struct tensor lse = p->backward ? matrix(s->lse, p->n_heads, p->n_tokens) : absent();
+    struct tensor lse = p->backward ? lse_of(p, w, s) : absent();
 
     if (w->window.side == 0) {
         struct attention_args args = {
@@ -205,7 +213,7 @@ static enum status attend_back(const struct block_pass *p, const struct block_we
 {
     struct tensor qkv = shaped(s->qkv, p->n_tokens, 3 * p->width);
     struct tensor out = shaped(s->attention, p->n_tokens, p->width);
-    struct tensor lse = matrix(s->lse, p->n_heads, p->n_tokens);
+    struct tensor lse = lse_of(p, w, s);
     struct tensor d_out = shaped(d_attention, p->n_tokens, p->width);
 
     if (w->window.side == 0) {

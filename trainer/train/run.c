@@ -128,7 +128,8 @@ static enum status open_backend(struct run *run)
         backend_tuning_file(file, sizeof(file));
         tuning.cache = file;
     }
-    return backend_open(&run->backend, (enum backend_kind)o->backend, o->threads, &tuning);
+    TRY(backend_open(&run->backend, (enum backend_kind)o->backend, o->threads, &tuning));
+    return backend_attention_by(&run->backend, o->attention);
 }
 
 static enum status open_monitor(struct run *run)

@@ -70,6 +70,7 @@ struct run_options {
     int backend;
     int32_t threads;
     int precision, gelu, recompute;
+    int attention; /* auto, own, cudnn */
     bool use_fp16, cuda_graph, deterministic, check;
     int matmul_tune; /* enum device_tuning_mode */
     const char *matmul_cache;

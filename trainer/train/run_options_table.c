@@ -17,6 +17,7 @@ static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 static const char *const tunings[] = {"off", "kept", "on", NULL}; /* enum device_tuning_mode */
 static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
+static const char *const attention_makers[] = {"auto", "own", "cudnn", NULL};
 
 /* An option is called like its field. */
 #define ROW(kind, field, ...)                                                                      \
@@ -288,6 +289,13 @@ static const struct option_spec specs[] = {
             "bf16 ViT's memory is left), blocks (all but the stream between blocks: a ninth is, "
             "for another forward of the student). Same gradients; gelu and norms up to rounding "
             "in bf16"),
+    ROW(CHOICE, attention, .choices = attention_makers, .text = "auto",
+        .flags = OPTION_OUTSIDE_DIGEST,
+        .help =
+            "who computes attention of a ViT in bf16 on an accelerator: own kernels; cudnn, "
+            "wherever it takes the shape; auto: what --matmul_cache has, or else the faster of the "
+            "two, measured in the first step as --matmul_tune says; unless it is on, own for "
+            "sequences of up to 64 tokens, cudnn, where the build has it, for longer ones"),
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),

@@ -1,0 +1,169 @@
+/* Who is the faster for attention of a shape, by measuring both as algorithms of matrix products
+ * are measured (matmul_tune.c), and kept in the same file.
+ *
+ * Where nothing is measured, cuDNN takes sequences of more than 64 tokens: its tiles have 64 x 128
+ * scores, of which 37 tokens use a sixth and 197 tokens three fifths. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/attention_choice.h"
+#include "kernels/cuda_check.h"
+#include "kernels/matmul_plan.h"
+#include "proto/base/log.h"
+
+enum { LONGEST_OF_OWN = 64, ROUNDS = 7 };
+enum maker { OWN, CUDNN, N_MAKERS }; /* as the file has them, in the first byte of an algorithm */
+
+/* cuDNN is taken when it needs this much less. */
+static const float worth = 0.99f;
+
+static void name_attention(char *out, size_t size, const struct attention_cudnn_plan *plan)
+{
+    static const char *const kinds[] = {
+        [ATTENTION_CUDNN_FORWARD] = "forward",
+        [ATTENTION_CUDNN_FORWARD_STATS] = "forward with sums",
+        [ATTENTION_CUDNN_BACKWARD] = "backward",
+    };
+
+    snprintf(out, size, "attention %s, %lld x %lld x %lld x %lld, cuDNN %zu engine %lld",
+             kinds[plan->kind], (long long)plan->shape.n_sequences, (long long)plan->shape.length,
+             (long long)plan->shape.n_heads, (long long)plan->shape.head_dim,
+             attention_cudnn_version(), (long long)plan->engine);
+}
+
+/* ------------------------------------------------------------------------------ measuring */
+
+struct measurement {
+    cudaStream_t stream;
+    cudaEvent_t start, end;
+    void *sweep; /* twice the level-2 cache */
+    size_t sweep_bytes;
+};
+
+static enum status measurement_open(struct measurement *m, struct device *device)
+{
+    int cache_bytes = 0;
+
+    *m = (struct measurement){.stream = cuda_stream(device)};
+    CUDA_TRY(cudaDeviceSynchronize());
+    CUDA_TRY(cudaEventCreate(&m->start));
+    CUDA_TRY(cudaEventCreate(&m->end));
+    CUDA_TRY(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize,
+                                    cuda_device_of(device)->ordinal));
+    m->sweep_bytes = 2 * (size_t)cache_bytes;
+    return device->alloc(device, &m->sweep, m->sweep_bytes, "measuring attention");
+}
+
+static void measurement_close(struct measurement *m)
+{
+    (void)cudaFree(m->sweep);
+    if (m->start != NULL)
+        (void)cudaEventDestroy(m->start);
+    if (m->end != NULL)
+        (void)cudaEventDestroy(m->end);
+}
+
+static enum status time_one(const struct measurement *m, struct device *device,
+                            const struct attention_call *call,
+                            const struct attention_cudnn_plan *plan, enum maker maker, float *ms)
+{
+    CUDA_TRY(cudaMemsetAsync(m->sweep, 0, m->sweep_bytes, m->stream));
+    CUDA_TRY(cudaEventRecord(m->start, m->stream));
+    TRY(maker == OWN ? attention_by_own(device, call) : attention_by_plan(device, call, plan));
+    CUDA_TRY(cudaEventRecord(m->end, m->stream));
+    CUDA_TRY(cudaEventSynchronize(m->end));
+    CUDA_TRY(cudaEventElapsedTime(ms, m->start, m->end));
+    return STATUS_OK;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Medians, both in turns: whatever slows the chip slows both. The first round warms up. */
+static enum status measure(const struct measurement *m, struct device *device,
+                           const struct attention_call *call,
+                           const struct attention_cudnn_plan *plan, float median_ms[N_MAKERS])
+{
+    float ms[N_MAKERS][ROUNDS];
+
+    for (int round = -1; round < ROUNDS; round++)
+        for (int maker = 0; maker < N_MAKERS; maker++)
+            TRY(time_one(m, device, call, plan, (enum maker)maker,
+                         &ms[maker][round < 0 ? 0 : round]));
+    for (int maker = 0; maker < N_MAKERS; maker++) {
+        qsort(ms[maker], ROUNDS, sizeof(ms[maker][0]), by_value);
+        median_ms[maker] = ms[maker][ROUNDS / 2];
+    }
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------ choosing */
+
+static bool recall(const struct matmul_tuning *tuning, struct attention_cudnn_plan *plan,
+                   const char *name)
+{
+    const struct matmul_choice *known =
+        tuning->cache != NULL ? matmul_choices_find(&tuning->known, tuning->device, name) : NULL;
+
+    if (known == NULL || known->algorithm[0] >= N_MAKERS)
+        return false;
+    plan->verdict = known->algorithm[0] == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+    return true;
+}
+
+/* Keeps the choice, or takes the one that another process has kept meanwhile. */
+static void keep(struct matmul_tuning *tuning, struct attention_cudnn_plan *plan,
+                 const float ms[N_MAKERS], const char *name)
+{
+    enum maker best = ms[CUDNN] < worth * ms[OWN] ? CUDNN : OWN;
+    struct matmul_choice choice = {.algorithm = {(uint8_t)best},
+                                   .time_ns = (uint64_t)((double)ms[best] * 1e6),
+                                   .first_ns = (uint64_t)((double)ms[OWN] * 1e6),
+                                   .n_candidates = N_MAKERS};
+
+    snprintf(choice.device, sizeof(choice.device), "%s", tuning->device);
+    snprintf(choice.product, sizeof(choice.product), "%s", name);
+    plan->verdict = best == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+    log_debug("%s: own kernels %.1f us, cuDNN %.1f us", name, (double)ms[OWN] * 1e3,
+              (double)ms[CUDNN] * 1e3);
+    if (tuning->cache == NULL)
+        return;
+    if (matmul_cache_keep(tuning->cache, &choice, NULL) != STATUS_OK)
+        log_warning("who computes %s is not kept, so that another run may do it otherwise: %s",
+                    name, status_message());
+    else if (choice.algorithm[0] < N_MAKERS)
+        plan->verdict = choice.algorithm[0] == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+}
+
+enum status attention_settle(struct device *device, const struct attention_call *call,
+                             struct attention_cudnn_plan *plan)
+{
+    struct matmul_tuning *tuning;
+    struct measurement m;
+    char name[MATMUL_PRODUCT_TEXT];
+    float ms[N_MAKERS];
+
+    TRY(matmul_tuning_of(device, &tuning));
+    name_attention(name, sizeof(name), plan);
+    if (tuning->mode != DEVICE_TUNING_OFF && recall(tuning, plan, name))
+        return STATUS_OK;
+    if (tuning->mode != DEVICE_TUNING_ON || cuda_device_of(device)->capturing) {
+        plan->verdict = call->group.length > LONGEST_OF_OWN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+        return STATUS_OK;
+    }
+    /* another process may have kept one since */
+    if (tuning->cache != NULL && matmul_cache_read(&tuning->known, tuning->cache) == STATUS_OK &&
+        recall(tuning, plan, name))
+        return STATUS_OK;
+    enum status status = measurement_open(&m, device);
+    if (status == STATUS_OK)
+        status = measure(&m, device, call, plan, ms);
+    measurement_close(&m);
+    TRY(status);
+    keep(tuning, plan, ms, name);
+    return STATUS_OK;
+}
