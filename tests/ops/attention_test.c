@@ -42,6 +42,8 @@ static const struct attention_case cases[] = {
     {129, 32, 1, 1, {{0, 1, 129}}, 1.0},
     {100, 64, 1, 1, {{0, 1, 100}}, 30.0}, /* scores in the hundreds, and places that are no key */
     {97, 32, 1, 1, {{0, 1, 97}}, 1.0},
+    {260, 64, 1, 1, {{0, 1, 260}}, 1.0}, /* more rows than strips take, all of them in memory */
+    {260, 32, 1, 1, {{0, 1, 260}}, 1.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 
