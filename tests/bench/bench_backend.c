@@ -46,6 +46,8 @@ enum status bench_backend_open(struct bench_backend *out,
     out->accelerator = true;
     out->emulated = strcmp(name, "cuda_emulated") == 0;
     TRY(kernels_device_open(&out->device, 0));
+    if (options->attention != ATTENTION_BY_CHOICE)
+        TRY(kernels_attention_by(&out->device, options->attention));
     return out->device.tune != NULL ? out->device.tune(&out->device, &options->tuning) : STATUS_OK;
 }
 

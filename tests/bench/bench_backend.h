@@ -2,6 +2,7 @@
 #ifndef IBOT_TESTS_BENCH_BENCH_BACKEND_H
 #define IBOT_TESTS_BENCH_BENCH_BACKEND_H
 
+#include "kernels/kernels.h"
 #include "ops/device.h"
 #include "ops/op_table.h"
 
@@ -15,11 +16,13 @@ struct bench_backend {
 };
 
 /* name: cpu, cuda (accelerator 0), or cuda_emulated where the program is linked with the emulated
- * kernels. threads: of the CPU, 0: all cores. tuning: of an accelerator's products. */
+ * kernels. threads: of the CPU, 0: all cores. tuning: of an accelerator's products. attention:
+ * whose kernels, on an accelerator in bf16. */
 struct bench_backend_options {
     const char *name;
     int32_t threads;
     struct device_tuning tuning;
+    enum attention_maker attention;
 };
 
 /* Errors: STATUS_INVALID (no such name), STATUS_UNSUPPORTED (not in this program),

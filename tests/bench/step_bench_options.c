@@ -12,6 +12,7 @@ enum option_key {
     KEY_GELU,
     KEY_GRAPH,
     KEY_RECOMPUTE,
+    KEY_ATTENTION,
     KEY_TUNE,
     KEY_CACHE,
     KEY_PATCH,
@@ -44,6 +45,7 @@ static const struct argp_option option_table[] = {
     {"cuda_graph", KEY_GRAPH, "on|off", 0, "record steps on an accelerator (on)", 0},
     {"recompute", KEY_RECOMPUTE, "WHAT", 0,
      "none (default), gelu, norms or blocks: made again in the backward, not kept", 0},
+    {"attention", KEY_ATTENTION, "WHOSE", 0, "auto (default), own or cudnn, as in ibot-train", 0},
     {"matmul_tune", KEY_TUNE, "MODE", 0,
      "off, kept or on (default): products' algorithms by measurement, as in ibot-train", 0},
     {"matmul_cache", KEY_CACHE, "FILE", 0, "what was measured before, and is kept (none)", 0},
@@ -116,6 +118,22 @@ static enum recompute read_recompute(const char *text, struct argp_state *state)
     return RECOMPUTE_NONE;
 }
 
+static const char *const makers[] = {"auto", "own", "cudnn"}; /* enum attention_maker */
+
+static enum attention_maker read_maker(const char *text, struct argp_state *state)
+{
+    for (int i = 0; i < 3; i++)
+        if (strcmp(text, makers[i]) == 0)
+            return (enum attention_maker)i;
+    argp_error(state, "attention: got '%s', wanted auto, own or cudnn", text);
+    return ATTENTION_BY_CHOICE;
+}
+
+const char *step_bench_attention(enum attention_maker maker)
+{
+    return makers[maker];
+}
+
 const char *step_bench_recompute(enum recompute recompute)
 {
     return recomputes[recompute];
@@ -145,6 +163,9 @@ static error_t parse_more(int key, char *text, struct argp_state *state,
         return 0;
     case KEY_GRAPH:
         o->model.record_steps = either(state, text, "on", "off");
+        return 0;
+    case KEY_ATTENTION:
+        o->backend.attention = read_maker(text, state);
         return 0;
     case KEY_TUNE:
         if (!bench_tuning_mode(&o->backend.tuning.mode, text))

@@ -20,7 +20,8 @@ struct step_bench_options {
 /* Reads the command line; ends the process for --help and for what is wrong. */
 void step_bench_options_parse(struct step_bench_options *out, int argc, char **argv);
 
-/* Its name on the command line. */
+/* Names on the command line. */
+const char *step_bench_attention(enum attention_maker maker);
 const char *step_bench_recompute(enum recompute recompute);
 
 #endif
