@@ -39,6 +39,8 @@ void run_options_settle(struct run_options *o, const struct options *parsed)
     settle_arch(o, parsed);
     if (o->deterministic && !options_is_set(parsed, "matmul_tune"))
         o->matmul_tune = DEVICE_TUNING_OFF;
+    if (o->deterministic && !options_is_set(parsed, "attention"))
+        o->attention = 1; /* own, of the table's choices */
     if (!options_is_set(parsed, "pred_ratio") || options_is_set(parsed, "pred_ratio_var"))
         return;
     o->pred_ratio_var[0] = 0.0f;

@@ -311,7 +311,7 @@ static const struct option_spec specs[] = {
                 "nowhere"),
     ROW(BOOL, deterministic, .text = "off", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "an accelerator uses nothing that could differ from run to run on the same machine "
-                "with the same libraries: --matmul_tune off. It costs what measured algorithms "
+                "with the same libraries: --matmul_tune off, --attention own. It costs what those "
                 "save. Without it a run has the same bits again while --matmul_cache keeps its "
                 "choices"),
     ROW(BOOL, check, .text = "off", .flags = OPTION_COMMAND_LINE_ONLY,
