@@ -1,9 +1,9 @@
 /* The CUDA device behind struct device: streams, library handles, working memory. For the files of
  * this folder.
  *
- * Streams: `branch` 0 is the device's stream; branch 1 runs beside it between fork and join. Ops go
- * to the branch that is in use; each branch has working memory and a cuBLASLt workspace of its own.
- * Uploads have a third stream. One thread drives a device. */
+ * Streams: `branch` 0 is the device's stream; the others run beside it, between fork and join or
+ * places. Ops go to the branch that is in use; each branch has working memory and a cuBLASLt
+ * workspace of its own. Uploads have one more stream. One thread drives a device. */
 #ifndef IBOT_KERNELS_CUDA_DEVICE_H
 #define IBOT_KERNELS_CUDA_DEVICE_H
 
@@ -16,8 +16,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum { CUDA_BRANCHES = 2 };
 
 /* What a library wrapper keeps with the device: made at first use, released at close. */
 struct cuda_attachment {
@@ -39,11 +37,11 @@ struct cuda_device {
     int compute_capability; /* 80, 90, … */
     size_t shared_bytes;    /* most shared memory of a block, opted in */
     char name[256];
-    struct cuda_branch branches[CUDA_BRANCHES];
+    struct cuda_branch branches[DEVICE_BRANCHES];
     int branch; /* in use */
     cudaStream_t upload_stream;
     cudaEvent_t upload_event;
-    cudaEvent_t marks[DEVICE_MARKS];
+    cudaEvent_t marks[DEVICE_MARKS], places[DEVICE_PLACES];
     size_t matmul_workspace_bytes;
     cublasLtHandle_t matmul;
     struct cuda_attachment matmul_plans;    /* kernels/matmul.c */

@@ -127,7 +127,7 @@ static enum status cuda_synchronize(struct device *device)
 {
     struct cuda_device *cuda = cuda_device_of(device);
 
-    for (int i = 0; i < CUDA_BRANCHES; i++)
+    for (int i = 0; i < DEVICE_BRANCHES; i++)
         CUDA_TRY(cudaStreamSynchronize(cuda->branches[i].stream));
     CUDA_TRY(cudaStreamSynchronize(cuda->upload_stream));
     return STATUS_OK;
@@ -176,7 +176,7 @@ static enum status cuda_fork(struct device *device)
 
 static void cuda_use_branch(struct device *device, int branch)
 {
-    CHECK(branch >= 0 && branch < CUDA_BRANCHES, "branch %d", branch);
+    CHECK(branch >= 0 && branch < DEVICE_BRANCHES, "branch %d", branch);
     cuda_device_of(device)->branch = branch;
 }
 
@@ -186,6 +186,20 @@ static enum status cuda_join(struct device *device)
 
     cuda->branch = 0;
     return after(&cuda->branches[0], &cuda->branches[1]);
+}
+
+static enum status cuda_place(struct device *device, int which)
+{
+    CHECK(which >= 0 && which < DEVICE_PLACES, "place %d", which);
+    CUDA_TRY(cudaEventRecord(cuda_device_of(device)->places[which], cuda_stream(device)));
+    return STATUS_OK;
+}
+
+static enum status cuda_after(struct device *device, int which)
+{
+    CHECK(which >= 0 && which < DEVICE_PLACES, "place %d", which);
+    CUDA_TRY(cudaStreamWaitEvent(cuda_stream(device), cuda_device_of(device)->places[which], 0));
+    return STATUS_OK;
 }
 
 static enum status cuda_mark(struct device *device, int which)
@@ -268,7 +282,7 @@ static void cuda_close(struct device *device)
     detach(&cuda->attention_plans);
     if (cuda->matmul != NULL)
         (void)cublasLtDestroy(cuda->matmul);
-    for (int i = 0; i < CUDA_BRANCHES; i++) {
+    for (int i = 0; i < DEVICE_BRANCHES; i++) {
         struct cuda_branch *branch = &cuda->branches[i];
         (void)cudaFree(branch->scratch);
         (void)cudaFree(branch->matmul_workspace);
@@ -280,6 +294,9 @@ static void cuda_close(struct device *device)
     for (int i = 0; i < DEVICE_MARKS; i++)
         if (cuda->marks[i] != NULL)
             (void)cudaEventDestroy(cuda->marks[i]);
+    for (int i = 0; i < DEVICE_PLACES; i++)
+        if (cuda->places[i] != NULL)
+            (void)cudaEventDestroy(cuda->places[i]);
     if (cuda->upload_event != NULL)
         (void)cudaEventDestroy(cuda->upload_event);
     if (cuda->upload_stream != NULL)
@@ -331,7 +348,7 @@ static enum status choose(struct cuda_device *cuda, int ordinal)
 
 static enum status open_streams(struct cuda_device *cuda)
 {
-    for (int i = 0; i < CUDA_BRANCHES; i++) {
+    for (int i = 0; i < DEVICE_BRANCHES; i++) {
         struct cuda_branch *branch = &cuda->branches[i];
         CUDA_TRY(cudaStreamCreateWithFlags(&branch->stream, cudaStreamNonBlocking));
         CUDA_TRY(cudaEventCreateWithFlags(&branch->event, cudaEventDisableTiming));
@@ -341,6 +358,8 @@ static enum status open_streams(struct cuda_device *cuda)
     CUDA_TRY(cudaEventCreateWithFlags(&cuda->upload_event, cudaEventDisableTiming));
     for (int i = 0; i < DEVICE_MARKS; i++)
         CUDA_TRY(cudaEventCreateWithFlags(&cuda->marks[i], cudaEventDisableTiming));
+    for (int i = 0; i < DEVICE_PLACES; i++)
+        CUDA_TRY(cudaEventCreateWithFlags(&cuda->places[i], cudaEventDisableTiming));
     CUBLAS_TRY(cublasLtCreate(&cuda->matmul));
     return STATUS_OK;
 }
@@ -371,6 +390,8 @@ enum status kernels_device_open(struct device *out, int ordinal)
         .fork = cuda_fork,
         .use_branch = cuda_use_branch,
         .join = cuda_join,
+        .place = cuda_place,
+        .after = cuda_after,
         .mark = cuda_mark,
         .wait_mark = cuda_wait_mark,
         .capture_begin = cuda_capture_begin,

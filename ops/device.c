@@ -111,6 +111,8 @@ enum status device_open_cpu(struct device *out, int n_threads)
         .fork = cpu_nothing,
         .use_branch = cpu_use_branch,
         .join = cpu_nothing,
+        .place = cpu_mark,
+        .after = cpu_mark,
         .mark = cpu_mark,
         .wait_mark = cpu_mark,
         .close = cpu_close,

@@ -5,6 +5,7 @@
  * Beside that order, for an accelerator (on the CPU everything is done when it returns):
  *   uploads    copy_in beside the ops: between upload_begin and upload_end
  *   branches   fork: work that follows on branch 1 runs beside branch 0 until join
+ *   places     where a branch is, for another one to wait for
  *   marks      a place in the order that the host can wait for
  *   graphs     a step recorded once and launched again, without the host in between
  *
@@ -23,7 +24,7 @@ extern "C" {
 
 enum device_kind { DEVICE_CPU, DEVICE_CUDA };
 
-enum { DEVICE_MARKS = 8 };
+enum { DEVICE_MARKS = 8, DEVICE_BRANCHES = 3, DEVICE_PLACES = 4 };
 
 struct device_graph; /* opaque */
 
@@ -66,10 +67,17 @@ struct device {
     enum status (*upload_end)(struct device *);
 
     /* fork: branch 1 goes on from where branch 0 is. use_branch: ops and copies that follow go to
-     * branch 0 or 1. join: branch 0 waits for branch 1, and is in use. */
+     * this branch, below DEVICE_BRANCHES. join: branch 0 waits for branch 1, and is in use. */
     enum status (*fork)(struct device *);
     void (*use_branch)(struct device *, int branch);
     enum status (*join)(struct device *);
+
+    /* place: remembers how far the branch in use is, under a number below DEVICE_PLACES. after:
+     * what follows on the branch in use waits for that place. A branch that is used within a
+     * capture goes on from a place of branch 0 there, and branch 0 waits for its end before the
+     * capture ends. */
+    enum status (*place)(struct device *, int which);
+    enum status (*after)(struct device *, int which);
 
     /* mark: remembers how far branch 0 is under a number below DEVICE_MARKS. wait_mark: the host
      * waits for it; returns at once for a mark that was never set. */

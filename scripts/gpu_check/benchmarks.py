@@ -91,8 +91,11 @@ def step(check):
     else:
         plan = [(arch, [program, "--arch", arch, "--batch_size_per_gpu", batches, *options])
                 for arch, batches in STEPS]
-        plan.insert(2, ("vit_small.upload", [program, "--arch", "vit_small", "--batch_size_per_gpu", 256,
-                                             "--upload", "--profile", 0, *options]))
+        for name, choice in (("weights_apart", ["--weight_gradient_branch", "on"]),
+                             ("untuned", ["--matmul_tune", "off"]), ("upload", ["--upload"])):
+            plan.insert(2, ("vit_small." + name,  # what these are worth
+                            [program, "--arch", "vit_small", "--batch_size_per_gpu", 256,
+                             "--profile", 0, *options, *choice]))
     return measure(check, plan, 200 if check.emulated else 60)
 
 

@@ -214,6 +214,7 @@ static enum status open_model(struct bench *bench, const struct op_table *ops, b
     struct ibot_options options = bench->model;
 
     options.record_steps = options.record_steps && record;
+    options.weights_apart = options.weights_apart && record;
     bench->device = bench->backend->device;
     waits.device = &bench->backend->device;
     bench->device.wait_mark = timed_wait_mark;

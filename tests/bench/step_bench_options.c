@@ -13,6 +13,7 @@ enum option_key {
     KEY_GRAPH,
     KEY_RECOMPUTE,
     KEY_ATTENTION,
+    KEY_WEIGHTS,
     KEY_TUNE,
     KEY_CACHE,
     KEY_PATCH,
@@ -49,6 +50,8 @@ static const struct argp_option option_table[] = {
     {"matmul_tune", KEY_TUNE, "MODE", 0,
      "off, kept or on (default): products' algorithms by measurement, as in ibot-train", 0},
     {"matmul_cache", KEY_CACHE, "FILE", 0, "what was measured before, and is kept (none)", 0},
+    {"weight_gradient_branch", KEY_WEIGHTS, "on|off", 0,
+     "gradients of weights beside the rest of the backward (off; never while each op is timed)", 0},
     {"patch_size", KEY_PATCH, "PX", 0, "side of a ViT's patch (16)", 0},
     {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"out_dim", KEY_OUT, "K", 0, "prototypes (8192)", 0},
@@ -176,6 +179,9 @@ static error_t parse_more(int key, char *text, struct argp_state *state,
         return 0;
     case KEY_RECOMPUTE:
         o->model.recompute = read_recompute(text, state);
+        return 0;
+    case KEY_WEIGHTS:
+        o->model.weights_apart = either(state, text, "on", "off");
         return 0;
     case KEY_CEILINGS:
         o->ceilings = either(state, text, "on", "off");

@@ -42,6 +42,9 @@ expect_near "$work/one" "$work/two" 1e-6
 two plain -o "$work/plain" --cuda_graph off || fail "two ranks, call by call"
 same plain "steps that are not recorded"
 
+two apart -o "$work/apart" --weight_gradient_branch on || fail "two ranks, weights apart"
+same apart "weights on a branch of their own"
+
 two parts -o "$work/parts" --stop_at_step 3 || fail "two ranks, the first part"
 two parts -o "$work/parts" || fail "two ranks, the second part"
 same parts "two parts"

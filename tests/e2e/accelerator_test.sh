@@ -4,7 +4,6 @@
 # recorded; checkpoints go from one to the other.
 source "$(dirname "$0")/processes.sh"
 program=$1 images=${2:-20}
-export XDG_CACHE_HOME=$work/cache
 
 for class in "$data"/*; do
     find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n "$((images + 1)),\$p" | xargs -r rm
@@ -32,10 +31,12 @@ expect_near "$work/cpu" "$work/f32" 0.002
 acc -o "$work/bf16"
 expect_near "$work/cpu" "$work/bf16" 0.02
 
-# step by step the same bits: call by call, and in two parts
+# step by step the same bits: call by call, with weights on a branch of their own, and in two parts
 acc -o "$work/plain" --cuda_graph off
 [ "$(state_of "$work/bf16")" = "$(state_of "$work/plain")" ] || fail "recorded steps end elsewhere"
 [ "$(losses "$work/bf16")" = "$(losses "$work/plain")" ] || fail "recorded steps have other losses"
+acc -o "$work/apart" --weight_gradient_branch on
+[ "$(state_of "$work/bf16")" = "$(state_of "$work/apart")" ] || fail "weights apart end elsewhere"
 acc -o "$work/parts" --stop_at_step $((steps + 3))
 acc -o "$work/parts"
 [ "$(state_of "$work/bf16")" = "$(state_of "$work/parts")" ] || fail "two parts end elsewhere"

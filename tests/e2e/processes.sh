@@ -4,6 +4,7 @@ set -euo pipefail
 
 work=$(mktemp -d /tmp/ibot-e2e-XXXXXX)
 children=()
+export XDG_CACHE_HOME=$work/cache # what accelerators keep
 
 cleanup() {
     for child in "${children[@]}"; do

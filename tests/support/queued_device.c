@@ -37,6 +37,11 @@ struct copy {
 struct queued {
     struct device cpu;
     struct queue main, side, *open; /* open: where branch 0 writes, `main` or a graph's */
+    struct queue late;              /* branch 2: as late as whoever waits for it allows */
+    struct place {
+        int branch;
+        int64_t number;
+    } places[DEVICE_PLACES];
     struct device_graph *recording;
     int branch;
     int64_t n_queued, marks[DEVICE_MARKS], n_waits, n_drains, n_launches;
@@ -70,7 +75,7 @@ static enum status push(struct queued *q, enum status (*run)(struct queued *, vo
                         const void *args, size_t bytes)
 {
     struct command command = {run, bytes, ++q->n_queued};
-    struct queue *queue = q->branch == 1 ? &q->side : q->open;
+    struct queue *queue = q->branch == 1 ? &q->side : q->branch == 2 ? &q->late : q->open;
 
     TRY(append(queue, &command, sizeof(command)));
     return append(queue, args, bytes);
@@ -113,6 +118,7 @@ static enum status synchronize(struct device *device)
 {
     struct queued *q = of(device);
     CHECK(q->side.used == 0, "a wait between fork and join");
+    CHECK(q->late.used == 0, "a wait before branch 0 has waited for branch 2");
     return wait_for(q, q->n_queued);
 }
 
@@ -299,7 +305,7 @@ static enum status fork_branch(struct device *device)
 
 static void use_branch(struct device *device, int branch)
 {
-    CHECK(branch == 0 || branch == 1);
+    CHECK(branch >= 0 && branch < DEVICE_BRANCHES);
     of(device)->branch = branch;
 }
 
@@ -316,6 +322,42 @@ static enum status join(struct device *device)
         TRY(push(q, command->run, args, command->bytes));
     }
     q->side.used = 0;
+    return STATUS_OK;
+}
+
+static enum status place(struct device *device, int which)
+{
+    struct queued *q = of(device);
+
+    CHECK(which >= 0 && which < DEVICE_PLACES);
+    q->places[which] = (struct place){q->branch, q->n_queued};
+    return STATUS_OK;
+}
+
+/* Branch 2, up to the place, comes after all that branch 0 was given so far, whoever waits for it.
+ * A place of another branch: what is there runs before anyway. */
+static enum status after(struct device *device, int which)
+{
+    struct queued *q = of(device);
+    int branch = q->branch;
+    size_t at = 0;
+
+    CHECK(which >= 0 && which < DEVICE_PLACES && q->places[which].branch != 1);
+    if (q->places[which].branch != 2 || branch == 2)
+        return STATUS_OK;
+    q->branch = 0;
+    while (at < q->late.used) {
+        struct command *command = (struct command *)(void *)(q->late.memory + at);
+        if (command->number > q->places[which].number)
+            break;
+        char *args = q->late.memory + at + padded(sizeof(*command));
+        at += padded(sizeof(*command)) + padded(command->bytes);
+        TRY(push(q, command->run, args, command->bytes));
+    }
+    if (at > 0)
+        memmove(q->late.memory, q->late.memory + at, q->late.used - at);
+    q->late.used -= at;
+    q->branch = branch;
     return STATUS_OK;
 }
 
@@ -360,8 +402,8 @@ static enum status capture_end(struct device *device, struct device_graph **out)
     q->recording = NULL;
     q->open = &q->main;
     q->branch = 0;
-    if (q->side.used > 0) {
-        q->side.used = 0;
+    if (q->side.used > 0 || q->late.used > 0) {
+        q->side.used = q->late.used = 0;
         release_graph(*out);
         FAIL(STATUS_DEVICE, "a step was recorded whose branch was never joined");
     }
@@ -415,6 +457,7 @@ static void close_device(struct device *device)
     (void)!synchronize(device);
     memory_free(q->main.memory);
     memory_free(q->side.memory);
+    memory_free(q->late.memory);
     device_close(&q->cpu);
     memory_free(q);
 }
@@ -445,6 +488,8 @@ enum status queued_device_open(struct device *out, int n_threads)
         .fork = fork_branch,
         .use_branch = use_branch,
         .join = join,
+        .place = place,
+        .after = after,
         .mark = mark,
         .wait_mark = wait_mark,
         .capture_begin = capture_begin,

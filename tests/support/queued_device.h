@@ -3,6 +3,7 @@
  *   ops and copies   wait in a queue until the host waits for them, so that memory which is read or
  *                    written too early gives wrong values
  *   branch 1         runs as late as it may, at the join
+ *   branch 2         runs as late as it may, when another branch waits for a place of it
  *   uploads          spoil their destination at upload_begin and fill it at upload_end
  *   graphs           hold the arguments of their calls, and run with those and no others
  *   memory           IBOT_QUEUED_MEMORY bytes, for who plans by it

@@ -120,6 +120,53 @@ static void expect_the_bits_of_the_cpu(const struct ibot_options *o)
     model_fixture_close(&queued);
 }
 
+/* The same training with the gradients of weights on a branch of their own, which is as late as it
+ * may be; recorded or not. */
+static void expect_the_bits_apart(struct ibot_options o)
+{
+    struct model_fixture plain, apart;
+    struct training wanted, got;
+
+    o.precision = PRECISION_BF16;
+    for (int recorded = 0; recorded < 2; recorded++) {
+        o.record_steps = recorded != 0;
+        o.weights_apart = false;
+        model_fixture_open_queued(&plain, &o);
+        o.weights_apart = true;
+        model_fixture_open_queued(&apart, &o);
+        assert_true(ibot_device_bytes(apart.ibot) > ibot_device_bytes(plain.ibot));
+        train(&plain, 6, 1e-3, &wanted);
+        train(&apart, 6, 1e-3, &got);
+        for (int i = 0; i < 6; i++) {
+            assert_true(got.cls[i] == wanted.cls[i] && got.patch[i] == wanted.patch[i]);
+            assert_true(got.norms[i] == wanted.norms[i]);
+        }
+        expect_same_state(apart.ibot, plain.ibot);
+        model_fixture_close(&plain);
+        model_fixture_close(&apart);
+    }
+}
+
+static void weights_on_a_branch_of_their_own_have_the_same_bits(void **state)
+{
+    struct ibot_options o = options_of();
+
+    (void)state;
+    o.backbone.depth = 4; /* each of the two sets comes twice */
+    for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCKS; recompute++) {
+        o.recompute = (enum recompute)recompute;
+        expect_the_bits_apart(o);
+    }
+    o.recompute = RECOMPUTE_NONE;
+    o.head.norm = HEAD_NORM_BN; /* without chosen rows in the last block */
+    expect_the_bits_apart(o);
+    o.backbone = model_options_small_swin().backbone;
+    o.backbone.drop_path = 0.3f;
+    expect_the_bits_apart(o);
+    o.recompute = RECOMPUTE_BLOCKS;
+    expect_the_bits_apart(o);
+}
+
 static void a_device_that_lags_gives_the_bits_of_the_cpu(void **state)
 {
     struct ibot_options o = options_of();
@@ -382,6 +429,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_lags_gives_the_bits_of_the_cpu),
+        cmocka_unit_test(weights_on_a_branch_of_their_own_have_the_same_bits),
         cmocka_unit_test(a_step_that_is_recorded_gives_the_bits_of_one_that_is_not),
         cmocka_unit_test(the_numbers_of_a_step_are_read_while_the_next_one_waits),
         cmocka_unit_test(a_step_that_is_not_finite_changes_nothing_and_is_told_one_late),

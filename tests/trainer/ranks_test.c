@@ -182,8 +182,10 @@ static void check(struct ibot_options o, enum head_norm norm)
     o.bucket_bytes = 4096; /* many to a backward */
     o.batch_size = PER_RANK;
     o.record_steps = true; /* where the device can */
+    o.weights_apart = true;
     run(ibot_open(&together, &device, ops, &ranks, &o));
     train(together, PER_RANK, ranks.rank, ranks.world);
+    o.weights_apart = false;
     o.batch_size = PER_RANK * ranks.world;
     run(ibot_open(&by_itself, &device, ops, &alone, &o));
     train(by_itself, PER_RANK * ranks.world, 0, 1);
@@ -216,7 +218,8 @@ static void batch_norm_sees_all_ranks(void **state)
     check(model_options_small(), HEAD_NORM_BN);
 }
 
-/* All that ranks do, in graphs and call by call: the same bits. */
+/* All that ranks do, in graphs with weights on a branch of their own, and call by call: the same
+ * bits. */
 static void recorded_steps_end_with_the_same_bits(void **state)
 {
     struct ibot_options o = model_options_small();
@@ -227,7 +230,7 @@ static void recorded_steps_end_with_the_same_bits(void **state)
     o.bucket_bytes = 4096;
     o.batch_size = PER_RANK;
     for (int i = 0; i < 2; i++) {
-        o.record_steps = i == 0;
+        o.record_steps = o.weights_apart = i == 0;
         run(ibot_open(&models[i], &device, ops, &ranks, &o));
         train(models[i], PER_RANK, ranks.rank, ranks.world);
     }

@@ -248,6 +248,11 @@ struct tensor backbone_d_features(struct backbone *b)
     return b->vit != NULL ? b->vit->gradients.d_y : b->swin->d_features;
 }
 
+const struct block_gradients *backbone_gradients(const struct backbone *b)
+{
+    return b->vit != NULL ? &b->vit->gradients : &b->swin->gradients;
+}
+
 enum status backbone_backward(struct backbone *b, uint8_t *mask, const struct gradient_watch *watch)
 {
     return b->vit != NULL ? vit_backward(b->vit, mask, watch) : swin_backward(b->swin, mask, watch);

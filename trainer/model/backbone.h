@@ -44,6 +44,9 @@ enum status backbone_forward(struct backbone *backbone, uint8_t *mask) IBOT_WARN
 /* Where the gradient of the features [rows, width] goes before backbone_backward. */
 struct tensor backbone_d_features(struct backbone *backbone);
 
+/* What its backward has under way, on which branches. */
+const struct block_gradients *backbone_gradients(const struct backbone *backbone);
+
 /* Parameter gradients are added up; `watch` hears how far they are. */
 enum status backbone_backward(struct backbone *backbone, uint8_t *mask,
                               const struct gradient_watch *watch) IBOT_WARN_UNUSED;

@@ -96,14 +96,20 @@ void block_share(struct block_state *s, const struct block_state *shared,
 }
 
 enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, int64_t n,
-                                 int64_t any, int32_t mlp_ratio, struct workspace *w)
+                                 int64_t any, int32_t mlp_ratio, bool apart, struct workspace *w)
 {
+    g->apart = apart;
     TRY(plan_floats(w, &g->d_stream, any));
     TRY(plan_floats(w, &g->d_rows, any));
     TRY(plan_buffer(w, &g->d_y, dtype, any));
-    TRY(plan_buffer(w, &g->d_branch, dtype, any));
-    TRY(plan_buffer(w, &g->d_qkv, dtype, 3 * n));
-    return plan_buffer(w, &g->d_hidden, dtype, n * mlp_ratio);
+    for (int i = 0; i < (apart ? 2 : 1); i++) {
+        TRY(plan_buffer(w, &g->d_branch[i], dtype, any));
+        TRY(plan_buffer(w, &g->d_qkv[i], dtype, 3 * n));
+        TRY(plan_buffer(w, &g->d_hidden[i], dtype, n * mlp_ratio));
+        if (apart)
+            TRY(plan_buffer(w, &g->d_proj[i], dtype, n));
+    }
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ forward */
@@ -326,9 +332,77 @@ enum status block_restore(const struct block_pass *p, const struct block_weights
 
 /* ------------------------------------------------------------------------------ backward */
 
-static enum status linear_back(const struct block_pass *p, const struct affine *w,
-                               struct tensor d_y, struct tensor x, int64_t n, struct tensor pre,
-                               struct tensor d_x)
+/* Places of the two sets' weights, of branch 0, of whoever follows the weights; and their branch.
+ */
+enum { PLACE_CHAIN = 2, PLACE_WEIGHTS = 3, BRANCH_WEIGHTS = 2 };
+
+void block_gradients_begin(struct block_gradients *g)
+{
+    g->used = g->pending[0] = g->pending[1] = false;
+    g->turn = 0;
+}
+
+static enum status wait_for_set(struct device *device, struct block_gradients *g, int set)
+{
+    if (!g->pending[set])
+        return STATUS_OK;
+    g->pending[set] = false;
+    return device->after(device, set);
+}
+
+enum status block_gradients_settle(const struct block_pass *p, struct block_gradients *g)
+{
+    TRY(wait_for_set(p->device, g, 0));
+    return wait_for_set(p->device, g, 1);
+}
+
+enum status block_gradients_follow(struct device *device, const struct block_gradients *g,
+                                   int branch)
+{
+    if (!g->used)
+        return STATUS_OK;
+    device->use_branch(device, BRANCH_WEIGHTS);
+    enum status status = device->place(device, PLACE_WEIGHTS);
+    device->use_branch(device, branch);
+    return status == STATUS_OK ? device->after(device, PLACE_WEIGHTS) : status;
+}
+
+/* Gradients of weight and bias on their own branch, which goes on from where the chain is. */
+static enum status weights_apart(const struct block_pass *p, struct block_gradients *g,
+                                 struct linear_backward_args args)
+{
+    struct device *device = p->device;
+
+    args.d_x = args.pre = absent();
+    args.activation = ACTIVATION_NONE;
+    TRY(device->place(device, PLACE_CHAIN));
+    device->use_branch(device, BRANCH_WEIGHTS);
+    enum status status = device->after(device, PLACE_CHAIN);
+    if (status == STATUS_OK)
+        status = p->ops->linear_backward(device, &args);
+    device->use_branch(device, 0);
+    g->used = true;
+    return status;
+}
+
+/* The weights of the block's set end here; the next block has the other one. */
+static enum status end_turn(const struct block_pass *p, struct block_gradients *g)
+{
+    struct device *device = p->device;
+
+    if (!g->apart)
+        return STATUS_OK;
+    device->use_branch(device, BRANCH_WEIGHTS);
+    enum status status = device->place(device, g->turn);
+    device->use_branch(device, 0);
+    g->pending[g->turn] = true;
+    g->turn = 1 - g->turn;
+    return status;
+}
+
+static enum status linear_back(const struct block_pass *p, struct block_gradients *g,
+                               const struct affine *w, struct tensor d_y, struct tensor x,
+                               int64_t n, struct tensor pre, struct tensor d_x)
 {
     int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
     struct linear_backward_args args = {
@@ -341,6 +415,10 @@ static enum status linear_back(const struct block_pass *p, const struct affine *
         .d_bias = w->d_bias,
         .activation = pre.data != NULL ? p->gelu : ACTIVATION_NONE,
     };
+    if (g->apart) {
+        TRY(weights_apart(p, g, args));
+        args.d_weight = args.d_bias = absent();
+    }
     return p->ops->linear_backward(p->device, &args);
 }
 
@@ -378,28 +456,31 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
     int32_t *sample = chosen ? rows->sample : p->sample;
-    struct tensor d_attention = g->d_branch, none = absent();
+    int turn = g->turn;
+    struct tensor none = absent(), d_attention = g->d_y, d_hidden = g->d_hidden[turn];
+    struct tensor d_branch = g->d_branch[turn], d_proj = g->apart ? g->d_proj[turn] : d_branch;
 
+    TRY(wait_for_set(p->device, g, turn));
     TRY(residual_back(p, next->y.data != NULL ? g->d_y : none, g->d_stream, next->x, next->mean,
-                      next->rstd, &next->norm, depth->mlp_scale, depth->n_samples, sample,
-                      g->d_branch, n));
-    TRY(linear_back(p, &w->fc2, g->d_branch, s->hidden, n, s->pre, g->d_hidden));
-    TRY(linear_back(p, &w->fc1, g->d_hidden, s->y2, n, none, g->d_y));
+                      next->rstd, &next->norm, depth->mlp_scale, depth->n_samples, sample, d_branch,
+                      n));
+    TRY(linear_back(p, g, &w->fc2, d_branch, s->hidden, n, s->pre, d_hidden));
+    TRY(linear_back(p, g, &w->fc1, d_hidden, s->y2, n, none, g->d_y));
     TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2,
-                      depth->attention_scale, depth->n_samples, sample, g->d_branch, n));
-    TRY(linear_back(p, &w->proj, g->d_branch, chosen ? s->attention_rows : s->attention, n, none,
+                      depth->attention_scale, depth->n_samples, sample, d_proj, n));
+    TRY(linear_back(p, g, &w->proj, d_proj, chosen ? s->attention_rows : s->attention, n, none,
                     g->d_y));
     if (chosen) {
         float *full = g->d_rows;
         TRY(scatter(p, rows, vector(g->d_stream, 0), vector(full, 0)));
         g->d_rows = g->d_stream;
         g->d_stream = full;
-        TRY(scatter(p, rows, g->d_y, g->d_branch));
-    } else {
-        d_attention = g->d_y;
-        g->d_y = g->d_branch;
-        g->d_branch = d_attention;
+        /* the last block is the first one here: nobody has the other set yet */
+        CHECK(!g->pending[1 - turn]);
+        d_attention = g->d_branch[g->apart ? 1 - turn : turn];
+        TRY(scatter(p, rows, g->d_y, d_attention));
     }
-    TRY(attend_back(p, w, s, d_attention, g->d_qkv));
-    return linear_back(p, &w->qkv, g->d_qkv, s->y1, p->n_tokens, none, g->d_y);
+    TRY(attend_back(p, w, s, d_attention, g->d_qkv[turn]));
+    TRY(linear_back(p, g, &w->qkv, g->d_qkv[turn], s->y1, p->n_tokens, none, g->d_y));
+    return end_turn(p, g);
 }

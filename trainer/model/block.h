@@ -123,21 +123,47 @@ static inline enum status block_reached(const struct gradient_watch *watch,
                : watch->reached(watch->context, (const float *)last->data + last->shape[0]);
 }
 
-/* Scratch of the backward, shared by all blocks. */
+/* Scratch of the backward, shared by all blocks.
+ *
+ * Gradients of weights and biases of a block's linear layers may go to branch 2 of the device,
+ * beside the chain of gradients that the backward is: nobody waits for them but the optimizer (and
+ * ranks that sum them).
+ *
+ *   branch 0   norm ─ fc2 ─ fc1 ─ norm ─ proj ─ attention ─ qkv ─ norm of the block before …
+ *   branch 2          fc2 ─ fc1 ─────────── proj ───────────── qkv
+ *
+ * They read what the chain has made, which therefore has two sets of memory, taken in turns: a
+ * block waits for the weights of the block but one behind it. The same products in either case, so
+ * the same bits. */
 struct block_gradients {
     float *d_stream; /* [T, D] in: gradient of the stream after the block; out: before it, LN1 left
                         out */
     float *d_rows;   /* [T, D] */
-    struct tensor d_y;      /* [T, D] in: gradient of y_next; out: gradient of y1 */
-    struct tensor d_branch; /* [T, D] */
-    struct tensor d_hidden; /* [T, 4D] */
-    struct tensor d_qkv;    /* [T, 3D] */
+    struct tensor d_y;         /* [T, D] in: gradient of y_next; out: gradient of y1 */
+    struct tensor d_branch[2]; /* [T, D] in front of fc2; and of proj, unless apart */
+    struct tensor d_proj[2];   /* [T, D] apart: in front of proj */
+    struct tensor d_hidden[2]; /* [T, 4D] */
+    struct tensor d_qkv[2];    /* [T, 3D] */
+    bool apart;                /* weights on a branch of their own: both of each, else the first */
+    bool used;                 /* that branch, in this backward */
+    bool pending[2];           /* weights that read this set, and were not waited for */
+    int turn;                  /* the set of the block under way */
 };
 
 /* Room for streams of `any` elements, and for blocks of streams of `n_stream`, of mlp_ratio. */
 enum status block_plan_gradients(struct block_gradients *gradients, enum dtype dtype,
-                                 int64_t n_stream, int64_t any, int32_t mlp_ratio,
+                                 int64_t n_stream, int64_t any, int32_t mlp_ratio, bool apart,
                                  struct workspace *workspace) IBOT_WARN_UNUSED;
+
+/* A backward begins; and branch 0 waits for all weights so far: before what they read is written
+ * over by others than block_backward, and at the end. */
+void block_gradients_begin(struct block_gradients *gradients);
+enum status block_gradients_settle(const struct block_pass *pass,
+                                   struct block_gradients *gradients) IBOT_WARN_UNUSED;
+
+/* The branch in use, not 0, waits for all weights so far. */
+enum status block_gradients_follow(struct device *device, const struct block_gradients *gradients,
+                                   int branch) IBOT_WARN_UNUSED;
 
 /* Makes again what the pass does not keep. Before the backward of every block but the last one,
  * whose values are those that the forward left. Writes over what the blocks share: whoever still

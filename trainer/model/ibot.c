@@ -95,6 +95,7 @@ static enum status plan_networks(struct ibot *ibot)
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
         .backward = !o->inference_only,
         .recompute = o->recompute,
+        .weights_apart = o->weights_apart,
     };
     int64_t global = o->global_size_px / p, local = o->local_size_px / p, row = 3 * p * p;
     bool all_rows = o->head.norm == HEAD_NORM_BN;

@@ -72,6 +72,8 @@ struct ibot_options {
     int64_t bucket_bytes; /* gradients that ranks sum at a time; 0: 32 MiB */
     bool record_steps;    /* on a device that has graphs: record steps and launch them */
     enum recompute recompute;
+    bool weights_apart;  /* gradients of the blocks' weights beside the rest of the backward, on a
+                            branch of the device, at the cost of memory (block.h) */
     bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
     bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
 };

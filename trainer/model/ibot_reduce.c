@@ -4,6 +4,8 @@
  *
  *   | embedding | block 0 | block 1 | … | last block | norm | head |
  *                        <────────────────────────── reached
+ *
+ * Gradients of weights that are made on a branch of their own are waited for by the sums alone.
  */
 #include "trainer/model/ibot_internal.h"
 
@@ -27,7 +29,10 @@ static enum status sum_from(struct ibot *ibot, int64_t first)
     ibot->summed_from = first;
     TRY(device->fork(device));
     device->use_branch(device, 1);
-    enum status status = ranks->all_reduce(ranks, device, &bucket);
+    enum status status =
+        block_gradients_follow(device, backbone_gradients(&ibot->student.backbone), 1);
+    if (status == STATUS_OK)
+        status = ranks->all_reduce(ranks, device, &bucket);
     device->use_branch(device, 0);
     return status;
 }

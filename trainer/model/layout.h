@@ -13,6 +13,7 @@ struct backbone_layout {
     int32_t global_size_px, local_size_px;
     bool backward; /* student */
     enum recompute recompute;
+    bool weights_apart;   /* gradients of weights on a branch of their own */
     enum dtype dtype;     /* of activations and operands */
     enum activation gelu; /* its form */
 };

@@ -228,7 +228,7 @@ static enum status norm_rows_back(const struct swin *swin, const struct affine *
 /* Where a product reads the gradient that float32 memory `wide` has: there, or from a copy. */
 static struct tensor operand_of(const struct swin *swin, float *wide)
 {
-    return swin->dtype == DTYPE_F32 ? vector(wide, 0) : swin->gradients.d_branch;
+    return swin->dtype == DTYPE_F32 ? vector(wide, 0) : swin->gradients.d_branch[0];
 }
 
 /* gradients.d_y: of y1 of the stage's first block -> gradients.d_stream: of the stream. */
@@ -337,6 +337,7 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
 {
     const struct block_pass *last = &swin->stages[swin->options.n_stages - 1].pass;
 
+    block_gradients_begin(&swin->gradients);
     TRY(features_back(swin));
     TRY(swin->device->zero(swin->device, swin->gradients.d_stream,
                            (size_t)(last->n_tokens * last->width) * sizeof(float)));
@@ -344,6 +345,8 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
         struct swin_stage *stage = stage_at(swin, i);
         struct block_next next = next_of(swin, i);
         struct block_rows rows = rows_of(stage);
+        if (stage->pass.recompute != RECOMPUTE_NONE) /* as in a ViT */
+            TRY(block_gradients_settle(&stage->pass, &swin->gradients));
         if (i + 1 < swin->options.depth)
             TRY(block_restore(&stage->pass, &swin->weights[i], &swin->states[i], &swin->depths[i],
                               &rows));
@@ -352,6 +355,7 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
         TRY(block_reached(watch, &swin->weights[i]));
         if (i > stage->first_block)
             continue;
+        TRY(block_gradients_settle(&stage->pass, &swin->gradients));
         TRY(enter_stage_back(swin, stage));
         if (i > 0)
             TRY(merge_back(swin, stage - 1));

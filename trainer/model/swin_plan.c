@@ -113,12 +113,12 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
 }
 
 static enum status plan_gradients(struct swin *swin, struct workspace *w, int64_t stream,
-                                  int64_t any)
+                                  int64_t any, bool weights_apart)
 {
     int64_t n = swin->n_rows * swin->stages[swin->options.n_stages - 1].pass.width;
 
     TRY(block_plan_gradients(&swin->gradients, swin->dtype, stream, any, swin->options.mlp_ratio,
-                             w));
+                             weights_apart, w));
     TRY(plan_buffer(w, &swin->d_features, swin->dtype, n));
     return plan_buffer(w, &swin->d_all, swin->dtype, n);
 }
@@ -158,7 +158,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     TRY(plan_buffer(w, &swin->all, swin->dtype, swin->n_rows * last->width));
     TRY(plan_buffer(w, &swin->features, swin->dtype, swin->n_rows * last->width));
     if (layout->backward)
-        return plan_gradients(swin, w, stream, any);
+        return plan_gradients(swin, w, stream, any, layout->weights_apart);
     return STATUS_OK;
 }
 

@@ -78,7 +78,8 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
     TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
     TRY(workspace_reserve(w, &vit->sample, (size_t)vit->pass.n_tokens * sizeof(int32_t)));
     if (layout->backward)
-        TRY(block_plan_gradients(&vit->gradients, layout->dtype, n, n, options->mlp_ratio, w));
+        TRY(block_plan_gradients(&vit->gradients, layout->dtype, n, n, options->mlp_ratio,
+                                 layout->weights_apart, w));
     return STATUS_OK;
 }
 
@@ -299,15 +300,19 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
     struct block_state *first = &vit->states[0];
     int64_t n = vit->rows.n_rows;
 
+    block_gradients_begin(g);
     TRY(p->device->zero(p->device, g->d_stream, (size_t)(n * p->width) * sizeof(float)));
     for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
         struct block_next next = next_of(vit, i);
         const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+        if (p->recompute != RECOMPUTE_NONE) /* into what the weights of the block behind read */
+            TRY(block_gradients_settle(p, g));
         if (i + 1 < vit->options.depth)
             TRY(block_restore(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows));
         TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
         TRY(block_reached(watch, &vit->weights[i]));
     }
+    TRY(block_gradients_settle(p, g));
     struct residual_layernorm_backward_args norm = {
         .d_y = shaped(g->d_y, p->n_tokens, p->width),
         .d_sum = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),

@@ -277,6 +277,7 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
     out->precision = half ? PRECISION_BF16 : PRECISION_F32;
     out->gelu_tanh = o->gelu == GELU_CHOICE_TANH || (o->gelu == GELU_CHOICE_AUTO && half);
     out->record_steps = o->cuda_graph;
+    out->weights_apart = o->weight_gradient_branch;
     out->recompute = (enum recompute)o->recompute;
     return STATUS_OK;
 }

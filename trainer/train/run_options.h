@@ -71,7 +71,7 @@ struct run_options {
     int32_t threads;
     int precision, gelu, recompute;
     int attention; /* auto, own, cudnn */
-    bool use_fp16, cuda_graph, deterministic, check;
+    bool use_fp16, cuda_graph, deterministic, weight_gradient_branch, check;
     int matmul_tune; /* enum device_tuning_mode */
     const char *matmul_cache;
     int32_t local_rank;

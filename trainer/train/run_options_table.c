@@ -299,6 +299,10 @@ static const struct option_spec specs[] = {
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),
+    ROW(BOOL, weight_gradient_branch, .text = "off", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "make the gradients of the blocks' weights on a branch of the accelerator, beside "
+                "the rest of the backward, with the same bits; takes a second set of a "
+                "block's gradients as memory"),
     ROW(CHOICE, matmul_tune, .choices = tunings, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "which of its algorithms an accelerator's library uses for a matrix product. on: "
                 "the one in --matmul_cache, or else the fastest, measured in the first step and "
