@@ -64,6 +64,8 @@ size_t batch_upload_bytes(const struct data_spec *spec, int32_t batch_size)
     return N_PLACES * (sizes.globals + sizes.locals + sizes.photometric);
 }
 
+/* Where a batch that was begun is. Slots are used again: one that comes anew is no longer where it
+ * was before. */
 static struct batch_place *place_of(struct batch_upload *upload, const struct batch *batch)
 {
     for (int i = 0; i < upload->n_places; i++)
@@ -77,13 +79,15 @@ static struct batch_place *place_of(struct batch_upload *upload, const struct ba
 enum status batch_upload_begin(struct batch_upload *upload, const struct batch *batch)
 {
     struct device *device = upload->device;
-    struct batch_place *place = &upload->places[upload->next];
+    struct batch_place *place = &upload->places[upload->next], *before = place_of(upload, batch);
     struct sizes sizes = sizes_of(&upload->spec, (size_t)batch->n_samples);
 
     if (upload->n_places == 0)
         return STATUS_OK;
     CHECK(!upload->under_way);
     TRY(device->upload_begin(device));
+    if (before != NULL)
+        before->batch = NULL;
     upload->under_way = true;
     place->batch = batch;
     upload->next = (upload->next + 1) % upload->n_places;
