@@ -66,9 +66,17 @@ end error 1 1 'rank 1.*NCCL.*remote process exited'
 end start 1 1 'joins the communicator\|initialisation: still in progress'
 
 # nobody is left: no rank, no loader
+left() {
+    local file
+    for file in /proc/[0-9]*/cmdline; do
+        text=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue # it has ended meanwhile
+        [[ $text != *"$work"* ]] || return 0
+    done
+    return 1
+}
 deadline=$((SECONDS + 30))
-while grep -lsz -- "$work" /proc/[0-9]*/cmdline | grep -qv "/proc/$$/"; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "processes are left"
+while left; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "processes are left: $text"
     sleep 0.1
 done
 grep -o "error: .*" "$work"/*.log | sed "s|.*/||"

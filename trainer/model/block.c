@@ -353,7 +353,9 @@ static enum status wait_for_set(struct device *device, struct block_gradients *g
 enum status block_gradients_settle(const struct block_pass *p, struct block_gradients *g)
 {
     TRY(wait_for_set(p->device, g, 0));
-    return wait_for_set(p->device, g, 1);
+    TRY(wait_for_set(p->device, g, 1));
+    g->used = false; /* who follows branch 0 from here on follows them */
+    return STATUS_OK;
 }
 
 enum status block_gradients_follow(struct device *device, const struct block_gradients *g,
