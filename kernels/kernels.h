@@ -1,5 +1,5 @@
 /* What this folder offers to trainer/backend.c: an accelerator as a device, a column of the op
- * table and a collective. kernels/none.c answers for builds that have no accelerator column: each
+ * table and a collective. kernels/load.c answers for builds that have no accelerator column: each
  * call then fails with STATUS_UNSUPPORTED and says so. */
 #ifndef IBOT_KERNELS_KERNELS_H
 #define IBOT_KERNELS_KERNELS_H
