@@ -127,7 +127,10 @@ static void end_loader(struct chaos *chaos, int i, int signal_number, int exit_s
         process_signal(&chaos->loaders[i], SIGCONT);
         chaos->stopped = -1;
     }
-    process_signal(&chaos->loaders[i], signal_number);
+    if (signal_number == SIGTERM)
+        process_stop(&chaos->loaders[i], SIGTERM, SCENE_SECONDS);
+    else
+        process_signal(&chaos->loaders[i], signal_number);
     process_finish(&chaos->loaders[i], exit_status, SCENE_SECONDS);
     process_release(&chaos->loaders[i]);
 }
@@ -204,7 +207,7 @@ static void let_a_liar_in(struct chaos *chaos)
         command_of("lying_loader", chaos->scene->data, chaos->endpoint, seed, NULL);
     process_start(&chaos->liar, &command);
     take_batches(chaos);
-    process_signal(&chaos->liar, SIGTERM);
+    process_stop(&chaos->liar, SIGTERM, SCENE_SECONDS);
     process_finish(&chaos->liar, 0, SCENE_SECONDS);
     print_message("  liar: %s", chaos->liar.text);
     process_release(&chaos->liar);

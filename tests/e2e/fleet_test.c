@@ -156,7 +156,7 @@ static void a_trainer_is_restarted_before_within_and_between_epochs(void **state
     start_trainer(&story);
     story_close(&story);
     for (int i = 0; i < 2; i++) { /* the same ones served all of them */
-        process_signal(&loaders[i], SIGTERM);
+        process_stop(&loaders[i], SIGTERM, SCENE_SECONDS);
         process_finish(&loaders[i], 0, SCENE_SECONDS);
         process_release(&loaders[i]);
     }
@@ -196,7 +196,7 @@ static void a_loader_added_in_the_middle_takes_over(void **state)
     take(&story, 7);
     start_loader(scene, &second, story.endpoint, "0");
     take(&story, 7);
-    process_signal(&first, SIGTERM);
+    process_stop(&first, SIGTERM, SCENE_SECONDS);
     process_finish(&first, 0, SCENE_SECONDS);
     story_close(&story);
     process_release(&first);
@@ -218,7 +218,7 @@ static void four_of_five_loaders_leave_and_a_thousand_batches_follow(void **stat
         if (i % 2 == 0) {
             kill_and_release(&loaders[i]);
         } else {
-            process_signal(&loaders[i], SIGTERM);
+            process_stop(&loaders[i], SIGTERM, SCENE_SECONDS);
             process_finish(&loaders[i], 0, SCENE_SECONDS);
             process_release(&loaders[i]);
         }

@@ -145,7 +145,7 @@ static void loaders_may_be_started_before_and_after_the_trainer(void **state)
                          "--output_dir", scene_path(scene, "next"), NULL);
     process_run(&trainer, &command, 0, SCENE_SECONDS);
     assert_true(scene_final_digest(scene, "apart") == scene_final_digest(scene, "next"));
-    process_signal(&early, SIGTERM);
+    process_stop(&early, SIGTERM, SCENE_SECONDS);
     process_finish(&early, 0, SCENE_SECONDS);
     process_release(&early);
     process_release(&late);
@@ -166,7 +166,7 @@ static void a_loader_with_other_images_is_refused_with_the_reason(void **state)
     start_loader(scene, &loader, endpoint);
     process_finish(&trainer, 0, SCENE_SECONDS);
     process_release(&trainer);
-    process_signal(&loader, SIGTERM);
+    process_stop(&loader, SIGTERM, SCENE_SECONDS);
     process_wait(&loader, SCENE_SECONDS);
     process_release(&loader);
 

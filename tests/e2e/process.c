@@ -218,6 +218,39 @@ void process_signal(const struct process *process, int signal_number)
         kill(process->pid, signal_number);
 }
 
+/* Bit `signal_number - 1` of SigCgt in /proc/PID/status. */
+static bool catches(pid_t pid, int signal_number)
+{
+    char path[64], line[256];
+    unsigned long long mask = 0;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return false;
+    while (fgets(line, sizeof(line), file) != NULL)
+        if (sscanf(line, "SigCgt: %llx", &mask) == 1)
+            break;
+    fclose(file);
+    return (mask >> (signal_number - 1) & 1) != 0;
+}
+
+void process_stop(struct process *process, int signal_number, int seconds)
+{
+    int64_t deadline = clock_monotonic_ns() + (int64_t)seconds * 1000000000;
+
+    while (!process->ended && !catches(process->pid, signal_number)) {
+        if (clock_monotonic_ns() > deadline) {
+            print_error("no handler for signal %d after %d s:\n%s\n", signal_number, seconds,
+                        process->text);
+            process_release(process);
+            fail_msg("the program does not catch signal %d", signal_number);
+        }
+        process_wait_ms(process, 2);
+    }
+    process_signal(process, signal_number);
+}
+
 int process_children(const struct process *process, pid_t *pids, int n)
 {
     char path[64];

@@ -50,6 +50,9 @@ int process_wait(struct process *process, int seconds);
 
 void process_signal(const struct process *process, int signal_number);
 
+/* Sends a signal that the program catches, once it does: one that was just started does not yet. */
+void process_stop(struct process *process, int signal_number, int seconds);
+
 /* The children of a process (its loaders), at most n; how many there are. */
 int process_children(const struct process *process, pid_t *pids, int n);
 

@@ -143,7 +143,7 @@ static void a_replay_serves_a_trainer_that_was_killed_from_where_it_goes_on(void
     process_run(&trainer, &command, 0, SCENE_SECONDS);
     assert_true(scene_final_digest(scene, "again") == scene_final_digest(scene, "run"));
     process_release(&trainer);
-    process_signal(&player, SIGTERM);
+    process_stop(&player, SIGTERM, SCENE_SECONDS);
     process_finish(&player, 0, SCENE_SECONDS);
     process_release(&player);
 }
