@@ -264,10 +264,12 @@ static enum status compare_sample(const struct place *place)
     return compare_parts(place);
 }
 
+/* The i-th of the chosen slices. */
 static enum status check_slice(struct verify *verify, size_t i)
 {
-    struct place place = {
-        .verify = verify, .slice = &verify->recording->slices[i], .job = wait_for(verify, i)};
+    struct place place = {.verify = verify,
+                          .slice = &verify->recording->slices[verify->chosen[i]],
+                          .job = wait_for(verify, i)};
 
     if (place.job->status != STATUS_OK)
         FAIL(place.job->status, "step %lld, slice %llu cannot be made: %s",

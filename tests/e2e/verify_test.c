@@ -68,7 +68,7 @@ static void the_first_difference_is_named_down_to_the_pixel(void **state)
     const char *path = scene_path(scene, "images/class2/image010.jpg");
     struct command command;
     struct process process;
-    int step, rank, sample;
+    int step, rank, sample, epoch;
     char steps[16];
 
     change_byte(path, 25);
@@ -96,10 +96,16 @@ static void the_first_difference_is_named_down_to_the_pixel(void **state)
         process_run(&process, &command, 0, SCENE_SECONDS);
         process_release(&process);
     }
-    snprintf(steps, sizeof(steps), "%d", step);
+    /* Of the next epoch alone, it is the place there that is named. */
     command = verify(scene, full);
-    command_add(&command, "--steps", steps, NULL);
+    command_add(&command, "--steps", "6-11", NULL);
     process_run(&process, &command, 3, SCENE_SECONDS);
+    found = strstr(process.text, "step ");
+    assert_non_null(found);
+    assert_int_equal(
+        sscanf(found, "step %d, rank %d, sample %d (epoch %d, ", &step, &rank, &sample, &epoch), 4);
+    assert_in_range(step, 6, 11);
+    assert_int_equal(epoch, 1);
     process_release(&process);
 }
 
