@@ -11,7 +11,7 @@
  * for i in 0..n-2: swap r[i], r[i + next_u32 mod (n-i)]. */
 void order_permutation(uint64_t seed, int32_t epoch, uint32_t n, uint32_t *out);
 
-/* Permutations of the last few epochs, shared by the threads of a loader. */
+/* Permutations of the epochs in use, shared by the threads of a loader. */
 struct order;
 
 enum status order_open(struct order **out, uint32_t n_samples) IBOT_WARN_UNUSED;
@@ -20,6 +20,9 @@ enum status order_open(struct order **out, uint32_t n_samples) IBOT_WARN_UNUSED;
  * extends the list. Any thread; fast when the epoch is cached. */
 enum status order_sample(struct order *order, bool shuffle, uint64_t seed, int32_t epoch,
                          uint64_t position, uint32_t *sample) IBOT_WARN_UNUSED;
+
+/* Permutations made so far. Any thread. */
+uint64_t order_n_made(struct order *order);
 void order_close(struct order **order);
 
 #endif

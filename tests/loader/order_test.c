@@ -98,6 +98,29 @@ static void threads_in_different_epochs_read_the_right_ones(void **state)
     order_close(&order);
 }
 
+/* Eight runs, each at the end of an epoch of its own: none displaces the orders of another. One
+ * that nobody asks for any more gives its place away. */
+static void orders_in_use_are_made_once(void **state)
+{
+    enum { N_RUNS = 8 };
+    struct order *order = NULL;
+    uint32_t sample;
+
+    (void)state;
+    assert_int_equal(order_open(&order, N), STATUS_OK);
+    for (uint64_t i = 0; i < 1000; i++)
+        for (int32_t run = 0; run < N_RUNS; run++)
+            assert_int_equal(
+                order_sample(order, true, 0, 10 * run + (int32_t)(i & 1), i % N, &sample),
+                STATUS_OK);
+    assert_int_equal(order_n_made(order), 2 * N_RUNS);
+    for (int32_t epoch = 1000; epoch < 1400; epoch++) /* the next ones of a single run */
+        for (uint64_t i = 0; i < N; i++)
+            assert_int_equal(order_sample(order, true, 0, epoch, i, &sample), STATUS_OK);
+    assert_int_equal(order_n_made(order), 2 * N_RUNS + 400);
+    order_close(&order);
+}
+
 static void an_order_of_nothing_is_refused(void **state)
 {
     struct order *order = NULL;
@@ -114,6 +137,7 @@ int main(void)
         cmocka_unit_test(long_permutations_and_other_seeds_are_too),
         cmocka_unit_test(ranks_take_strided_positions_and_the_list_goes_round),
         cmocka_unit_test(threads_in_different_epochs_read_the_right_ones),
+        cmocka_unit_test(orders_in_use_are_made_once),
         cmocka_unit_test(an_order_of_nothing_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
