@@ -290,6 +290,20 @@ out:
     return status;
 }
 
+/* A file's name is on disk when its folder is: whatever a checkpoint says of it, it is there after
+ * a loss of power too. */
+static enum status sync_folder(const char *folder)
+{
+    int descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int error = descriptor < 0 || fsync(descriptor) != 0 ? errno : 0;
+
+    if (descriptor >= 0)
+        close(descriptor);
+    if (error != 0 && error != EINVAL) /* EINVAL: a file system that has no such thing */
+        FAIL(STATUS_IO, "folder '%s' can't be synced to disk: %s", folder, strerror(error));
+    return STATUS_OK;
+}
+
 static enum status open_file(struct recorder *recorder, const char *folder)
 {
     char path[PATH_BYTES];
@@ -302,7 +316,8 @@ static enum status open_file(struct recorder *recorder, const char *folder)
     recorder->message.recording = recorder->info;
     struct iovec piece = {bytes, message_pack(&recorder->message, bytes)};
     TRY(tfrecord_writer_put(recorder->writer, &piece, 1));
-    return tfrecord_writer_sync(recorder->writer);
+    TRY(tfrecord_writer_sync(recorder->writer));
+    return sync_folder(folder);
 }
 
 static void describe(struct recorder *recorder, const struct recorder_options *o)

@@ -12,8 +12,8 @@
 
 enum {
     MAX_OPEN_FILES = 64,
-    /* head, hashes of the parts, and what frames them */
-    SKIM_BYTES = MESSAGE_MAX_BYTES + SLICE_MAX_SAMPLES * 3 * DATA_SPEC_MAX_VIEWS * 8 + 64,
+    FRAME_BYTES = 64, /* what fields of a record take around their content, and more */
+    HASHES_BYTES = SLICE_MAX_SAMPLES * 3 * DATA_SPEC_MAX_VIEWS * 8, /* of the parts, at most */
 };
 static const size_t max_record_bytes = (size_t)SLICE_MAX_SAMPLES * DATA_SPEC_MAX_RECORD_BYTES;
 
@@ -206,6 +206,7 @@ static enum status index_record(struct recording *recording, uint32_t number, ui
 static enum status index_file(struct recording *recording, uint32_t number)
 {
     struct recorded_file *file = &recording->files[number];
+    size_t most = MESSAGE_MAX_BYTES + FRAME_BYTES + (recording->info.pixels ? 0 : HASHES_BYTES);
     const uint8_t *bytes;
     size_t n_bytes, length;
     bool first = true;
@@ -213,8 +214,7 @@ static enum status index_file(struct recording *recording, uint32_t number)
     TRY(tfrecord_reader_open(&file->reader, file->path, max_record_bytes));
     for (;;) {
         uint64_t offset = tfrecord_reader_offset(file->reader);
-        enum status status =
-            tfrecord_reader_skim(file->reader, SKIM_BYTES, &bytes, &n_bytes, &length);
+        enum status status = tfrecord_reader_skim(file->reader, most, &bytes, &n_bytes, &length);
         if (status == STATUS_CLOSED)
             break;
         if (tfrecord_reader_torn(file->reader)) {
