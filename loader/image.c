@@ -33,9 +33,9 @@ void image_decoder_close(struct image_decoder **pointer)
     *pointer = NULL;
 }
 
-long image_decoder_warnings(const struct image_decoder *decoder)
+uint32_t image_decoder_repairs(const struct image_decoder *decoder)
 {
-    return decoder->n_warnings;
+    return decoder->n_warnings < UINT32_MAX ? (uint32_t)decoder->n_warnings : UINT32_MAX;
 }
 
 enum status image_check_size(int64_t width, int64_t height)

@@ -78,8 +78,9 @@ enum status image_read(struct image_decoder *decoder, const struct image_place *
 /* Time that image_read has spent with reading, all in all. */
 int64_t image_decoder_read_ns(const struct image_decoder *decoder);
 
-/* Damage that libjpeg met and repaired in the last image: those images are used, as Pillow does. */
-long image_decoder_warnings(const struct image_decoder *decoder);
+/* Places where libjpeg met damage in the last image and repaired it: those images are used, as
+ * Pillow does. */
+uint32_t image_decoder_repairs(const struct image_decoder *decoder);
 
 /* Room for width x height pixels, which are then undefined. Errors: STATUS_CORRUPT (over the
  * limits), STATUS_NO_MEMORY. */

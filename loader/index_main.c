@@ -38,7 +38,8 @@ static const struct option_spec specs[] = {
      .type = OPTION_BOOL,
      .offset = offsetof(struct index_options, verify),
      .text = "off",
-     .help = "also decode every image and list the bad ones; exit status 1 when there are any"},
+     .help = "also decode every image and list the bad ones; exit status 1 when there are any. "
+             "Damaged ones that a decoder repairs, and that are used, are listed too"},
     {.name = "threads",
      .type = OPTION_INT32,
      .offset = offsetof(struct index_options, threads),
@@ -85,9 +86,19 @@ static int show_progress(void *context, uint64_t n_found)
 struct verification {
     const struct index *index;
     const atomic_int *stop;
-    atomic_uint_fast64_t next, n_done, n_bad;
+    atomic_uint_fast64_t next, n_done, n_bad, n_repaired;
     atomic_int n_running, n_failed;
 };
+
+/* Says what was decoded in spite of damage. */
+static void tell_repaired(const struct image_place *place, uint32_t n_repairs)
+{
+    bool part = place->name != NULL && place->name[0] != '\0';
+
+    printf("image '%s'%s%s%s: damaged in %u places, repaired and used\n",
+           part ? place->name : place->path, part ? " in '" : "", part ? place->path : "",
+           part ? "'" : "", n_repairs);
+}
 
 /* One thread: takes images by turns, prints the bad ones to stdout. */
 static enum status verify_images(struct verification *v)
@@ -108,6 +119,9 @@ static enum status verify_images(struct verification *v)
         if (status != STATUS_OK) {
             printf("%s\n", status_message());
             atomic_fetch_add(&v->n_bad, 1);
+        } else if (image_decoder_repairs(decoder) > 0) {
+            tell_repaired(&place, image_decoder_repairs(decoder));
+            atomic_fetch_add(&v->n_repaired, 1);
         }
         status = STATUS_OK;
         atomic_fetch_add(&v->n_done, 1);
@@ -173,6 +187,9 @@ static enum status verify(const struct index *index, int32_t n_threads, uint64_t
         pthread_join(threads[i], NULL);
     log_status_line(NULL);
     *n_bad = atomic_load(&v.n_bad);
+    if (atomic_load(&v.n_repaired) > 0)
+        log_info("damaged images, used as their decoder repairs them: %llu",
+                 (unsigned long long)atomic_load(&v.n_repaired));
     if (n_started == 0)
         FAIL(STATUS_NO_MEMORY, "no thread could be started");
     if (atomic_load(&v.n_failed) == n_started)

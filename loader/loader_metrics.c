@@ -23,9 +23,14 @@ static void collect_pool(struct exposition *e, struct pool *pool)
     pool_stats(pool, &stats);
     exposition_counter(e, "ibot_loader_images_total", "Images made.", (double)stats.n_images);
     exposition_counter(e, "ibot_loader_slices_total", "Slices made.", (double)stats.n_slices);
-    exposition_counter(e, "ibot_loader_bad_images_total",
-                       "Images that could not be read; others took their places.",
-                       (double)stats.n_bad_images);
+    exposition_family(
+        e, "ibot_loader_bad_images_total", EXPOSITION_COUNTER,
+        "Images that could not be read, by what was wrong; others took their places.");
+    for (int i = 0; i < BAD_IMAGE_KINDS; i++)
+        exposition_sample(e, "kind", bad_image_kind_names[i], (double)stats.n_bad[i]);
+    exposition_counter(e, "ibot_loader_repaired_images_total",
+                       "Images made from damaged JPEG files, whose decoder repaired them.",
+                       (double)stats.n_repaired);
     exposition_family(e, "ibot_loader_stage_seconds_total", EXPOSITION_COUNTER,
                       "Time of worker threads, by what they spent it with.");
     for (int i = 0; i < VIEW_STAGES; i++)

@@ -17,7 +17,8 @@ struct worker {
     struct view_maker maker; /* worker thread only */
     bool started;
     /* Written by the worker once in a slice, read by anybody. */
-    atomic_int_least64_t n_slices, n_images, n_bad_images, busy_ns, stage_ns[VIEW_STAGES];
+    atomic_int_least64_t n_slices, n_images, n_repaired, n_bad[BAD_IMAGE_KINDS];
+    atomic_int_least64_t busy_ns, stage_ns[VIEW_STAGES];
     atomic_int_least64_t begin_ns; /* of the slice under way; 0: none is */
 };
 
@@ -28,16 +29,26 @@ struct pool {
     atomic_bool stopping;
 };
 
-static void note_bad_image(void *context, uint32_t sample, const char *path, const char *reason)
+/* The sample that is being made. */
+struct making {
+    struct slice_job *job;
+    int32_t number; /* in the slice */
+};
+
+static void note_bad_image(void *context, enum bad_image_kind kind, uint32_t index,
+                           const char *path, const char *reason)
 {
-    struct slice_job *job = context;
+    const struct making *making = context;
+    struct slice_job *job = making->job;
 
     if (memory_grow(&job->bad_images, &job->bad_capacity, job->n_bad_images + 1,
                     sizeof(*job->bad_images), "bad images") != STATUS_OK)
         return;
     struct bad_image *bad = &job->bad_images[job->n_bad_images++];
     bad->epoch = job->epoch;
-    bad->index = sample;
+    bad->index = index;
+    bad->sample = making->number;
+    bad->kind = kind;
     snprintf(bad->path, sizeof(bad->path), "%s", path);
     snprintf(bad->reason, sizeof(bad->reason), "%s", reason);
 }
@@ -52,9 +63,10 @@ static void make_slice(struct worker *worker, struct slice_job *job)
             job->status = status_set(STATUS_CLOSED, "the loader is stopping");
             break;
         }
+        struct making making = {job, i};
         job->status = view_make(
             &worker->maker, job->spec, job->epoch, job->first_position + (uint64_t)i * job->stride,
-            job->payload + (size_t)i * record, &job->samples[i], note_bad_image, job);
+            job->payload + (size_t)i * record, &job->samples[i], note_bad_image, &making);
     }
     if (job->status != STATUS_OK)
         snprintf(job->reason, sizeof(job->reason), "%s", status_message());
@@ -72,8 +84,11 @@ static void publish(struct worker *worker, const struct slice_job *job, int64_t 
     if (job->status == STATUS_OK) {
         count(&worker->n_slices, 1);
         count(&worker->n_images, job->n_samples);
+        for (int32_t i = 0; i < job->n_samples; i++)
+            count(&worker->n_repaired, job->samples[i].n_repaired > 0);
     }
-    count(&worker->n_bad_images, (int64_t)job->n_bad_images);
+    for (size_t i = 0; i < job->n_bad_images; i++)
+        count(&worker->n_bad[job->bad_images[i].kind], 1);
     count(&worker->busy_ns, spent_ns);
     for (int i = 0; i < VIEW_STAGES; i++)
         atomic_store_explicit(&worker->stage_ns[i], worker->maker.stage_ns[i],
@@ -147,8 +162,11 @@ void pool_stats(struct pool *pool, struct pool_stats *out)
         int64_t begin_ns = atomic_load_explicit(&worker->begin_ns, memory_order_relaxed);
         out->n_slices += (uint64_t)atomic_load_explicit(&worker->n_slices, memory_order_relaxed);
         out->n_images += (uint64_t)atomic_load_explicit(&worker->n_images, memory_order_relaxed);
-        out->n_bad_images +=
-            (uint64_t)atomic_load_explicit(&worker->n_bad_images, memory_order_relaxed);
+        out->n_repaired +=
+            (uint64_t)atomic_load_explicit(&worker->n_repaired, memory_order_relaxed);
+        for (int j = 0; j < BAD_IMAGE_KINDS; j++)
+            out->n_bad[j] +=
+                (uint64_t)atomic_load_explicit(&worker->n_bad[j], memory_order_relaxed);
         out->busy_ns += atomic_load_explicit(&worker->busy_ns, memory_order_relaxed);
         for (int j = 0; j < VIEW_STAGES; j++)
             out->stage_ns[j] += atomic_load_explicit(&worker->stage_ns[j], memory_order_relaxed);

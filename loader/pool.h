@@ -27,8 +27,10 @@ enum status pool_open(struct pool **out, const struct pool_options *options) IBO
 void pool_submit(struct pool *pool, struct slice_job *job);
 
 struct pool_stats {
-    uint64_t n_slices, n_images, n_bad_images; /* made; passed over */
-    int64_t stage_ns[VIEW_STAGES], busy_ns;    /* spent in slices that are made, of all threads */
+    uint64_t n_slices, n_images;            /* made */
+    uint64_t n_repaired;                    /* of them, images that were damaged */
+    uint64_t n_bad[BAD_IMAGE_KINDS];        /* images passed over, by kind */
+    int64_t stage_ns[VIEW_STAGES], busy_ns; /* spent in slices that are made, of all threads */
     int32_t n_threads, n_busy;
     int64_t oldest_ns; /* when the slice under way for longest was begun; 0: none is */
 };

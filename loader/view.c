@@ -156,6 +156,7 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         if (status == STATUS_OK) {
             sample->label = (int32_t)maker->index->entries[sample->index].label;
             sample->n_substituted = tried;
+            sample->n_repaired = image_decoder_repairs(maker->decoder);
             bool turn = spec->upright && maker->image.orientation != 1;
             if (turn)
                 TRY(image_turn(&maker->turned, &maker->image));
@@ -165,7 +166,7 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         if (status == STATUS_NO_MEMORY)
             return status;
         if (bad != NULL)
-            bad(context, sample->index, path, status_message());
+            bad(context, bad_image_kind_of(status), sample->index, path, status_message());
         if (spec->bad_image_policy == BAD_IMAGE_FAIL)
             FAIL(STATUS_CORRUPT, "bad image: %s", status_message());
     }

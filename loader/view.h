@@ -40,7 +40,8 @@ struct view_maker {
 };
 
 /* Told of every bad image that was passed over. */
-typedef void view_bad_image(void *context, uint32_t sample, const char *path, const char *reason);
+typedef void view_bad_image(void *context, enum bad_image_kind kind, uint32_t sample,
+                            const char *path, const char *reason);
 
 /* Without index and order, only view_render works. */
 enum status view_maker_open(struct view_maker *maker, const struct index *index,

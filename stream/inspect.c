@@ -177,6 +177,7 @@ static enum status show_slice(struct viewer *viewer, struct recording *recording
 {
     const struct recorded_slice *recorded = &recording->slices[i];
     const struct message_recording *info = &recording->info;
+    struct bad_image bad[MESSAGE_MAX_BAD_IMAGES];
 
     TRY(recording_read(recording, i));
     const struct message_slice *slice = &recording->message.slice;
@@ -190,8 +191,13 @@ static enum status show_slice(struct viewer *viewer, struct recording *recording
             .made = true,
             .label = slice->label[j],
             .n_substituted = slice->n_substituted[j],
+            .n_repaired = slice->n_repaired[j],
             .hash = slice->hash[j],
+            .bad_images = bad,
         };
+        for (int32_t k = 0; k < slice->n_bad_images; k++)
+            if (slice->bad_images[k].sample == j)
+                bad[sample.n_bad_images++] = slice->bad_images[k];
         sample.number =
             (int32_t)(sample.position / (uint64_t)info->world % (uint64_t)info->batch_size);
         const uint8_t *payload = recording->record.payload;

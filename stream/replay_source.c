@@ -130,6 +130,23 @@ static enum status check_spec(const struct replay_source *source, const struct s
          difference);
 }
 
+/* What was passed over on the way to an image of the recorded slice. */
+static enum status copy_bad_images(struct slice_job *job, int32_t sample,
+                                   const struct message_slice *from, int32_t image)
+{
+    for (int32_t i = 0; i < from->n_bad_images; i++) {
+        if (from->bad_images[i].sample != image)
+            continue;
+        TRY(memory_grow(&job->bad_images, &job->bad_capacity, job->n_bad_images + 1,
+                        sizeof(*job->bad_images), "bad images"));
+        struct bad_image *bad = &job->bad_images[job->n_bad_images++];
+        *bad = from->bad_images[i];
+        bad->epoch = job->epoch;
+        bad->sample = sample;
+    }
+    return STATUS_OK;
+}
+
 static enum status fill_slice(struct replay_source *source, struct slice_job *job)
 {
     struct recording *recording = source->recording;
@@ -151,7 +168,9 @@ static enum status fill_slice(struct replay_source *source, struct slice_job *jo
         job->samples[i] = (struct batch_sample){.position = position,
                                                 .index = from->index[image],
                                                 .label = from->label[image],
-                                                .n_substituted = from->n_substituted[image]};
+                                                .n_substituted = from->n_substituted[image],
+                                                .n_repaired = from->n_repaired[image]};
+        TRY(copy_bad_images(job, i, from, image));
     }
     return STATUS_OK;
 }

@@ -74,9 +74,12 @@ int report_print(FILE *out, const char *endpoint, const struct message_status *b
             "again, %llu late copies\n",
             now->n_ready, now->n_slots, now->n_leases, (unsigned long long)now->n_slices,
             (unsigned long long)now->n_reissued, (unsigned long long)now->n_duplicates);
-    fprintf(out, "  %d loader%s; bad images: %llu; corrupt messages: %llu; refused: %llu\n",
+    fprintf(out,
+            "  %d loader%s; bad images: %llu, repaired: %llu; corrupt messages: %llu; refused: "
+            "%llu\n",
             now->n_loaders, now->n_loaders == 1 ? "" : "s", (unsigned long long)now->n_bad_images,
-            (unsigned long long)now->n_corrupt, (unsigned long long)now->n_refused);
+            (unsigned long long)now->n_repaired, (unsigned long long)now->n_corrupt,
+            (unsigned long long)now->n_refused);
     for (int32_t i = 0; i < now->n_listed; i++, n_lines++) {
         const struct status_loader *loader = &now->loaders[i];
         double rate = loader_rate(before, now, loader);
@@ -157,6 +160,7 @@ enum status report_json(FILE *out, const char *endpoint, const struct message_st
     set_count(object, "corrupt", now->n_corrupt);
     set_count(object, "refused", now->n_refused);
     set_count(object, "bad_images", now->n_bad_images);
+    set_count(object, "repaired_images", now->n_repaired);
     json_object_set_new(object, "waited_s", json_real(1e-9 * (double)now->waited_ns));
     set_count(object, "slots", (uint64_t)now->n_slots);
     set_count(object, "ready", (uint64_t)now->n_ready);

@@ -98,11 +98,18 @@ void sample_print(FILE *out, const struct data_spec *spec, const struct sample *
         fprintf(out, ", label %d, hash %016llx", sample->label, (unsigned long long)sample->hash);
     if (sample->n_substituted > 0)
         fprintf(out, ", in place of %u bad images", sample->n_substituted);
+    if (sample->n_repaired > 0)
+        fprintf(out, ", repaired in %u places", sample->n_repaired);
     if (sample->width > 0)
         fprintf(out, ", %dx%d", sample->width, sample->height);
     if (sample->path != NULL)
         fprintf(out, ", '%s'", sample->path);
     fputs("\n", out);
+    for (int32_t i = 0; i < sample->n_bad_images; i++) {
+        const struct bad_image *bad = &sample->bad_images[i];
+        fprintf(out, "    bad image %u (%s) '%s': %s\n", bad->index,
+                bad_image_kind_names[bad->kind], bad->path, bad->reason);
+    }
     for (int32_t v = 0; parameters && v < n_views(spec); v++) {
         draw_view(&view, spec, sample, v);
         print_view(out, spec, &view);
@@ -188,6 +195,20 @@ static json_t *view_json(const struct data_spec *spec, const struct view *view)
     return out;
 }
 
+static json_t *bad_images_json(const struct sample *sample)
+{
+    json_t *out = json_array();
+
+    for (int32_t i = 0; i < sample->n_bad_images; i++) {
+        const struct bad_image *bad = &sample->bad_images[i];
+        json_array_append_new(
+            out, json_pack("{s:I, s:s, s:o, s:o}", "index", (json_int_t)bad->index, "kind",
+                           bad_image_kind_names[bad->kind], "path", origin_text_json(bad->path),
+                           "reason", origin_text_json(bad->reason)));
+    }
+    return out;
+}
+
 json_t *sample_json(const struct data_spec *spec, const struct sample *sample, bool parameters)
 {
     struct view view;
@@ -199,8 +220,11 @@ json_t *sample_json(const struct data_spec *spec, const struct sample *sample, b
         snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)sample->hash);
         json_object_set_new(out, "label", json_integer(sample->label));
         json_object_set_new(out, "substituted", json_integer(sample->n_substituted));
+        json_object_set_new(out, "repaired", json_integer(sample->n_repaired));
         json_object_set_new(out, "hash", json_string(hash));
     }
+    if (sample->n_bad_images > 0)
+        json_object_set_new(out, "bad_images", bad_images_json(sample));
     if (sample->path != NULL)
         json_object_set_new(out, "path", origin_text_json(sample->path));
     if (sample->width > 0)

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "proto/wire/batch.h"
 #include "proto/wire/data_spec.h"
 
 struct sample {
@@ -17,13 +18,15 @@ struct sample {
     uint32_t index; /* in the data set: of the image that is used */
     bool made;      /* else it is only known which image comes first, and the next three are not */
     int32_t label;
-    uint32_t n_substituted;
-    uint64_t hash;         /* of its record */
+    uint32_t n_substituted, n_repaired;
+    uint64_t hash;                      /* of its record */
+    const struct bad_image *bad_images; /* [n_bad_images] borrowed: it takes their place */
+    int32_t n_bad_images;
     const char *path;      /* borrowed; NULL: not known */
     int32_t width, height; /* of the image; 0: not known */
 };
 
-/* One line, and with `parameters` one more for each view. */
+/* One line, one more for each bad image that is known, and with `parameters` for each view. */
 void sample_print(FILE *out, const struct data_spec *spec, const struct sample *sample,
                   bool parameters);
 

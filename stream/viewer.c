@@ -73,6 +73,7 @@ static enum status make(struct viewer *viewer, struct sample *sample, const uint
     sample->index = made.index;
     sample->label = made.label;
     sample->n_substituted = made.n_substituted;
+    sample->n_repaired = made.n_repaired;
     return STATUS_OK;
 }
 

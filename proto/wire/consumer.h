@@ -49,7 +49,9 @@ struct dataset_info {
 struct consumer_stats {
     uint64_t n_batches, n_slices, n_images, n_bytes; /* handed on; accepted */
     uint64_t n_leased;                               /* slices, in all: again ones too */
-    uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders, n_bad_images;
+    uint64_t n_reissued, n_duplicates, n_corrupt, n_rejected_loaders;
+    uint64_t n_bad_images, n_bad_of[BAD_IMAGE_KINDS]; /* reported; of each kind */
+    uint64_t n_repaired; /* images that were damaged and are used all the same */
     uint64_t n_refused_keys, n_failed_handshakes; /* connections that never came to be */
     uint64_t n_unheard;                           /* messages of strangers who said too much */
     int32_t n_loaders, n_leases_out, n_batches_ready, n_batches_max;

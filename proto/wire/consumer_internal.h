@@ -157,7 +157,10 @@ void consumer_slot_begin(struct consumer *consumer, struct slot *slot, int64_t s
 void consumer_slot_put(const struct consumer *consumer, struct slot *slot, int32_t i,
                        const uint8_t *record);
 
-/* Every slice is in: the digest. */
+/* A bad image that the slice from sample `first` on has met. */
+void consumer_slot_note(struct slot *slot, int32_t first, const struct bad_image *image);
+
+/* Every slice is in: the digest; bad images in the order of the samples. */
 void consumer_slot_end(struct slot *slot);
 
 /* ---- consumer_receive.c ---- */

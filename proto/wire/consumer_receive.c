@@ -302,6 +302,7 @@ static enum status take_slice(struct consumer *consumer, struct slot *slot, int3
             .index = slice->index[i],
             .label = slice->label[i],
             .n_substituted = slice->n_substituted[i],
+            .n_repaired = slice->n_repaired[i],
         };
         slot->hashes[first + i] = slice->hash[i];
     }
@@ -321,6 +322,7 @@ static void report_bad_image(struct consumer *consumer, const struct bad_image *
     consumer->seen[consumer->n_seen++ % CONSUMER_SEEN_REPORTS].index = image->index;
     pthread_mutex_lock(&consumer->lock);
     consumer->stats.n_bad_images++;
+    consumer->stats.n_bad_of[image->kind]++;
     if (consumer->n_reports < CONSUMER_PENDING_REPORTS) {
         uint32_t last = consumer->first_report + consumer->n_reports++;
         consumer->reports[last % CONSUMER_PENDING_REPORTS] = *image;
@@ -332,6 +334,26 @@ static struct slot *slot_of(const struct consumer *consumer, uint64_t slice_id)
 {
     uint64_t step = slice_id / (uint64_t)consumer->slices_per_batch;
     return consumer->making[step % (uint64_t)consumer->n_slots];
+}
+
+/* Counts what came and names its bad images. */
+static void note_slice(struct consumer *consumer, struct slot *slot, int32_t first)
+{
+    const struct message_slice *slice = &consumer->in.message.slice;
+    uint64_t n = (uint64_t)slice->lease.n_samples, n_repaired = 0;
+
+    for (int32_t i = 0; i < slice->lease.n_samples; i++)
+        n_repaired += slice->n_repaired[i] > 0;
+    pthread_mutex_lock(&consumer->lock);
+    consumer->stats.n_slices++;
+    consumer->stats.n_images += n;
+    consumer->stats.n_bytes += n * consumer->record_bytes;
+    consumer->stats.n_repaired += n_repaired;
+    pthread_mutex_unlock(&consumer->lock);
+    for (int32_t i = 0; i < slice->n_bad_images; i++) {
+        report_bad_image(consumer, &slice->bad_images[i]);
+        consumer_slot_note(slot, first, &slice->bad_images[i]);
+    }
 }
 
 static void handle_slice(struct consumer *consumer, int32_t loader, int64_t now_ns)
@@ -353,7 +375,8 @@ static void handle_slice(struct consumer *consumer, int32_t loader, int64_t now_
     }
     struct slot *slot = slot_of(consumer, id);
     int32_t number = (int32_t)(id % (uint64_t)consumer->slices_per_batch);
-    if (take_slice(consumer, slot, number * consumer->options.slice_size) != STATUS_OK) {
+    int32_t first = number * consumer->options.slice_size;
+    if (take_slice(consumer, slot, first) != STATUS_OK) {
         session_drop(consumer->session, loader, id);
         strike(consumer, loader, status_message());
         return;
@@ -363,13 +386,7 @@ static void handle_slice(struct consumer *consumer, int32_t loader, int64_t now_
     consumer->peers[loader].n_slices++;
     consumer->peers[loader].n_images += (uint64_t)slice->lease.n_samples;
     consumer->peers[loader].n_failures = 0;
-    pthread_mutex_lock(&consumer->lock);
-    consumer->stats.n_slices++;
-    consumer->stats.n_images += (uint64_t)slice->lease.n_samples;
-    consumer->stats.n_bytes += (uint64_t)slice->lease.n_samples * consumer->record_bytes;
-    pthread_mutex_unlock(&consumer->lock);
-    for (int32_t i = 0; i < slice->n_bad_images; i++)
-        report_bad_image(consumer, &slice->bad_images[i]);
+    note_slice(consumer, slot, first);
 }
 
 /* A slice that cannot be made ends the stream at its step if that is the policy, or if loaders keep

@@ -5,6 +5,7 @@
  *   slot                 [g0: image 0 … B-1][g1: …] [l0: …] … [mask0: …][mask1: …]   */
 #include "proto/wire/consumer_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "proto/base/hash.h"
@@ -52,6 +53,8 @@ enum status consumer_make_slots(struct consumer *consumer)
             TRY(memory_alloc(&slot->memory, 1, bytes, "batch slot"));
         TRY(memory_alloc(&slot->batch.samples, n_samples, sizeof(struct batch_sample),
                          "batch samples"));
+        TRY(memory_alloc(&slot->batch.bad_images, BATCH_MAX_BAD_IMAGES, sizeof(struct bad_image),
+                         "bad images"));
         TRY(memory_alloc(&slot->hashes, n_samples, sizeof(uint64_t), "record hashes"));
         TRY(memory_alloc(&slot->failures, (size_t)consumer->slices_per_batch, 1, "failures"));
         slot->batch.hashes = slot->hashes;
@@ -73,6 +76,7 @@ void consumer_free_slots(struct consumer *consumer)
         else if (slot->memory != NULL && options->alloc == NULL)
             memory_free(slot->memory);
         memory_free(slot->batch.samples);
+        memory_free(slot->batch.bad_images);
         memory_free(slot->hashes);
         memory_free(slot->failures);
     }
@@ -127,6 +131,7 @@ void consumer_slot_begin(struct consumer *consumer, struct slot *slot, int64_t s
     batch->photometric =
         layout.photometric > 0 ? slot->memory + layout.total - layout.photometric : NULL;
     batch->digest = 0;
+    batch->n_bad_images = 0;
     slot->n_slices_left = consumer->slices_per_batch;
     memset(slot->failures, 0, (size_t)consumer->slices_per_batch);
 }
@@ -170,10 +175,33 @@ void consumer_slot_put(const struct consumer *consumer, struct slot *slot, int32
     }
 }
 
+void consumer_slot_note(struct slot *slot, int32_t first, const struct bad_image *image)
+{
+    struct batch *batch = &slot->batch;
+
+    if (batch->n_bad_images == BATCH_MAX_BAD_IMAGES)
+        return;
+    batch->bad_images[batch->n_bad_images] = *image;
+    batch->bad_images[batch->n_bad_images++].sample += first;
+}
+
+/* By sample, then by index: not by which slice came first. */
+static int by_sample(const void *a, const void *b)
+{
+    const struct bad_image *x = a, *y = b;
+
+    if (x->sample != y->sample)
+        return x->sample < y->sample ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
 void consumer_slot_end(struct slot *slot)
 {
     struct batch *batch = &slot->batch;
     uint64_t digest = 0;
+
+    if (batch->n_bad_images > 1)
+        qsort(batch->bad_images, (size_t)batch->n_bad_images, sizeof(struct bad_image), by_sample);
 
     for (int32_t i = 0; i < batch->n_samples; i++) {
         const struct batch_sample *sample = &batch->samples[i];

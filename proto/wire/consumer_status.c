@@ -52,6 +52,7 @@ static void count(struct consumer *consumer, struct message_status *out)
     out->n_corrupt = stats->n_corrupt;
     out->n_refused = stats->n_rejected_loaders;
     out->n_bad_images = stats->n_bad_images;
+    out->n_repaired = stats->n_repaired;
     out->waited_ns = stats->waited_ns;
     out->n_ready = consumer->n_ready;
     pthread_mutex_unlock(&consumer->lock);

@@ -95,18 +95,22 @@ static size_t pack_slice(uint64_t session, const struct message_slice *slice, ui
     Ibot__Slice body = IBOT__SLICE__INIT;
     Ibot__BadImage images[MESSAGE_MAX_BAD_IMAGES], *pointers[MESSAGE_MAX_BAD_IMAGES];
     size_t n = (size_t)slice->lease.n_samples;
-    bool substituted = false;
+    bool substituted = false, repaired = false;
 
     CHECK(n >= 1 && n <= SLICE_MAX_SAMPLES);
     CHECK(slice->n_bad_images >= 0 && slice->n_bad_images <= MESSAGE_MAX_BAD_IMAGES);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         substituted |= slice->n_substituted[i] != 0;
+        repaired |= slice->n_repaired[i] != 0;
+    }
     for (int32_t i = 0; i < slice->n_bad_images; i++) {
         ibot__bad_image__init(&images[i]);
         images[i].epoch = (uint32_t)slice->bad_images[i].epoch;
         images[i].index = slice->bad_images[i].index;
         images[i].path = text_out(slice->bad_images[i].path);
         images[i].reason = text_out(slice->bad_images[i].reason);
+        images[i].sample = (uint32_t)slice->bad_images[i].sample;
+        images[i].kind = (Ibot__BadImageKind)slice->bad_images[i].kind;
         pointers[i] = &images[i];
     }
     body.session = session;
@@ -121,6 +125,8 @@ static size_t pack_slice(uint64_t session, const struct message_slice *slice, ui
     body.hash = (uint64_t *)(uintptr_t)slice->hash;
     body.n_n_substituted = substituted ? n : 0;
     body.n_substituted = (uint32_t *)(uintptr_t)slice->n_substituted;
+    body.n_n_repaired = repaired ? n : 0;
+    body.n_repaired = (uint32_t *)(uintptr_t)slice->n_repaired;
     body.n_bad_images = (size_t)slice->n_bad_images;
     body.bad_images = pointers;
     envelope.slice = &body;
@@ -294,11 +300,13 @@ static enum status unpack_slice(struct message *out, const Ibot__Slice *body)
                     n));
     if (body->n_label != n || body->n_hash != n ||
         (body->n_n_substituted != n && body->n_n_substituted != 0) ||
+        (body->n_n_repaired != n && body->n_n_repaired != 0) ||
         body->n_bad_images > MESSAGE_MAX_BAD_IMAGES)
         FAIL(STATUS_CORRUPT,
              "message: a Slice of %zu samples with %zu labels, %zu hashes, %zu substitutions, %zu "
-             "bad images",
-             n, body->n_label, body->n_hash, body->n_n_substituted, body->n_bad_images);
+             "repairs, %zu bad images",
+             n, body->n_label, body->n_hash, body->n_n_substituted, body->n_n_repaired,
+             body->n_bad_images);
     slice->spec_digest = body->spec_digest;
     memcpy(slice->index, body->index, n * sizeof(slice->index[0]));
     memcpy(slice->label, body->label, n * sizeof(slice->label[0]));
@@ -306,13 +314,20 @@ static enum status unpack_slice(struct message *out, const Ibot__Slice *body)
     memset(slice->n_substituted, 0, n * sizeof(slice->n_substituted[0]));
     if (body->n_n_substituted > 0)
         memcpy(slice->n_substituted, body->n_substituted, n * sizeof(slice->n_substituted[0]));
+    memset(slice->n_repaired, 0, n * sizeof(slice->n_repaired[0]));
+    if (body->n_n_repaired > 0)
+        memcpy(slice->n_repaired, body->n_repaired, n * sizeof(slice->n_repaired[0]));
     slice->n_bad_images = (int32_t)body->n_bad_images;
     for (size_t i = 0; i < body->n_bad_images; i++) {
         const Ibot__BadImage *image = body->bad_images[i];
-        if (image->epoch > INT32_MAX)
-            FAIL(STATUS_CORRUPT, "message: a bad image of epoch %u", image->epoch);
+        bool known = (unsigned)image->kind < BAD_IMAGE_KINDS;
+        if (image->epoch > INT32_MAX || image->sample >= n)
+            FAIL(STATUS_CORRUPT, "message: a bad image of epoch %u in place of sample %u of %zu",
+                 image->epoch, image->sample, n);
         slice->bad_images[i].epoch = (int32_t)image->epoch;
         slice->bad_images[i].index = image->index;
+        slice->bad_images[i].sample = (int32_t)image->sample;
+        slice->bad_images[i].kind = known ? (enum bad_image_kind)image->kind : BAD_IMAGE_UNKNOWN;
         TEXT_IN(slice->bad_images[i].path, image->path);
         TEXT_IN(slice->bad_images[i].reason, image->reason);
     }

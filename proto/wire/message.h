@@ -81,6 +81,7 @@ struct message_slice {
     uint32_t index[SLICE_MAX_SAMPLES];
     int32_t label[SLICE_MAX_SAMPLES];
     uint32_t n_substituted[SLICE_MAX_SAMPLES];
+    uint32_t n_repaired[SLICE_MAX_SAMPLES];
     uint64_t hash[SLICE_MAX_SAMPLES]; /* hash_bytes of each image record */
     int32_t n_bad_images;             /* 0..MESSAGE_MAX_BAD_IMAGES */
     struct bad_image bad_images[MESSAGE_MAX_BAD_IMAGES];
@@ -124,7 +125,7 @@ struct message_status {
     struct message_recording stream;
     int64_t end_step, time_ns, waited_ns;
     uint64_t n_batches, n_slices, n_images, n_bytes;
-    uint64_t n_reissued, n_duplicates, n_corrupt, n_refused, n_bad_images;
+    uint64_t n_reissued, n_duplicates, n_corrupt, n_refused, n_bad_images, n_repaired;
     int32_t n_slots, n_ready, n_leases, n_loaders;
     int32_t n_listed; /* 0..STATUS_MAX_LOADERS */
     struct status_loader loaders[STATUS_MAX_LOADERS];

@@ -45,6 +45,7 @@ size_t status_pack(uint64_t session, const struct message_status *status, uint8_
     body.n_corrupt = status->n_corrupt;
     body.n_refused = status->n_refused;
     body.n_bad_images = status->n_bad_images;
+    body.n_repaired = status->n_repaired;
     body.n_slots = (uint32_t)status->n_slots;
     body.n_ready = (uint32_t)status->n_ready;
     body.n_leases = (uint32_t)status->n_leases;
@@ -114,6 +115,7 @@ enum status status_unpack(struct message *out, const Ibot__Status *body)
         .n_corrupt = body->n_corrupt,
         .n_refused = body->n_refused,
         .n_bad_images = body->n_bad_images,
+        .n_repaired = body->n_repaired,
         .n_slots = (int32_t)body->n_slots,
         .n_ready = (int32_t)body->n_ready,
         .n_leases = (int32_t)body->n_leases,

@@ -314,6 +314,7 @@ static void fill_slice(struct message_slice *out, const struct job *job)
         out->index[i] = slice->samples[i].index;
         out->label[i] = slice->samples[i].label;
         out->n_substituted[i] = slice->samples[i].n_substituted;
+        out->n_repaired[i] = slice->samples[i].n_repaired;
         out->hash[i] = job->hashes[i];
     }
     out->n_bad_images = (int32_t)n_bad;

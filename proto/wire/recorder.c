@@ -115,10 +115,18 @@ static void fill_header(struct recorder *recorder, const struct batch *batch, in
     };
     slice->spec_digest = info->spec_digest;
     slice->n_bad_images = 0;
+    for (int32_t i = 0; i < batch->n_bad_images; i++) {
+        int32_t sample = batch->bad_images[i].sample - number * info->slice_size;
+        if (sample < 0 || sample >= n || slice->n_bad_images == MESSAGE_MAX_BAD_IMAGES)
+            continue;
+        slice->bad_images[slice->n_bad_images] = batch->bad_images[i];
+        slice->bad_images[slice->n_bad_images++].sample = sample;
+    }
     for (int32_t i = 0; i < n; i++) {
         slice->index[i] = samples[i].index;
         slice->label[i] = samples[i].label;
         slice->n_substituted[i] = samples[i].n_substituted;
+        slice->n_repaired[i] = samples[i].n_repaired;
         slice->hash[i] = batch->hashes[number * info->slice_size + i];
     }
 }

@@ -58,6 +58,16 @@ grep -q '4 bad images' "$work/odd.log" || fail "bad images are not counted"
 grep -q '"bad_images": 4' "$work/odd_run/log.txt" || fail "bad images are not in log.txt"
 expect_error 1 'bad image' "${run[@]}" --data "$work/odd" --epochs 1 --bad_images fail -o "$work/odd_fail"
 
+# ibot-index --verify lists them all, and what is damaged and used all the same
+printf '\xff\xd9' | dd of="${victims[50]}" bs=1 seek=$(($(stat -c %s "${victims[50]}") - 12)) conv=notrunc status=none
+"$IBOT_BIN/ibot-index" --verify "$work/odd" -o "$work/odd.index" >"$work/odd.list" 2>"$work/odd.text" && fail "bad images verified"
+for i in 3 30 60 90; do
+    grep -q "$(basename "${victims[$i]}")" "$work/odd.list" || fail "${victims[$i]} not listed"
+done
+grep -q "'${victims[50]}': damaged in [0-9]* places, repaired and used" "$work/odd.list" || fail "damage is not told"
+grep -q 'damaged images, .*: 1$' "$work/odd.text" || fail "damaged images are not counted"
+grep -q '4 images are bad' "$work/odd.text" || fail "bad images are not counted by --verify"
+
 # the run folder: other options, another architecture, no good checkpoint
 expect_error 3 'lr' "${run[@]}" --data "$data" -o "$work/odd_run" --epochs 1 --lr 0.1
 expect_error 3 'resume' "${run[@]}" --data "$work/odd" -o "$work/odd_run" --epochs 1 --resume none

@@ -111,6 +111,7 @@ static bool make(struct liar *liar, const struct lease_item *lease)
         slice->index[i] = sample.index;
         slice->label[i] = sample.label;
         slice->n_substituted[i] = sample.n_substituted;
+        slice->n_repaired[i] = sample.n_repaired;
         slice->hash[i] = hash_bytes(out, record);
     }
     return true;

@@ -125,7 +125,7 @@ static void visit_whole(struct tools *tools, const char *name)
 {
     if (decode(tools, load(tools, name)) != STATUS_OK)
         fail_msg("%s: %s", name, status_message());
-    assert_int_equal(image_decoder_warnings(tools->decoder), 0);
+    assert_int_equal(image_decoder_repairs(tools->decoder), 0);
     assert_pixels(tools, name);
 }
 
@@ -172,10 +172,10 @@ static void repaired_damage_is_counted_as_a_warning(void **state)
     tools->bytes[n - 12] = 0xff; /* an early end of image inside the data */
     tools->bytes[n - 11] = 0xd9;
     assert_int_equal(decode(tools, n), STATUS_OK);
-    assert_true(image_decoder_warnings(tools->decoder) > 0);
+    assert_true(image_decoder_repairs(tools->decoder) > 0);
     load(tools, "jpeg_444.jpg");
     assert_int_equal(decode(tools, n), STATUS_OK);
-    assert_int_equal(image_decoder_warnings(tools->decoder), 0);
+    assert_int_equal(image_decoder_repairs(tools->decoder), 0);
 }
 
 static void things_that_are_no_images_are_named(void **state)

@@ -127,6 +127,9 @@ static void check_against_one_thread(const struct scene *scene, struct slice_job
         assert_int_equal(job->bad_images[i].epoch, 1);
         assert_non_null(strstr(job->bad_images[i].path, "07.ppm"));
         assert_non_null(strstr(job->bad_images[i].reason, "truncated"));
+        assert_int_equal(job->bad_images[i].kind, BAD_IMAGE_CORRUPT);
+        assert_in_range(job->bad_images[i].sample, 0, SLICE - 1);
+        assert_true(job->samples[job->bad_images[i].sample].n_substituted > 0);
     }
     view_maker_close(&maker);
     free(record);
@@ -148,12 +151,18 @@ static void slices_are_those_of_one_thread(void **state)
         }
         for (int i = 0; i < N_JOBS; i++)
             assert_int_equal(queue_pop(scene->done, &job, INT64_MAX), STATUS_OK);
+        struct pool_stats stats;
+        pool_stats(pool, &stats);
         pool_close(&pool);
+        n_bad = 0;
         for (int i = 0; i < N_JOBS; i++) {
             check_against_one_thread(scene, &jobs[i]);
             n_bad += jobs[i].n_bad_images;
             release(&jobs[i]);
         }
+        assert_int_equal(stats.n_bad[BAD_IMAGE_CORRUPT], n_bad);
+        assert_int_equal(stats.n_bad[BAD_IMAGE_MISSING], 0);
+        assert_int_equal(stats.n_repaired, 0);
     }
     assert_true(n_bad > 0); /* the broken file was met */
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -28,6 +29,7 @@ struct scene {
     uint8_t *record;
     int n_bad; /* reports */
     uint32_t last_bad;
+    enum bad_image_kind last_kind;
     char reason[256];
 };
 
@@ -89,13 +91,15 @@ static int scene_close(void **state)
     return 0;
 }
 
-static void note_bad(void *context, uint32_t sample, const char *path, const char *reason)
+static void note_bad(void *context, enum bad_image_kind kind, uint32_t sample, const char *path,
+                     const char *reason)
 {
     struct scene *scene = context;
 
     assert_true(strlen(path) > 0);
     scene->n_bad++;
     scene->last_bad = sample;
+    scene->last_kind = kind;
     snprintf(scene->reason, sizeof(scene->reason), "%s", reason);
 }
 
@@ -200,6 +204,7 @@ static void the_next_good_sample_takes_the_place_of_a_bad_one(void **state)
 {
     struct scene *scene = *state;
     struct batch_sample sample;
+    char path[512];
     uint32_t first, second, third;
     uint64_t wanted = make(scene, 0, 7);
 
@@ -218,7 +223,60 @@ static void the_next_good_sample_takes_the_place_of_a_bad_one(void **state)
     assert_int_equal(hash_bytes(scene->record, data_spec_record_bytes(&scene->spec)), wanted);
     assert_int_equal(scene->n_bad, 2);
     assert_int_equal(scene->last_bad, second);
+    assert_int_equal(scene->last_kind, BAD_IMAGE_CORRUPT);
     assert_non_null(strstr(scene->reason, "truncated"));
+    folder_path(scene->folder, scene->index.strings + scene->index.entries[second].path, path,
+                sizeof(path));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 6, scene->record, &sample, note_bad, scene),
+        STATUS_OK);
+    assert_int_equal(scene->last_kind, BAD_IMAGE_MISSING);
+}
+
+/* One of the stored pictures; the caller's. */
+static uint8_t *picture(const char *name, size_t *n_bytes)
+{
+    const char *data = getenv("IBOT_TEST_DATA");
+    uint8_t *bytes = malloc(1 << 16);
+    char path[1024];
+
+    assert_non_null(data);
+    snprintf(path, sizeof(path), "%s/images/%s", data, name);
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        fail_msg("%s is missing", path);
+    *n_bytes = fread(bytes, 1, 1 << 16, file);
+    fclose(file);
+    return bytes;
+}
+
+/* A JPEG whose data end too early by a marker: used as it is, and told. */
+static void a_repaired_image_is_used_and_counted(void **state)
+{
+    struct scene *scene = *state;
+    struct batch_sample sample;
+    uint32_t first;
+    size_t n;
+    uint8_t *jpeg = picture("jpeg_444.jpg", &n);
+
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 5, &first), STATUS_OK);
+    const char *path = scene->index.strings + scene->index.entries[first].path;
+    folder_put(scene->folder, path, jpeg, n);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 5, scene->record, &sample, note_bad, scene),
+        STATUS_OK);
+    assert_int_equal(sample.n_repaired, 0);
+    jpeg[n - 12] = 0xff; /* an early end of image inside the data */
+    jpeg[n - 11] = 0xd9;
+    folder_put(scene->folder, path, jpeg, n);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 5, scene->record, &sample, note_bad, scene),
+        STATUS_OK);
+    assert_int_equal(sample.index, first);
+    assert_true(sample.n_repaired > 0);
+    assert_int_equal(scene->n_bad, 0);
+    free(jpeg);
 }
 
 static void the_policy_fail_names_the_bad_file(void **state)
@@ -463,6 +521,7 @@ int main(void)
         TEST(without_shuffling_samples_come_in_index_order),
         TEST(the_next_good_sample_takes_the_place_of_a_bad_one),
         TEST(the_policy_fail_names_the_bad_file),
+        TEST(a_repaired_image_is_used_and_counted),
         TEST(a_data_set_of_bad_images_ends_in_an_error),
         TEST(each_transform_has_its_probability),
         TEST(a_flip_mirrors_whatever_else_is_done),

@@ -26,13 +26,18 @@ enum { STEPS = FLEET_SAMPLES / FLEET_BATCH };
 static struct scene {
     char folder[64], endpoint[96];
     struct consumer_options options;
+    uint64_t n_bad_images, n_repaired; /* of the recorded run */
 } scene;
 
 /* One epoch. */
 static void record(void)
 {
     struct consumer *consumer = fleet_consumer_open(&scene.options);
-    struct fleet_loader *loader = fleet_loader_open_sound(consumer);
+    struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
+    struct consumer_stats stats;
+
+    one.reports_bad_images = true;
+    struct fleet_loader *loader = fleet_loader_open(&one);
     struct recorder_options options = {.folder = scene.folder,
                                        .pixels = true,
                                        .spec = scene.options.spec,
@@ -46,6 +51,10 @@ static void record(void)
     for (int i = 0; i < STEPS; i++)
         recorder_take(recorder, fleet_next(consumer));
     assert_int_equal(recorder_close(&recorder), STATUS_OK);
+    consumer_stats(consumer, &stats);
+    scene.n_bad_images = stats.n_bad_images;
+    scene.n_repaired = stats.n_repaired;
+    assert_true(scene.n_bad_images > 0 && scene.n_repaired > 0);
     fleet_loader_close(&loader);
     consumer_close(&consumer);
 }
@@ -108,6 +117,13 @@ static void a_consumer_gets_what_was_recorded_from_wherever_it_begins(void **sta
         struct consumer *consumer = fleet_consumer_open(&scene.options);
         fleet_consumer_start(consumer, first[i], 1);
         fleet_check_batches(consumer, &scene.options.spec, first[i], STEPS - first[i]);
+        struct consumer_stats stats;
+        consumer_stats(consumer, &stats);
+        if (first[i] == 0) { /* bad images come again, too */
+            assert_int_equal(stats.n_bad_images, scene.n_bad_images);
+            assert_int_equal(stats.n_bad_of[BAD_IMAGE_MISSING], scene.n_bad_images);
+            assert_int_equal(stats.n_repaired, scene.n_repaired);
+        }
         consumer_close(&consumer);
     }
     end_replay(pid);

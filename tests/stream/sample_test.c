@@ -182,11 +182,43 @@ static void text_and_letters_say_the_same(void **state)
     }
 }
 
+static void images_that_were_passed_over_are_named(void **state)
+{
+    const struct data_spec spec = small_spec();
+    const struct bad_image bad[] = {
+        {.index = 7, .kind = BAD_IMAGE_MISSING, .path = "/data/7.jpg", .reason = "no such file"},
+        {.index = 9, .kind = BAD_IMAGE_CORRUPT, .path = "/data/\xff.jpg", .reason = "truncated"},
+    };
+    struct sample sample = {
+        .index = 8, .made = true, .n_substituted = 2, .n_repaired = 3, .bad_images = bad};
+    char *text = NULL;
+    size_t n = 0;
+
+    (void)state;
+    sample.n_bad_images = 2;
+    FILE *out = open_memstream(&text, &n);
+    sample_print(out, &spec, &sample, false);
+    fclose(out);
+    assert_non_null(strstr(text, "repaired in 3 places"));
+    assert_non_null(strstr(text, "bad image 7 (missing) '/data/7.jpg': no such file"));
+    free(text);
+    json_t *described = sample_json(&spec, &sample, false);
+    const json_t *images = json_object_get(described, "bad_images");
+    assert_int_equal(json_array_size(images), 2);
+    const json_t *second = json_array_get(images, 1);
+    assert_int_equal(json_integer_value(json_object_get(second, "index")), 9);
+    assert_string_equal(json_string_value(json_object_get(second, "kind")), "corrupt");
+    assert_string_equal(json_string_value(json_object_get(second, "path")), "/data/?.jpg");
+    assert_int_equal(json_integer_value(json_object_get(described, "repaired")), 3);
+    json_decref(described);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_view_can_be_made_again_from_its_description),
         cmocka_unit_test(text_and_letters_say_the_same),
+        cmocka_unit_test(images_that_were_passed_over_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

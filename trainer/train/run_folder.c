@@ -148,13 +148,15 @@ static void report_bad_images(struct run *run)
     while (consumer_bad_image(run->receiver.consumer, &bad)) {
         run->n_bad_images++;
         if (run->n_bad_images <= MAX_BAD_IMAGES_IN_LOG)
-            log_warning("bad image, another one takes its place: '%s': %s", bad.path, bad.reason);
+            log_warning("bad image (%s), another one takes its place: '%s': %s",
+                        bad_image_kind_names[bad.kind], bad.path, bad.reason);
         if (run->n_bad_images == MAX_BAD_IMAGES_IN_LOG)
             log_warning("further bad images are named in bad_images.log alone");
         FILE *file = fopen(run_path(run, path, sizeof(path), "bad_images.log"), "a");
         if (file == NULL)
             continue;
-        fprintf(file, "epoch %d sample %u '%s': %s\n", bad.epoch, bad.index, bad.path, bad.reason);
+        fprintf(file, "epoch %d sample %u %s '%s': %s\n", bad.epoch, bad.index,
+                bad_image_kind_names[bad.kind], bad.path, bad.reason);
         fclose(file);
     }
 }

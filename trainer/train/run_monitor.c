@@ -67,8 +67,9 @@ static void collect_consumer(struct exposition *e, const struct consumer_stats *
         {"ibot_consumer_corrupt_slices_total",
          "Slices and messages that did not hold what they should; dropped.",
          (double)stats->n_corrupt},
-        {"ibot_consumer_bad_images_total", "Images that loaders could not read.",
-         (double)stats->n_bad_images},
+        {"ibot_consumer_repaired_images_total",
+         "Images accepted whose damaged JPEG files a decoder has repaired.",
+         (double)stats->n_repaired},
         {"ibot_consumer_refused_loaders_total",
          "Loaders turned away: another data set, version, or bad behaviour.",
          (double)stats->n_rejected_loaders},
@@ -83,6 +84,10 @@ static void collect_consumer(struct exposition *e, const struct consumer_stats *
 
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
         exposition_counter(e, counters[i].name, counters[i].help, counters[i].value);
+    exposition_family(e, "ibot_consumer_bad_images_total", EXPOSITION_COUNTER,
+                      "Images that loaders could not read, by what was wrong.");
+    for (int i = 0; i < BAD_IMAGE_KINDS; i++)
+        exposition_sample(e, "kind", bad_image_kind_names[i], (double)stats->n_bad_of[i]);
     exposition_gauge(e, "ibot_consumer_loaders", "Loaders connected.", stats->n_loaders);
     exposition_gauge(e, "ibot_consumer_leases", "Slices that loaders have in hand.",
                      stats->n_leases_out);

@@ -50,7 +50,8 @@ struct batch_sample fleet_sample(int32_t epoch, uint64_t position)
     return (struct batch_sample){.position = position,
                                  .index = index,
                                  .label = (int32_t)(index % FLEET_CLASSES),
-                                 .n_substituted = index % 100 == 0 ? 1 : 0};
+                                 .n_substituted = index % 100 == 0 ? 1 : 0,
+                                 .n_repaired = index % 7 == 0 ? 2 : 0};
 }
 
 void fleet_record(const struct data_spec *spec, int32_t epoch, uint64_t position, uint8_t *out)
@@ -84,6 +85,7 @@ void fleet_check_batch(const struct data_spec *spec, const struct batch *batch, 
         assert_int_equal(got->index, want.index);
         assert_int_equal(got->label, want.label);
         assert_int_equal(got->n_substituted, want.n_substituted);
+        assert_int_equal(got->n_repaired, want.n_repaired);
         fleet_record(spec, batch->epoch, position, record);
         for (size_t v = 0; v < (size_t)spec->n_global; v++) {
             assert_memory_equal(batch->globals + (v * n + i) * global,
@@ -186,6 +188,8 @@ static void make(struct fleet_loader *loader, struct slice_job *job)
         struct bad_image *bad = &job->bad_images[job->n_bad_images++];
         bad->epoch = job->epoch;
         bad->index = job->samples[i].index;
+        bad->sample = i;
+        bad->kind = BAD_IMAGE_MISSING;
         snprintf(bad->path, sizeof(bad->path), "/data/%u.jpg", bad->index);
         snprintf(bad->reason, sizeof(bad->reason), "torn");
     }
@@ -434,6 +438,7 @@ void raw_peer_make(struct raw_peer *peer, const struct lease_item *lease, uint8_
         slice->index[i] = sample.index;
         slice->label[i] = sample.label;
         slice->n_substituted[i] = sample.n_substituted;
+        slice->n_repaired[i] = sample.n_repaired;
         slice->hash[i] = hash_bytes(out, record);
     }
 }

@@ -135,12 +135,15 @@ static void fill_slice(int32_t n_samples, int32_t n_bad, size_t n_text)
         out.slice.index[i] = UINT32_MAX - (uint32_t)i;
         out.slice.label[i] = i % 2 == 0 ? INT32_MAX - i : -1;
         out.slice.n_substituted[i] = UINT32_MAX;
+        out.slice.n_repaired[i] = UINT32_MAX - 7 * (uint32_t)i;
         out.slice.hash[i] = (uint64_t)i * 0x9e3779b97f4a7c15u;
     }
     out.slice.n_bad_images = n_bad;
     for (int32_t i = 0; i < n_bad; i++) {
         out.slice.bad_images[i].epoch = i;
         out.slice.bad_images[i].index = UINT32_MAX;
+        out.slice.bad_images[i].sample = n_samples - 1 - i;
+        out.slice.bad_images[i].kind = (enum bad_image_kind)(i % BAD_IMAGE_KINDS);
         memset(out.slice.bad_images[i].path, 'p', n_text);
         memset(out.slice.bad_images[i].reason, 'r', n_text);
     }
@@ -158,10 +161,13 @@ static void the_largest_slice_header_fits_a_frame(void **state)
     assert_memory_equal(in.slice.hash, out.slice.hash, sizeof(out.slice.hash));
     assert_memory_equal(in.slice.n_substituted, out.slice.n_substituted,
                         sizeof(out.slice.n_substituted));
+    assert_memory_equal(in.slice.n_repaired, out.slice.n_repaired, sizeof(out.slice.n_repaired));
     assert_int_equal(in.slice.n_bad_images, MESSAGE_MAX_BAD_IMAGES);
     for (int32_t i = 0; i < MESSAGE_MAX_BAD_IMAGES; i++) {
         assert_int_equal(in.slice.bad_images[i].epoch, i);
         assert_int_equal(in.slice.bad_images[i].index, UINT32_MAX);
+        assert_int_equal(in.slice.bad_images[i].sample, SLICE_MAX_SAMPLES - 1 - i);
+        assert_int_equal(in.slice.bad_images[i].kind, i % BAD_IMAGE_KINDS);
         assert_string_equal(in.slice.bad_images[i].path, out.slice.bad_images[i].path);
         assert_string_equal(in.slice.bad_images[i].reason, out.slice.bad_images[i].reason);
     }
@@ -172,8 +178,11 @@ static void slices_without_substitutions_say_nothing_of_them(void **state)
     (void)state;
     fill_slice(16, 0, 0);
     memset(out.slice.n_substituted, 0, sizeof(out.slice.n_substituted));
+    memset(out.slice.n_repaired, 0, sizeof(out.slice.n_repaired));
+    memset(&in, 0xff, sizeof(in));
     round_trip();
     assert_memory_equal(in.slice.n_substituted, out.slice.n_substituted, 16 * sizeof(uint32_t));
+    assert_memory_equal(in.slice.n_repaired, out.slice.n_repaired, 16 * sizeof(uint32_t));
 }
 
 static void short_messages_come_back(void **state)
@@ -297,6 +306,17 @@ static void counts_beyond_their_limits_are_refused(void **state)
     assert_int_equal(message_unpack(&in, bytes, pack_raw(&envelope)), STATUS_OK);
     slice.n_bad_images = MESSAGE_MAX_BAD_IMAGES + 1;
     corrupt(pack_raw(&envelope));
+    slice.n_bad_images = 1;
+    image.kind = (Ibot__BadImageKind)1000; /* of a later release */
+    image.sample = 1;
+    assert_int_equal(message_unpack(&in, bytes, pack_raw(&envelope)), STATUS_OK);
+    assert_int_equal(in.slice.bad_images[0].kind, BAD_IMAGE_UNKNOWN);
+    image.sample = 2;
+    corrupt(pack_raw(&envelope));
+    slice.n_bad_images = 0;
+    slice.n_repaired = index;
+    slice.n_n_repaired = 1;
+    corrupt(pack_raw(&envelope));
 }
 
 static void a_small_frame_cannot_make_protobuf_take_much_memory(void **state)
@@ -326,6 +346,7 @@ static void fill_status(int32_t n_loaders, int32_t n_listed)
     status->time_ns = INT64_MAX;
     status->n_images = UINT64_MAX;
     status->n_reissued = 3;
+    status->n_repaired = 4;
     status->n_slots = 5;
     status->n_ready = 2;
     status->n_loaders = n_loaders;
@@ -367,6 +388,7 @@ static void a_status_comes_back_with_the_stream_it_is_of(void **state)
     assert_int_equal(in.status.end_step, INT64_MAX);
     assert_int_equal(in.status.n_images, UINT64_MAX);
     assert_int_equal(in.status.n_reissued, 3);
+    assert_int_equal(in.status.n_repaired, 4);
     assert_int_equal(in.status.n_ready, 2);
     assert_int_equal(in.status.n_loaders, 1000);
     out.status.stream.data_spec.hue = 3;

@@ -90,6 +90,7 @@ static void consume(const struct data_spec *spec, bool pixels, int64_t from, int
     assert_int_equal(consumer_open(&consumer, &options), STATUS_OK);
     struct fleet_options one = fleet_options(consumer_endpoint(consumer, 0));
     one.n_threads = 2;
+    one.reports_bad_images = true;
     struct fleet_loader *loader = fleet_loader_open(&one);
     assert_int_equal(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + patience_ns),
                      STATUS_OK);
@@ -137,6 +138,25 @@ static void check_digests(struct recording *recording, int64_t from)
     assert_int_equal(step, scene.n_steps);
 }
 
+/* What was passed over on the way to an image is recorded with it. */
+static void check_bad_image(const struct message_slice *slice, int32_t image,
+                            const struct batch_sample *sample, int32_t epoch)
+{
+    uint32_t n = 0;
+
+    for (int32_t i = 0; i < slice->n_bad_images; i++) {
+        const struct bad_image *bad = &slice->bad_images[i];
+        if (bad->sample != image)
+            continue;
+        assert_int_equal(bad->index, sample->index);
+        assert_int_equal(bad->epoch, epoch);
+        assert_int_equal(bad->kind, BAD_IMAGE_MISSING);
+        assert_string_equal(bad->reason, "torn");
+        n++;
+    }
+    assert_int_equal(n, sample->n_substituted);
+}
+
 /* Every position is found where it is, with its pixels or the hashes of its parts. */
 static void check_positions(struct recording *recording, const struct data_spec *spec)
 {
@@ -152,6 +172,8 @@ static void check_positions(struct recording *recording, const struct data_spec 
             const struct message_slice *got = &recording->message.slice;
             assert_int_equal(got->index[image], sample.index);
             assert_int_equal(got->label[image], sample.label);
+            assert_int_equal(got->n_repaired[image], sample.n_repaired);
+            check_bad_image(got, image, &sample, epoch);
             fleet_record(spec, epoch, position, wanted);
             if (recording->info.pixels)
                 assert_memory_equal(recording->record.payload + (size_t)image * bytes, wanted,

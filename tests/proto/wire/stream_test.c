@@ -367,6 +367,7 @@ static void bad_images_are_reported_once_an_epoch(void **state)
     struct fleet_loader *loader = fleet_loader_open(&one);
     static uint64_t digests[MAX_STEPS];
     static int n_reports[2][FLEET_SAMPLES], n_want[2][FLEET_SAMPLES];
+    uint64_t n_repaired = 0;
     struct bad_image bad;
     fleet_consumer_start(consumer, 0, 2);
     int64_t per_epoch = consumer_steps_per_epoch(consumer);
@@ -377,6 +378,7 @@ static void bad_images_are_reported_once_an_epoch(void **state)
         snprintf(path, sizeof(path), "/data/%u.jpg", bad.index);
         assert_string_equal(bad.path, path);
         assert_string_equal(bad.reason, "torn");
+        assert_int_equal(bad.kind, BAD_IMAGE_MISSING);
         n_reports[bad.epoch][bad.index]++;
         n++;
     }
@@ -385,11 +387,14 @@ static void bad_images_are_reported_once_an_epoch(void **state)
             struct batch_sample sample = fleet_sample(epoch, position);
             if (sample.index % 100 == 0)
                 n_want[epoch][sample.index] = 1;
+            n_repaired += sample.n_repaired > 0;
         }
     assert_memory_equal(n_reports, n_want, sizeof(n_want));
     struct consumer_stats stats;
     consumer_stats(consumer, &stats);
     assert_int_equal(stats.n_bad_images, n);
+    assert_int_equal(stats.n_bad_of[BAD_IMAGE_MISSING], n);
+    assert_int_equal(stats.n_repaired, n_repaired);
     fleet_loader_close(&loader);
     consumer_close(&consumer);
 }
