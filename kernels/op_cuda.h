@@ -44,6 +44,7 @@ OP_CUDA(optimizer_step, optimizer_step_args);
 OP_CUDA(rows_mean, rows_mean_args);
 OP_CUDA(rows_argmax, rows_argmax_args);
 OP_CUDA(topk, topk_args);
+OP_CUDA(cross_entropy, cross_entropy_args);
 OP_CUDA(photometric, photometric_args);
 OP_CUDA(region_mask, region_mask_args);
 OP_CUDA(region_mask_backward, region_mask_backward_args);

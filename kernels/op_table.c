@@ -44,6 +44,7 @@ static const struct op_table op_table_cuda = {
     .rows_mean = rows_mean_cuda,
     .rows_argmax = rows_argmax_cuda,
     .topk = topk_cuda,
+    .cross_entropy = cross_entropy_cuda,
     .photometric = photometric_cuda,
     .region_mask = region_mask_cuda,
     .region_mask_backward = region_mask_backward_cuda,

@@ -61,6 +61,11 @@ static void pack(struct view_maker *maker, uint8_t *out, bool mirrored)
     stage_done(maker, VIEW_PACK);
 }
 
+static enum resample_filter filter_of(const struct data_spec *spec)
+{
+    return spec->interpolation == INTERPOLATION_BILINEAR ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC;
+}
+
 static enum status render_crop(struct view_maker *maker, const struct draw *draw,
                                const struct image *image, uint8_t *record)
 {
@@ -70,6 +75,7 @@ static enum status render_crop(struct view_maker *maker, const struct draw *draw
     struct region region = draw_region(draw, image->width, image->height);
     struct resample_plan plan = resample_whole(region, size_px, size_px);
 
+    plan.filter = filter_of(spec);
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
     stage_done(maker, VIEW_RESAMPLE);
     struct photometric_params params = draw_photometric(draw);
@@ -106,7 +112,7 @@ static enum status render_centre(struct view_maker *maker, const struct data_spe
         .source = {0, 0, image->width, image->height},
         .width = (int32_t)(w <= h ? side : side * w / h),
         .height = (int32_t)(h <= w ? side : side * h / w),
-        .filter = RESAMPLE_BICUBIC,
+        .filter = filter_of(spec),
     };
 
     plan.window = (struct region){(int32_t)rint((plan.width - crop) / 2.0),

@@ -36,6 +36,7 @@ const struct op_table op_table_cpu = {
     .rows_mean = rows_mean_cpu,
     .rows_argmax = rows_argmax_cpu,
     .topk = topk_cpu,
+    .cross_entropy = cross_entropy_cpu,
     .photometric = photometric_cpu,
     .region_mask = region_mask_cpu,
     .region_mask_backward = region_mask_backward_cpu,

@@ -7,6 +7,7 @@
 #include "ops/attention.h"
 #include "ops/batchnorm.h"
 #include "ops/cast.h"
+#include "ops/cross_entropy.h"
 #include "ops/distill_loss.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
@@ -60,6 +61,7 @@ struct op_table {
     OP_SLOT(rows_mean, rows_mean_args);
     OP_SLOT(rows_argmax, rows_argmax_args);
     OP_SLOT(topk, topk_args);
+    OP_SLOT(cross_entropy, cross_entropy_args);
     OP_SLOT(photometric, photometric_args);
     /* Hierarchical backbones. As of all ops, no backend lacks any: a test says so. */
     OP_SLOT(region_mask, region_mask_args);

@@ -40,6 +40,21 @@ struct data_spec data_spec_default(void)
     };
 }
 
+struct data_spec data_spec_random_crop(int32_t size_px)
+{
+    return (struct data_spec){
+        .kind = DATA_MULTI_CROP,
+        .shuffle = true,
+        .interpolation = INTERPOLATION_BILINEAR,
+        .n_global = 1,
+        .global_size_px = size_px,
+        .global_scale = {0.08f, 1.0f},
+        .aspect = {3.0f / 4.0f, 4.0f / 3.0f},
+        .first = {.flip = 0.5f},
+        .bad_image_policy = BAD_IMAGE_SUBSTITUTE,
+    };
+}
+
 struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px)
 {
     return (struct data_spec){
@@ -148,6 +163,8 @@ enum status data_spec_check(const struct data_spec *spec)
 {
     TRY(check_integer("kind", spec->kind, DATA_MULTI_CROP, DATA_CENTRE_CROP));
     TRY(check_integer("global_size_px", spec->global_size_px, 1, DATA_SPEC_MAX_SIZE_PX));
+    TRY(check_integer("interpolation", spec->interpolation, INTERPOLATION_BICUBIC,
+                      INTERPOLATION_BILINEAR));
     TRY(check_integer("bad_image_policy", spec->bad_image_policy, BAD_IMAGE_SUBSTITUTE,
                       BAD_IMAGE_FAIL));
     if (spec->kind == DATA_MULTI_CROP) {
@@ -259,6 +276,8 @@ uint64_t data_spec_digest(const struct data_spec *spec)
         put_integer(&encoding, (uint64_t)spec->photometric);
     if (spec->upright)
         put_integer(&encoding, 2 + (uint64_t)spec->upright); /* unlike the value above */
+    if (spec->interpolation != INTERPOLATION_BICUBIC)
+        put_integer(&encoding, 3 + (uint64_t)spec->interpolation); /* likewise */
     return hash_bytes(encoding.bytes, encoding.n);
 }
 

@@ -32,6 +32,9 @@ enum data_kind {
     DATA_CENTRE_CROP = 1 /* evaluation: shorter side to resize_px, centre crop of global_size_px */
 };
 
+/* How regions are resampled, as Pillow does it (antialiased). */
+enum interpolation { INTERPOLATION_BICUBIC = 0, INTERPOLATION_BILINEAR = 1 };
+
 enum mask_shape { MASK_BLOCK = 0, MASK_RANDOM = 1 };
 
 /* Who applies jitter, grayscale, blur and solarisation; the flip is always the loader's. */
@@ -53,6 +56,7 @@ struct data_spec {
     uint64_t order_seed; /* official: 0 */
     uint64_t seed;       /* of every other draw */
     bool upright;        /* turn images as their EXIF data say; the original does not */
+    enum interpolation interpolation;
 
     int32_t n_global, global_size_px; /* centre crop: n_global 1, n_local 0 */
     int32_t n_local, local_size_px;
@@ -78,6 +82,10 @@ struct data_spec {
 
 /* The official training transforms, ViT-S/16 recipe (2 x 224, 10 x 96, ratio {0, 0.3 +- 0.2}). */
 struct data_spec data_spec_default(void);
+
+/* The official training transform of classifiers on frozen features: one crop of size_px, of 8 % of
+ * the area or more, bilinear, flipped half the time; nothing else is changed, nothing masked. */
+struct data_spec data_spec_random_crop(int32_t size_px);
 
 /* The official evaluation transform: shorter side to resize_px, centre crop of size_px. */
 struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 static const char *const kinds[] = {"multi_crop", "centre_crop"};
+static const char *const interpolations[] = {"bicubic", "bilinear"};
 static const char *const mask_shapes[] = {"block", "rand"};
 static const char *const places[] = {"loader", "trainer"};
 static const char *const policies[] = {"substitute", "fail"};
@@ -32,6 +33,7 @@ const struct data_spec_field data_spec_fields[] = {
     ONE(UINT64, order_seed),
     ONE(UINT64, seed),
     ONE(BOOL, upright),
+    CHOICE(interpolation, interpolations),
     ONE(INT32, n_global),
     ONE(INT32, global_size_px),
     ONE(INT32, n_local),

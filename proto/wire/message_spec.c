@@ -85,6 +85,7 @@ void spec_to_protobuf(struct spec_parts *out, const struct data_spec *spec)
     message->bad_image_policy = (Ibot__BadImagePolicy)spec->bad_image_policy;
     message->upright = spec->upright;
     message->photometric = (Ibot__PhotometricPlace)spec->photometric;
+    message->interpolation = (Ibot__Interpolation)spec->interpolation;
 }
 
 enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *message)
@@ -110,6 +111,7 @@ enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *mess
         .bad_image_policy = (enum bad_image_policy)message->bad_image_policy,
         .upright = message->upright != 0,
         .photometric = (enum photometric_place)message->photometric,
+        .interpolation = (enum interpolation)message->interpolation,
     };
 
     if (message->n_pred_ratio > DATA_SPEC_MAX_RATIOS ||

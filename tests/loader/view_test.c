@@ -404,6 +404,32 @@ static void a_flip_mirrors_whatever_else_is_done(void **state)
     image_release(&image);
 }
 
+static void resampling_is_as_the_spec_says(void **state)
+{
+    enum { SIZE = 10 };
+    struct scene *scene = *state;
+    struct image image = noise(40, 40);
+    struct planes planes = {0};
+    uint8_t record[3 * SIZE * SIZE];
+
+    for (int i = 0; i < 2; i++) {
+        struct data_spec specs[] = {bare_spec(), data_spec_centre_crop(SIZE, SIZE)};
+        struct resample_plan plan = resample_whole((struct region){0, 0, 40, 40}, SIZE, SIZE);
+        plan.filter = i == 0 ? RESAMPLE_BICUBIC : RESAMPLE_BILINEAR;
+        assert_int_equal(resample(&scene->maker.resampler, &planes, &image, &plan), STATUS_OK);
+        for (int k = 0; k < 2; k++) {
+            specs[k].global_size_px = SIZE;
+            specs[k].interpolation = i == 0 ? INTERPOLATION_BICUBIC : INTERPOLATION_BILINEAR;
+            assert_int_equal(view_render(&scene->maker, &specs[k], 0, 0, &image, record),
+                             STATUS_OK);
+            for (int p = 0; p < 3 * SIZE * SIZE; p++)
+                assert_int_equal(record[p], planes.channel[p % 3][p / 3]);
+        }
+    }
+    planes_release(&planes);
+    image_release(&image);
+}
+
 static void jitter_of_nothing_changes_nothing(void **state)
 {
     struct data_spec spec = bare_spec();
@@ -525,6 +551,7 @@ int main(void)
         TEST(a_data_set_of_bad_images_ends_in_an_error),
         TEST(each_transform_has_its_probability),
         TEST(a_flip_mirrors_whatever_else_is_done),
+        TEST(resampling_is_as_the_spec_says),
         TEST(jitter_of_nothing_changes_nothing),
         TEST(views_of_one_sample_differ),
         TEST(evaluation_takes_the_centre_at_any_shape),

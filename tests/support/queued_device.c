@@ -647,6 +647,7 @@ NATIVE(optimizer_step, optimizer_step_args)
 TENSORS(rows_mean, rows_mean_args, 2)
 TENSORS(rows_argmax, rows_argmax_args, 2)
 NATIVE(topk, topk_args)
+TENSORS(cross_entropy, cross_entropy_args, 5)
 NATIVE(photometric, photometric_args)
 TENSORS(region_mask, region_mask_args, 3)
 TENSORS(region_mask_backward, region_mask_backward_args, 3)
@@ -694,6 +695,7 @@ const struct op_table op_table_queued = {
     SLOT(rows_mean),
     SLOT(rows_argmax),
     SLOT(topk),
+    SLOT(cross_entropy),
     SLOT(photometric),
     SLOT(region_mask),
     SLOT(region_mask_backward),

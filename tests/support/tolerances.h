@@ -46,6 +46,7 @@ static const struct tolerance tolerances[] = {
     {"rows_mean", 1e-7, 1e-7},
     {"rows_argmax", 0.0, 0.0},
     {"topk", 0.0, 0.0},
+    {"cross_entropy", 1e-6, 1e-6},
     {"region_mask", 0.0, 0.0},
     {"region_mask_backward", 2e-7, 8e-3},
     {"patch_merge", 0.0, 0.0},

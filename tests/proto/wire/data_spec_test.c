@@ -87,6 +87,7 @@ static void each_field_out_of_its_limits_is_named(void **state)
     REFUSED(blur_radius[1], INFINITY);
     REFUSED(solarize_threshold, 257);
     REFUSED(photometric, 2);
+    REFUSED(interpolation, 2);
     REFUSED(mask_cell_px, 0);
     REFUSED(mask_cell_px, 225);
     REFUSED(mask_shape, (enum mask_shape)7);
@@ -170,6 +171,7 @@ static void every_field_with_an_effect_changes_the_digest(void **state)
     CHANGES_DIGEST(blur_radius[1], 3.0f);
     CHANGES_DIGEST(solarize_threshold, 127);
     CHANGES_DIGEST(upright, true);
+    CHANGES_DIGEST(interpolation, INTERPOLATION_BILINEAR);
     CHANGES_DIGEST(photometric, PHOTOMETRIC_BY_TRAINER);
     CHANGES_DIGEST(mask_cell_px, 8);
     CHANGES_DIGEST(mask_shape, MASK_RANDOM);

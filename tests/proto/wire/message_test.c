@@ -75,6 +75,10 @@ static void spec_comes_back_whole(void **state)
     out.spec.digest = data_spec_digest(&out.spec.data_spec);
     round_trip();
     assert_int_equal(data_spec_digest(&in.spec.data_spec), out.spec.digest);
+    out.spec.data_spec = data_spec_random_crop(224);
+    out.spec.digest = data_spec_digest(&out.spec.data_spec);
+    round_trip();
+    assert_int_equal(data_spec_digest(&in.spec.data_spec), out.spec.digest);
 }
 
 static void a_spec_that_cannot_be_served_is_invalid(void **state)

@@ -1,0 +1,88 @@
+/* Cross-entropy on the CPU: a thread a row, sums in float over SWEEP elements and in double over
+ * those. */
+#include "ops/cross_entropy.h"
+
+#include <math.h>
+
+#include "ops/check.h"
+#include "ops/vector_math.h"
+
+enum { SWEEP = 512 };
+
+static int32_t rank_of(const float *x, int64_t k, int32_t label)
+{
+    float own = x[label];
+    int32_t n = 0;
+
+    for (int64_t j = 0; j < k; j++) {
+        bool behind = x[j] < own || (x[j] == own && j > label); /* nothing is behind a NaN */
+        n += j != label && !behind;
+    }
+    return n;
+}
+
+/* Loss of a row; with d, the exponentials too, and the factor that makes probabilities of them. */
+static float row_loss(const float *x, int64_t k, int32_t label, float *d, float *inverse)
+{
+    float top = -INFINITY, own = x[label];
+    double sum = 0.0;
+
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < k; j++)
+        top = x[j] > top ? x[j] : top;
+    for (int64_t first = 0; first < k; first += SWEEP) {
+        int64_t end = k - first < SWEEP ? k : first + SWEEP;
+        float part = 0.0f;
+        if (d != NULL)
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = first; j < end; j++) {
+                float e = vector_exp(x[j] - top);
+                part += e;
+                d[j] = e;
+            }
+        else
+#pragma omp simd reduction(+ : part)
+            for (int64_t j = first; j < end; j++)
+                part += vector_exp(x[j] - top);
+        sum += (double)part;
+    }
+    *inverse = (float)(1.0 / sum);
+    return (float)(log(sum) - ((double)own - (double)top));
+}
+
+enum status cross_entropy_cpu(struct device *device, const struct cross_entropy_args *args)
+{
+    int64_t n = args->logits.shape[0], k = args->logits.shape[1];
+    const float *logits = args->logits.data;
+    const int32_t *labels = args->label.data;
+    float *loss = args->loss.data, *d_logits = args->d_logits.data, scale = args->scale;
+    int32_t *rank = args->rank.data;
+
+    CHECK_F32("cross_entropy", args->logits);
+    CHECK_F32("cross_entropy", args->loss);
+    CHECK(args->logits.rank == 2 && tensor_is_1d(&args->loss, n));
+    CHECK(args->label.dtype == DTYPE_I32 && args->label.rank == 1 && args->label.shape[0] > 0 &&
+          n % args->label.shape[0] == 0);
+    CHECK(rank == NULL || (args->rank.dtype == DTYPE_I32 && tensor_is_1d(&args->rank, n)));
+    CHECK(d_logits == NULL ||
+          (args->d_logits.dtype == DTYPE_F32 && tensor_is_2d(&args->d_logits, n, k)));
+    int64_t n_classifiers = n / args->label.shape[0];
+#pragma omp parallel for schedule(static) num_threads(device->n_threads)
+    for (int64_t i = 0; i < n; i++) {
+        const float *x = logits + i * k;
+        float *d = d_logits != NULL ? d_logits + i * k : NULL, inverse;
+        int32_t label = labels[i / n_classifiers];
+        CHECK(label >= 0 && label < k, "label %d of %lld classes", label, (long long)k);
+        if (rank != NULL) /* before the gradient may lie on the logits */
+            rank[i] = rank_of(x, k, label);
+        loss[i] = row_loss(x, k, label, d, &inverse);
+        if (d == NULL)
+            continue;
+        float factor = scale * inverse;
+#pragma omp simd
+        for (int64_t j = 0; j < k; j++)
+            d[j] *= factor;
+        d[label] -= scale;
+    }
+    return STATUS_OK;
+}
