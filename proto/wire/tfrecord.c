@@ -206,7 +206,8 @@ out:
     return status;
 }
 
-/* Reads ahead until `wanted` bytes are there or the file ends. */
+/* Reads until `wanted` bytes are there or the file ends; a little ahead, since what is there beyond
+ * them has to be moved. */
 static enum status fill(struct tfrecord_reader *reader, size_t wanted)
 {
     while (reader->n < wanted) {
@@ -218,7 +219,9 @@ static enum status fill(struct tfrecord_reader *reader, size_t wanted)
             reader->first = 0;
         }
         TRY(memory_grow(&reader->bytes, &reader->capacity, room, 1, "record"));
-        ssize_t n = read(reader->file, reader->bytes + reader->n, reader->capacity - reader->n);
+        size_t most = wanted - reader->n + FIRST_READ_BYTES;
+        most = most < reader->capacity - reader->n ? most : reader->capacity - reader->n;
+        ssize_t n = read(reader->file, reader->bytes + reader->n, most);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
