@@ -12,11 +12,13 @@
 
 struct options_of_replay {
     const char *connect[PRODUCER_MAX_ENDPOINTS];
-    int32_t n_connect, credit;
+    int32_t n_connect, credit, threads;
     bool loop, exit_when_done;
     double rate;
     const char *key, *server_key;
 };
+
+enum { MOST_THREADS = 4 }; /* unless more are asked for */
 
 static struct options_of_replay values;
 
@@ -56,6 +58,13 @@ static const struct option_spec specs[] = {
      .maximum = 256,
      .unit = "slices",
      .help = "slices in hand for each trainer"},
+    {.name = "threads",
+     .type = OPTION_INT32,
+     AT(threads),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 256,
+     .help = "threads that read; 0: one for two cores, four at most"},
     {.name = "rate",
      .type = OPTION_DOUBLE,
      AT(rate),
@@ -122,6 +131,10 @@ static enum status open_replay(struct replay *replay, const char *path)
 {
     char host[40] = "";
 
+    if (values.threads == 0) { /* the trainer may be on this machine too */
+        long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+        values.threads = half < 1 ? 1 : half > MOST_THREADS ? MOST_THREADS : (int32_t)half;
+    }
     TRY(key_read_options(&replay->has_keys, &replay->keys, &replay->server_key, values.key,
                          values.server_key));
     TRY(recording_open(&replay->recording, path));
@@ -130,7 +143,7 @@ static enum status open_replay(struct replay *replay, const char *path)
         .dataset = {info->index_digest, info->n_samples, info->n_classes},
         .self_test = info->self_test,
         .credit = values.credit,
-        .n_threads = 1,
+        .n_threads = values.threads,
         .name = replay->name,
         .keys = replay->has_keys ? &replay->keys : NULL,
         .server_key = replay->has_keys ? &replay->server_key : NULL,
@@ -143,6 +156,7 @@ static enum status open_replay(struct replay *replay, const char *path)
         .loop = values.loop,
         .rate = values.rate,
         .capacity = values.credit * producer.n_endpoints,
+        .n_threads = values.threads,
     };
     TRY(replay_source_open(&replay->source, replay->recording, &options, finish_slice, replay));
     gethostname(host, sizeof(host) - 1);

@@ -28,19 +28,29 @@ struct trainer {
     int64_t told_ns;
 };
 
+/* A thread that reads slices, with its own handle on the recording. */
+struct reader {
+    struct replay_source *source;
+    struct recording *recording; /* the thread's */
+    pthread_t thread;
+    bool started;
+};
+
 struct replay_source {
     /* immutable after open */
     struct replay_options options;
     void (*done)(void *context, struct slice_job *job);
     void *done_context;
-    struct queue *queue;
-    pthread_t thread;
-    bool started;
-
-    /* thread only */
-    struct recording *recording;
+    const struct recording *recording;
     struct stretch *stretches; /* of the recorded ranks, in order */
     size_t n_stretches;
+    struct queue *queue; /* slices that are asked for ─> the thread */
+    struct queue *found; /* those that are in the recording ─> readers */
+    pthread_t thread;
+    bool started;
+    struct reader *readers; /* [options.n_threads] */
+
+    /* thread only */
     struct slice_job **held; /* [capacity]: missing slices that are kept back */
     int n_held;
     struct trainer trainers[PRODUCER_MAX_ENDPOINTS]; /* by number of the consumer */
@@ -92,7 +102,7 @@ static enum status not_recorded(const struct replay_source *source, int32_t epoc
 }
 
 /* Round and round: the recorded step that stands for one that is not. */
-static bool find_again(struct replay_source *source, int32_t epoch, uint64_t position,
+static bool find_again(const struct replay_source *source, int32_t epoch, uint64_t position,
                        size_t *slice, int32_t *image)
 {
     const struct message_recording *info = &source->recording->info;
@@ -107,13 +117,32 @@ static bool find_again(struct replay_source *source, int32_t epoch, uint64_t pos
     uint64_t batch = (uint64_t)info->batch_size, world = (uint64_t)info->world;
     uint64_t local = (uint64_t)(again % info->steps_per_epoch) * batch + position / world % batch;
 
+    return recording_find(source->recording, (int32_t)(again / info->steps_per_epoch),
+                          (uint64_t)rank + world * local, slice, image);
+}
+
+/* Where a sample is, or the one that stands for it; *again says which. */
+static bool locate(const struct replay_source *source, int32_t epoch, uint64_t position,
+                   size_t *slice, int32_t *image, bool *again)
+{
+    *again = false;
+    if (recording_find(source->recording, epoch, position, slice, image))
+        return true;
+    *again = true;
+    return source->options.loop && find_again(source, epoch, position, slice, image);
+}
+
+static void tell_looping(struct replay_source *source, int32_t epoch, uint64_t position)
+{
+    int32_t rank;
+    int64_t step = step_of(source, epoch, position, &rank);
+    const struct stretch *stretch = stretch_of(source, rank);
+
     if (!source->said_looping)
         log_warning("step %lld is not in the recording: steps %lld to %lld are served again in its "
                     "place, and so on; this is for timings, not for training",
                     (long long)step, (long long)stretch->first, (long long)stretch->end - 1);
     source->said_looping = true;
-    return recording_find(source->recording, (int32_t)(again / info->steps_per_epoch),
-                          (uint64_t)rank + world * local, slice, image);
 }
 
 /* ---- one slice ---- */
@@ -147,21 +176,36 @@ static enum status copy_bad_images(struct slice_job *job, int32_t sample,
     return STATUS_OK;
 }
 
-static enum status fill_slice(struct replay_source *source, struct slice_job *job)
+/* Whether all of it can be served. */
+static enum status look_up(struct replay_source *source, const struct slice_job *job)
 {
-    struct recording *recording = source->recording;
-    size_t bytes = recording->record_bytes, slice;
-    int32_t image;
-
     TRY(check_spec(source, job));
     for (int32_t i = 0; i < job->n_samples; i++) {
         uint64_t position = job->first_position + (uint64_t)i * job->stride;
-        if (!recording_find(recording, job->epoch, position, &slice, &image) &&
-            !(source->options.loop && find_again(source, job->epoch, position, &slice, &image)))
+        size_t slice;
+        int32_t image;
+        bool again;
+        if (!locate(source, job->epoch, position, &slice, &image, &again))
             return not_recorded(source, job->epoch, position);
+        if (again)
+            tell_looping(source, job->epoch, position);
+    }
+    return STATUS_OK;
+}
+
+static enum status fill_slice(struct reader *reader, struct slice_job *job)
+{
+    struct recording *recording = reader->recording;
+    size_t bytes = recording->record_bytes, slice;
+    int32_t image;
+    bool again;
+
+    TRY(memory_alloc_unset(&job->payload, (size_t)job->n_samples, bytes, "slice"));
+    for (int32_t i = 0; i < job->n_samples; i++) {
+        uint64_t position = job->first_position + (uint64_t)i * job->stride;
+        CHECK(locate(reader->source, job->epoch, position, &slice, &image, &again),
+              "it was looked up");
         TRY(recording_read(recording, slice));
-        if (job->payload == NULL)
-            TRY(memory_alloc_unset(&job->payload, (size_t)job->n_samples, bytes, "slice"));
         const struct message_slice *from = &recording->message.slice;
         memcpy(job->payload + (size_t)i * bytes, recording->record.payload + (size_t)image * bytes,
                bytes);
@@ -217,7 +261,7 @@ static void let_go(struct replay_source *source, int64_t now_ns)
     source->n_held = n;
 }
 
-/* ---- the thread ---- */
+/* ---- the threads ---- */
 
 /* Waits for the turn of n images; an end of the replay ends the wait. */
 static void keep_pace(struct replay_source *source, int32_t n)
@@ -240,10 +284,11 @@ static void keep_pace(struct replay_source *source, int32_t n)
 
 static void serve(struct replay_source *source, struct slice_job *job)
 {
-    job->status = fill_slice(source, job);
+    job->status = look_up(source, job);
     if (job->status == STATUS_OK) {
         keep_pace(source, job->n_samples);
-        give_back(source, job);
+        enum status status = queue_push(source->found, job, 0);
+        CHECK(status == STATUS_OK, "no more slices are under way than the credits allow");
         return;
     }
     snprintf(job->reason, sizeof(job->reason), "%s", status_message());
@@ -255,16 +300,40 @@ static void serve(struct replay_source *source, struct slice_job *job)
     give_back(source, job);
 }
 
+static void start_thread(const char *name)
+{
+    sigset_t signals;
+
+    sigfillset(&signals);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    pthread_setname_np(pthread_self(), name);
+}
+
+static void *reader_thread(void *argument)
+{
+    struct reader *reader = argument;
+    void *item;
+
+    start_thread("reader");
+    while (queue_pop(reader->source->found, &item, INT64_MAX) == STATUS_OK) {
+        struct slice_job *job = item;
+        job->status = fill_slice(reader, job);
+        if (job->status != STATUS_OK) {
+            snprintf(job->reason, sizeof(job->reason), "%s", status_message());
+            log_error("%s", job->reason);
+        }
+        give_back(reader->source, job);
+    }
+    return NULL;
+}
+
 static void *replay_thread(void *argument)
 {
     struct replay_source *source = argument;
     enum status status = STATUS_OK;
-    sigset_t signals;
     void *item;
 
-    sigfillset(&signals);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    pthread_setname_np(pthread_self(), "replay");
+    start_thread("replay");
     while (status != STATUS_CLOSED) {
         int64_t now_ns = clock_monotonic_ns();
         let_go(source, now_ns);
@@ -295,6 +364,33 @@ static enum status find_stretches(struct replay_source *source)
     return STATUS_OK;
 }
 
+static enum status open_readers(struct replay_source *source)
+{
+    size_t n = (size_t)source->options.n_threads;
+
+    TRY(memory_alloc(&source->readers, n, sizeof(struct reader), "readers"));
+    for (size_t i = 0; i < n; i++) {
+        struct reader *reader = &source->readers[i];
+        reader->source = source;
+        TRY(recording_share(&reader->recording, source->recording));
+        int error = pthread_create(&reader->thread, NULL, reader_thread, reader);
+        if (error != 0)
+            FAIL(STATUS_IO, "replay: no thread: %s", strerror(error));
+        reader->started = true;
+    }
+    return STATUS_OK;
+}
+
+static void close_readers(struct replay_source *source)
+{
+    for (int i = 0; source->readers != NULL && i < source->options.n_threads; i++) {
+        if (source->readers[i].started)
+            pthread_join(source->readers[i].thread, NULL);
+        recording_close(&source->readers[i].recording);
+    }
+    memory_free(source->readers);
+}
+
 static void open_lock(struct replay_source *source)
 {
     pthread_condattr_t attributes;
@@ -306,7 +402,7 @@ static void open_lock(struct replay_source *source)
     pthread_condattr_destroy(&attributes);
 }
 
-enum status replay_source_open(struct replay_source **out, struct recording *recording,
+enum status replay_source_open(struct replay_source **out, const struct recording *recording,
                                const struct replay_options *options,
                                void (*done)(void *context, struct slice_job *job), void *context)
 {
@@ -329,6 +425,8 @@ enum status replay_source_open(struct replay_source **out, struct recording *rec
     TRY_OUT(memory_alloc(&source->held, (size_t)options->capacity, sizeof(struct slice_job *),
                          "slices"));
     TRY_OUT(queue_open(&source->queue, (size_t)options->capacity));
+    TRY_OUT(queue_open(&source->found, (size_t)options->capacity));
+    TRY_OUT(open_readers(source));
     int error = pthread_create(&source->thread, NULL, replay_thread, source);
     if (error != 0)
         FAIL_OUT(STATUS_IO, "replay: no thread: %s", strerror(error));
@@ -360,7 +458,11 @@ void replay_source_close(struct replay_source **address)
         queue_shut(source->queue);
     if (source->started)
         pthread_join(source->thread, NULL);
+    if (source->found != NULL)
+        queue_shut(source->found); /* readers serve what is left */
+    close_readers(source);
     queue_close(&source->queue);
+    queue_close(&source->found);
     memory_free(source->stretches);
     memory_free(source->held);
     pthread_cond_destroy(&source->changed);

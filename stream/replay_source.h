@@ -1,5 +1,6 @@
-/* Fulfils leases out of a recording, as the threads of a loader do out of a data set. A thread of
- * its own ("replay") reads, so that the recording is one thread's.
+/* Fulfils leases out of a recording, as the threads of a loader do out of a data set. One thread
+ * ("replay") looks samples up and decides what becomes of missing ones; others ("reader") read,
+ * each with its own handle on the recording.
  *
  * A sample is looked up by epoch and position alone: a trainer with other batches, other ranks or a
  * later start gets the same samples. What the recording does not have is a failed slice. Of several
@@ -13,17 +14,18 @@
 #include "proto/wire/recording.h"
 
 struct replay_options {
-    bool loop;    /* steps that are not recorded are served from those that are, round and round */
-    double rate;  /* images per second at most; 0: no limit */
-    int capacity; /* slices under way at most */
+    bool loop;     /* steps that are not recorded are served from those that are, round and round */
+    double rate;   /* images per second at most; 0: no limit */
+    int capacity;  /* slices under way at most */
+    int n_threads; /* that read; at least 1 */
 };
 
-struct replay_source; /* opaque: a thread */
+struct replay_source; /* opaque: threads */
 
-/* `recording` (with pixels) is the source's until close. done(context, job) is called in its
- * thread. Errors: STATUS_UNSUPPORTED (no pixels), STATUS_INVALID (nothing recorded),
- * STATUS_NO_MEMORY. */
-enum status replay_source_open(struct replay_source **out, struct recording *recording,
+/* `recording` (with pixels) is borrowed until close, for looking only. done(context, job) is called
+ * in the source's threads. Errors: STATUS_UNSUPPORTED (no pixels), STATUS_INVALID (nothing
+ * recorded), STATUS_NO_MEMORY. */
+enum status replay_source_open(struct replay_source **out, const struct recording *recording,
                                const struct replay_options *options,
                                void (*done)(void *context, struct slice_job *job),
                                void *context) IBOT_WARN_UNUSED;
@@ -31,7 +33,7 @@ enum status replay_source_open(struct replay_source **out, struct recording *rec
 /* Queues a slice; never waits. */
 void replay_source_submit(struct replay_source *source, struct slice_job *job);
 
-/* Gives back every job, joins the thread. Takes the address and nulls it. */
+/* Gives back every job, joins the threads. Takes the address and nulls it. */
 void replay_source_close(struct replay_source **source);
 
 #endif

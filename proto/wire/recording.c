@@ -342,6 +342,33 @@ out:
     return status;
 }
 
+enum status recording_share(struct recording **out, const struct recording *recording)
+{
+    struct recording *other = NULL;
+
+    TRY(memory_alloc(&other, 1, sizeof(*other), "recording"));
+    other->shared = true;
+    other->info = recording->info;
+    other->slices = recording->slices;
+    other->n_slices = recording->n_slices;
+    other->parts = recording->parts;
+    other->record_bytes = recording->record_bytes;
+    other->current = SIZE_MAX;
+    other->lock = -1;
+    enum status status =
+        memory_alloc(&other->files, recording->n_files, sizeof(other->files[0]), "recorded files");
+    if (status != STATUS_OK) {
+        recording_close(&other);
+        return status;
+    }
+    for (; other->n_files < recording->n_files; other->n_files++) {
+        other->files[other->n_files] = recording->files[other->n_files];
+        other->files[other->n_files].reader = NULL;
+    }
+    *out = other;
+    return STATUS_OK;
+}
+
 void recording_close(struct recording **address)
 {
     struct recording *recording = address != NULL ? *address : NULL;
@@ -350,12 +377,14 @@ void recording_close(struct recording **address)
         return;
     for (size_t i = 0; i < recording->n_files; i++) {
         tfrecord_reader_close(&recording->files[i].reader);
-        memory_free(recording->files[i].path);
+        if (!recording->shared)
+            memory_free(recording->files[i].path);
     }
     if (recording->lock >= 0)
         close(recording->lock);
     memory_free(recording->files);
-    memory_free(recording->slices);
+    if (!recording->shared)
+        memory_free(recording->slices);
     memory_free(recording);
     *address = NULL;
 }

@@ -11,7 +11,7 @@
  *
  * A recording is foreign bytes: opening it checks every length and number, reading a slice every
  * sum and hash. A file that ends inside a record (its writer died) is taken up to there. One
- * thread's. */
+ * thread's; another one reads with a handle of its own (recording_share). */
 #ifndef IBOT_PROTO_WIRE_RECORDING_H
 #define IBOT_PROTO_WIRE_RECORDING_H
 
@@ -71,12 +71,18 @@ struct recording {
     struct record record;
     size_t current; /* its number; SIZE_MAX: none */
     int32_t n_open;
-    int lock; /* recording_lock; -1: none */
+    int lock;    /* recording_lock; -1: none */
+    bool shared; /* paths and slices are another one's */
 };
 
 /* A folder of files, or one file. Errors: STATUS_NOT_FOUND, STATUS_IO, STATUS_CORRUPT (file and
  * byte), STATUS_MISMATCH (files of different runs, or another version), STATUS_INVALID. */
 enum status recording_open(struct recording **out, const char *path) IBOT_WARN_UNUSED;
+
+/* One more handle on an open recording, for another thread; closed before the first one is. Errors:
+ * STATUS_NO_MEMORY. */
+enum status recording_share(struct recording **out,
+                            const struct recording *recording) IBOT_WARN_UNUSED;
 
 /* Reads slice i: recording->message.slice and recording->record are its. Sums and hashes are
  * checked. Errors: STATUS_CORRUPT, STATUS_IO. */

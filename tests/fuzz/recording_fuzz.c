@@ -46,7 +46,10 @@ static void show(const struct recording *recording, FILE *out)
                                 .index = slice->index[i],
                                 .made = true,
                                 .width = 40,
-                                .height = 30};
+                                .height = 30,
+                                .n_repaired = slice->n_repaired[i],
+                                .bad_images = slice->bad_images,
+                                .n_bad_images = slice->n_bad_images};
         sample_print(out, &recording->info.data_spec, &sample, true);
         json_t *object = sample_json(&recording->info.data_spec, &sample, true);
         if (object == NULL)

@@ -1,6 +1,7 @@
 /* What a recorder wrote is what the consumer handed on, and every position of it is found. */
 #include "proto/wire/recording.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -214,6 +215,46 @@ static void what_was_consumed_is_found_again_in_both_kinds(void **state)
     }
 }
 
+struct half {
+    struct recording *recording;
+    size_t first;
+    int n_wrong;
+};
+
+static void *read_half(void *argument)
+{
+    struct half *half = argument;
+
+    for (size_t i = half->first; i < half->recording->n_slices; i += 2)
+        half->n_wrong += recording_read(half->recording, i) != STATUS_OK ||
+                         half->recording->message.slice.lease.slice_id !=
+                             half->recording->slices[i].lease.slice_id;
+    return NULL;
+}
+
+static void two_threads_read_with_a_handle_each(void **state)
+{
+    const struct data_spec spec = fleet_spec();
+    struct half halves[2];
+    pthread_t threads[2];
+
+    (void)state;
+    consume(&spec, true, 0, 0);
+    struct recording *recording = open_recording();
+    for (size_t i = 0; i < 2; i++) {
+        halves[i] = (struct half){.first = i};
+        assert_int_equal(recording_share(&halves[i].recording, recording), STATUS_OK);
+        assert_int_equal(pthread_create(&threads[i], NULL, read_half, &halves[i]), 0);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_int_equal(halves[i].n_wrong, 0);
+        recording_close(&halves[i].recording);
+    }
+    check_digests(recording, 0); /* the first one is as it was */
+    recording_close(&recording);
+}
+
 /* The name of a file, as what is in it, is on disk before anything relies on it. */
 static void a_new_file_is_there_for_good(void **state)
 {
@@ -354,6 +395,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(what_was_consumed_is_found_again_in_both_kinds),
+        TEST(two_threads_read_with_a_handle_each),
         TEST(a_new_file_is_there_for_good),
         TEST(parts_cover_a_record),
         TEST(a_later_file_takes_the_place_of_an_earlier_one),
