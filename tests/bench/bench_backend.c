@@ -13,17 +13,7 @@
 
 enum { CEILING_REPEATS = 12, RANDOM_VALUES = 1 << 16 };
 
-static const char *const tuning_modes[] = {"off", "kept", "on"}; /* enum device_tuning_mode */
-
-bool bench_tuning_mode(enum device_tuning_mode *out, const char *text)
-{
-    for (int i = 0; i < 3; i++)
-        if (strcmp(text, tuning_modes[i]) == 0) {
-            *out = (enum device_tuning_mode)i;
-            return true;
-        }
-    return false;
-}
+const char *const bench_tuning_modes[] = {"off", "kept", "on", NULL};
 
 enum status bench_backend_open(struct bench_backend *out,
                                const struct bench_backend_options *options)
@@ -65,7 +55,7 @@ void bench_backend_report(const struct bench_backend *backend, const struct ceil
     if (!backend->accelerator)
         json_integer(json, "threads", backend->device.n_threads);
     else
-        json_text(json, "matmul_tune", tuning_modes[backend->tuning]);
+        json_text(json, "matmul_tune", bench_tuning_modes[backend->tuning]);
     if (ceilings == NULL || ceilings->copy_bytes == 0)
         return;
     json_object(json, "ceilings");

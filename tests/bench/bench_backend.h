@@ -30,8 +30,8 @@ struct bench_backend_options {
 enum status bench_backend_open(struct bench_backend *out,
                                const struct bench_backend_options *options) IBOT_WARN_UNUSED;
 
-/* "off", "kept" or "on", as ibot-train's --matmul_tune; false: none of them. */
-bool bench_tuning_mode(enum device_tuning_mode *out, const char *text);
+extern const char *const bench_tuning_modes[]; /* by enum device_tuning_mode, ended by NULL */
+
 void bench_backend_close(struct bench_backend *backend);
 
 /* Measured by copies within the device, bytes read and bytes written both counted, and by one

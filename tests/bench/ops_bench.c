@@ -260,7 +260,7 @@ void ops_bench_case(struct ops_bench *b, enum bench_op op, const union op_args *
     if (status == STATUS_DEVICE) /* nothing goes on after that */
         stop_on(status, whole);
     const struct quartiles *measured = status == STATUS_OK ? &time : NULL;
-    if (b->options.json)
+    if (b->options.bench.json)
         put_row(b, op, name, measured, &work);
     else
         print_row(b, op, name, measured, &work);
@@ -323,12 +323,12 @@ static void put_head(struct ops_bench *b)
     json_object(json, NULL);
     json_text(json, "what", "ops_bench");
     bench_backend_report(&b->backend, &b->ceilings, json);
-    json_text(json, "precision", o->f32 ? "f32" : "bf16");
+    json_text(json, "precision", bench_options_half(&o->bench) ? "bf16" : "f32");
     json_integer(json, "batch_size_per_gpu", o->batch);
-    json_integer(json, "local_crops_number", o->n_local);
-    json_integer(json, "global_size", o->global_px);
-    json_integer(json, "local_size", o->local_px);
-    json_integer(json, "out_dim", o->prototypes);
+    json_integer(json, "local_crops_number", o->bench.n_local);
+    json_integer(json, "global_size", o->bench.global_size_px);
+    json_integer(json, "local_size", o->bench.local_size_px);
+    json_integer(json, "out_dim", o->bench.out_dim);
     json_integer(json, "repeats", o->repeats);
     json_list(json, "rows");
 }
@@ -338,20 +338,21 @@ int main(int argc, char **argv)
     struct ops_bench b = {0};
 
     ops_bench_options_parse(&b.options, argc, argv);
-    stop_on(bench_backend_open(&b.backend, &b.options.backend), "backend");
-    stop_on(ceilings_measure(&b.ceilings, &b.backend, b.options.f32 ? DTYPE_F32 : DTYPE_BF16),
+    stop_on(bench_backend_open(&b.backend, &b.options.bench.backend), "backend");
+    stop_on(ceilings_measure(&b.ceilings, &b.backend,
+                             bench_options_half(&b.options.bench) ? DTYPE_BF16 : DTYPE_F32),
             "ceilings");
     stop_on(device_timer_open(&b.timer, &b.backend.device, 2), "timer");
     if (b.backend.accelerator)
         stop_on(hold_open(&b.hold, &b.backend, &b.ceilings), "hold");
-    if (b.options.json)
+    if (b.options.bench.json)
         put_head(&b);
     else
         printf("%s; ceilings: copy %.1f GB/s, product %.1f GFLOP/s\n",
                device_name(&b.backend.device), 1e-9 * b.ceilings.copy_bytes_per_second,
                1e-9 * b.ceilings.matrix_flop_per_second);
     run_archs(&b);
-    if (b.options.json) {
+    if (b.options.bench.json) {
         json_end(&b.json);
         json_end(&b.json);
     }

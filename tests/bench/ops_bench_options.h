@@ -2,17 +2,15 @@
 #ifndef IBOT_TESTS_BENCH_OPS_BENCH_OPTIONS_H
 #define IBOT_TESTS_BENCH_OPS_BENCH_OPTIONS_H
 
-#include "tests/bench/bench_backend.h"
+#include "tests/bench/bench_options.h"
 #include "tests/bench/ops_bench.h"
 
 enum { OPS_BENCH_REPEATS = 1000 };
 
 struct ops_bench_options {
     const char *archs, *only;
-    struct bench_backend_options backend;
-    int32_t width, batch, n_local, repeats, patch, global_px, local_px, prototypes, head_hidden;
-    const char *precision; /* NULL: by the backend */
-    bool f32, json;
+    struct bench_options bench;
+    int32_t width, batch, repeats;
 };
 
 /* Reads the command line; ends the process for --help and for what is wrong. */

@@ -363,7 +363,7 @@ static enum status run_at(struct bench *bench, int32_t batch_size, struct step_r
     bench->model.batch_size = batch_size;
     TRY_OUT(backbone_options_for(&bench->model.backbone, bench->options->arch));
     if (bench->model.backbone.n_stages == 0)
-        bench->model.backbone.patch_size_px = bench->options->patch_size;
+        bench->model.backbone.patch_size_px = bench->options->bench.patch_size_px;
     bench->model.backbone.window_size = bench->options->window_size;
     bench->model.backbone.drop_path = bench->options->drop_path;
     bench->model.backbone.image_size_px = bench->model.global_size_px;
@@ -420,7 +420,7 @@ int main(int argc, char **argv)
 
     step_bench_options_parse(&options, argc, argv);
     enum dtype dtype = options.model.precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    enum status status = bench_backend_open(&backend, &options.backend);
+    enum status status = bench_backend_open(&backend, &options.bench.backend);
     if (status == STATUS_OK && !backend.accelerator && dtype != DTYPE_F32)
         status = status_set(STATUS_UNSUPPORTED, "--precision bf16: the CPU has f32 alone");
     if (status == STATUS_OK && (options.ceilings || backend.accelerator))

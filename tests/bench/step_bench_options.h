@@ -2,19 +2,19 @@
 #ifndef IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
 #define IBOT_TESTS_BENCH_STEP_BENCH_OPTIONS_H
 
-#include "tests/bench/bench_backend.h"
+#include "tests/bench/bench_options.h"
 #include "trainer/model/ibot.h"
 
 enum { STEP_BENCH_BATCHES = 16 };
 
 struct step_bench_options {
     const char *arch;
-    struct bench_backend_options backend;
+    struct bench_options bench;
     struct ibot_options model; /* batch_size is set for each run */
     int32_t batches[STEP_BENCH_BATCHES], n_batches;
-    int32_t patch_size, window_size, steps, warmup, profile_steps;
+    int32_t window_size, steps, warmup, profile_steps;
     float drop_path;
-    bool best_batch, upload, json, ceilings;
+    bool best_batch, upload, ceilings;
 };
 
 /* Reads the command line; ends the process for --help and for what is wrong. */

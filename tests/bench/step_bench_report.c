@@ -108,12 +108,12 @@ static void put_head(struct step_report *report)
     json_text(json, "gelu", o->model.gelu_tanh ? "tanh" : "erf");
     json_bool(json, "cuda_graph", report->backend->accelerator && o->model.record_steps);
     json_bool(json, "upload", o->upload);
-    json_text(json, "attention", step_bench_attention(o->backend.attention));
+    json_text(json, "attention", step_bench_attention(o->bench.backend.attention));
     json_bool(json, "weight_gradient_branch", o->model.weights_apart);
     json_text(json, "recompute", step_bench_recompute(o->model.recompute));
     json_integer(json, "steps", o->steps);
     json_integer(json, "warmup", o->warmup);
-    json_integer(json, "patch_size", o->patch_size);
+    json_integer(json, "patch_size", o->bench.patch_size_px);
     json_integer(json, "window_size", o->window_size);
     json_integer(json, "out_dim", o->model.head.out_dim);
     json_integer(json, "head_hidden_dim", o->model.head.hidden_dim);
@@ -191,7 +191,7 @@ void step_report_begin(struct step_report *report, const struct step_bench_optio
                        const struct bench_backend *backend, const struct ceilings *ceilings)
 {
     *report = (struct step_report){.options = options, .backend = backend, .ceilings = ceilings};
-    if (options->json)
+    if (options->bench.json)
         put_head(report);
     else
         print_head(report);
@@ -205,7 +205,7 @@ void step_report_run(struct step_report *report, const struct step_run *run)
             report->best = *run;
         report->n_good++;
     }
-    if (report->options->json)
+    if (report->options->bench.json)
         put_run(report, &report->json, run);
     else
         print_run(report, run);
@@ -215,7 +215,7 @@ void step_report_end(struct step_report *report)
 {
     struct json_out *json = &report->json;
 
-    if (!report->options->json)
+    if (!report->options->bench.json)
         return;
     json_end(json);
     if (report->n_good > 0)

@@ -54,6 +54,27 @@ static struct pass pass_of(const struct backbone_options *b, int64_t n, int32_t 
     return b->n_stages > 0 ? swin_pass(b, n, size_px) : vit_pass(b, n, size_px);
 }
 
+struct ibot_options step_work_published(void)
+{
+    return (struct ibot_options){
+        .head = {.hidden_dim = 2048,
+                 .bottleneck_dim = 256,
+                 .out_dim = 8192,
+                 .patch_out_dim = 8192,
+                 .shared_student = true,
+                 .shared_teacher = true,
+                 .activation = ACTIVATION_GELU},
+        .n_global = 2,
+        .global_size_px = 224,
+        .n_local = 10,
+        .local_size_px = 96,
+        .masked_im_modeling = true,
+        .lambda1 = 1.0f,
+        .lambda2 = 1.0f,
+        .accumulation_steps = 1,
+    };
+}
+
 struct step_work step_work_of(const struct ibot_options *o, int64_t n_masked)
 {
     const struct backbone_options *b = &o->backbone;

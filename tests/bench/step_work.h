@@ -19,6 +19,9 @@ struct step_work {
     double done_flop;
 };
 
+/* Crops, head and loss of the published recipes; the backbone and the batch are the caller's. */
+struct ibot_options step_work_published(void);
+
 /* n_masked: masked patches of the step. */
 struct step_work step_work_of(const struct ibot_options *options, int64_t n_masked);
 

@@ -30,24 +30,9 @@ static void assert_near(double got, double wanted, double within)
 
 static struct ibot_options published(const char *arch)
 {
-    struct ibot_options o = {
-        .head = {.hidden_dim = 2048,
-                 .bottleneck_dim = 256,
-                 .out_dim = 8192,
-                 .patch_out_dim = 8192,
-                 .shared_student = true,
-                 .shared_teacher = true,
-                 .activation = ACTIVATION_GELU},
-        .batch_size = 100,
-        .n_global = 2,
-        .global_size_px = 224,
-        .n_local = 10,
-        .local_size_px = 96,
-        .masked_im_modeling = true,
-        .lambda1 = 1.0f,
-        .lambda2 = 1.0f,
-        .accumulation_steps = 1,
-    };
+    struct ibot_options o = step_work_published();
+
+    o.batch_size = 100;
     ok(backbone_options_for(&o.backbone, arch));
     return o;
 }
