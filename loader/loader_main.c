@@ -15,58 +15,26 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/notify.h"
-#include "proto/config/options.h"
+#include "proto/config/rows.h"
 #include "proto/config/stop.h"
 #include "proto/wire/endpoint_list.h"
 #include "proto/wire/producer.h"
+#include "proto/wire/stream_rows.h"
 
 struct loader_options {
-    const char *data, *index, *key, *server_key, *metrics;
-    const char *connect[PRODUCER_MAX_ENDPOINTS];
-    int32_t n_connect, threads, credit, parent;
-    bool exit_when_done;
+    const char *data, *index, *metrics;
+    struct serve_options serve;
+    struct key_options keys;
+    int32_t threads, credit, parent;
 };
 
 #define AT(field) .offset = offsetof(struct loader_options, field)
 
 static const struct option_spec specs[] = {
-    {.name = "data",
-     .alias = "data_path",
-     .type = OPTION_STRING,
-     AT(data),
-     .flags = OPTION_REQUIRED,
-     .argument = "DATA",
-     .group = "Data",
-     .help = "one folder per class, a folder of images or of tar archives, a tar archive, or a "
-             "text file with an image's path in each line"},
-    {.name = "index",
-     .type = OPTION_STRING,
-     AT(index),
-     .argument = "FILE",
-     .help =
-         "index made by ibot-index; default: " INDEX_FILE_NAME " in the data folder or one in the "
-         "user's cache, whichever is current, else the folders are read"},
-    {.name = "connect",
-     .type = OPTION_STRING_LIST,
-     AT(connect),
-     .count_offset = offsetof(struct loader_options, n_connect),
-     .capacity = PRODUCER_MAX_ENDPOINTS,
-     .flags = OPTION_REQUIRED,
-     .argument = "ENDPOINT",
-     .group = "Stream",
-     .help = "consumers to serve: tcp://host:port, tcp://host:first-last for several ranks, or "
-             "ipc://path; they may come and go"},
-    {.name = "key",
-     .type = OPTION_STRING,
-     AT(key),
-     .argument = "FILE",
-     .help = "this loader's secret key (ibot-stream keygen), for trainers that ask for one: tcp is "
-             "encrypted, ipc is not"},
-    {.name = "server_key",
-     .type = OPTION_STRING,
-     AT(server_key),
-     .argument = "KEY",
-     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
+    {.part = &row_data, AT(data), .flags = OPTION_REQUIRED, .group = "Data"},
+    {.part = &row_index, AT(index)},
+    {.part = &rows_serve, AT(serve), .group = "Stream"},
+    {.part = &rows_keys, AT(keys)},
     {.name = "credit",
      .type = OPTION_INT32,
      AT(credit),
@@ -75,11 +43,6 @@ static const struct option_spec specs[] = {
      .maximum = 1024,
      .unit = "slices",
      .help = "slices in hand for each consumer; 0: two per thread"},
-    {.name = "exit_when_done",
-     .type = OPTION_BOOL,
-     AT(exit_when_done),
-     .text = "off",
-     .help = "end when every consumer it reached has all it wanted"},
     {.name = "metrics",
      .type = OPTION_STRING,
      AT(metrics),
@@ -87,13 +50,7 @@ static const struct option_spec specs[] = {
      .group = "Process",
      .help = "serve /metrics (Prometheus), /healthz and /readyz over HTTP; without an address on "
              "127.0.0.1 alone; port 0: any free one, named in the log"},
-    {.name = "threads",
-     .type = OPTION_INT32,
-     AT(threads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "worker threads; 0: one per core"},
+    {.part = &row_sample_threads, AT(threads)},
     {.name = "parent",
      .type = OPTION_INT32,
      AT(parent),
@@ -189,8 +146,8 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
     gethostname(host, sizeof(host) - 1);
     snprintf(loader->name, sizeof(loader->name), "%s:%d", host, (int)getpid());
     TRY(self_test_pixels(&producer.self_test));
-    for (int32_t i = 0; i < options->n_connect; i++)
-        TRY(endpoint_list_add(&loader->endpoints, options->connect[i]));
+    for (int32_t i = 0; i < options->serve.n_connect; i++)
+        TRY(endpoint_list_add(&loader->endpoints, options->serve.connect[i]));
     endpoint_list_use(&loader->endpoints, &producer);
     struct pool_options pool = {
         .index = &loader->index,
@@ -215,8 +172,7 @@ static enum status run(struct loader *loader, struct loader_options *options)
         TRY(stop_with_parent(options->parent));
     else if (notify_open(&loader->notify) != STATUS_OK)
         log_warning("%s", status_message());
-    TRY(key_read_options(&loader->has_keys, &loader->keys, &loader->server_key, options->key,
-                         options->server_key));
+    TRY(key_read_options(&loader->has_keys, &loader->keys, &loader->server_key, &options->keys));
     if (options->metrics != NULL && options->metrics[0] != '\0') {
         TRY(loader_metrics_open(&loader->metrics, options->metrics));
         log_info("metrics at http://%s/metrics", monitor_address(loader->metrics.monitor));
@@ -232,7 +188,8 @@ static enum status run(struct loader *loader, struct loader_options *options)
              (unsigned long long)loader->index.header->n_samples, loader->index.header->n_classes,
              options->threads);
     notify_ready(&loader->notify);
-    enum status status = producer_run(loader->producer, loader->stop, options->exit_when_done);
+    enum status status =
+        producer_run(loader->producer, loader->stop, options->serve.exit_when_done);
     notify_stopping(&loader->notify);
     return status;
 }

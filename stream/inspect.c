@@ -5,8 +5,10 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
+#include "proto/config/rows.h"
 #include "proto/wire/observer.h"
 #include "proto/wire/recording.h"
+#include "proto/wire/stream_rows.h"
 #include "stream/command.h"
 #include "stream/origin.h"
 #include "stream/viewer.h"
@@ -15,7 +17,7 @@ static const int64_t patience_ns = 10000000000; /* with a trainer that does not 
 
 struct options_of_inspect {
     struct viewer_options view;
-    const char *key, *server_key;
+    struct key_options keys;
 };
 
 static struct options_of_inspect values;
@@ -33,30 +35,17 @@ static const struct option_spec specs[] = {
      .type = OPTION_STRING,
      AT(view.samples),
      .argument = "all|FIRST-LAST,...",
-     .help = "samples by their number in the batch: position, image, label, hash"},
+     .help = "samples by their number in the batch: position, image, label, hash; with --data its "
+             "path"},
     {.name = "parameters",
      .type = OPTION_BOOL,
      AT(view.parameters),
      .text = "off",
-     .help = "everything that was drawn for each view of them: crop, flip, jitter and its order, "
-             "grey, blur, solarisation, mask"},
-    {.name = "data",
-     .alias = "data_path",
-     .type = OPTION_STRING,
-     AT(view.data),
-     .argument = "DATA",
-     .help = "the data set: adds paths of images, and where crops lie in them"},
-    {.name = "index",
-     .type = OPTION_STRING,
-     AT(view.index),
-     .argument = "FILE",
-     .help = "index made by ibot-index"},
-    {.name = "json",
-     .type = OPTION_BOOL,
-     AT(view.json),
-     .text = "off",
-     .group = "How to show it",
-     .help = "an object in each line: what the recording is of, then each step"},
+     .help = "everything that was drawn for each view of them: crop (with --data: its place in the "
+             "image), flip, jitter and its order, grey, blur, solarisation, mask"},
+    {.part = &row_data, AT(view.data)},
+    {.part = &row_index, AT(view.index)},
+    {.part = &row_json, AT(view.json), .group = "How to show it"},
     {.name = "sheet",
      .type = OPTION_STRING,
      AT(view.sheet),
@@ -70,24 +59,15 @@ static const struct option_spec specs[] = {
      .minimum = 1,
      .maximum = 1000,
      .help = "samples in it at most"},
-    {.name = "key",
-     .type = OPTION_STRING,
-     AT(key),
-     .argument = "FILE",
-     .group = "Live streams",
-     .help = "a secret key (ibot-stream keygen), for trainers that ask for one"},
-    {.name = "server_key",
-     .type = OPTION_STRING,
-     AT(server_key),
-     .argument = "KEY",
-     .help = "the trainer's public key, with --key: 64 hex digits, or the .public file"},
+    {.part = &rows_keys, AT(keys), .group = "Live streams"},
 };
 
 static const struct options_program program = {
     .name = "ibot-stream inspect",
     .summary = "Show what is in a recording, or in the stream of a trainer.",
     .epilogue =
-        "One line per step: its number, rank, epoch, images and the digest of the batch, as "
+        "One line per step (with --json, first what the stream is of): its number, rank, epoch, "
+        "images and the digest of the batch, as "
         "--log_digests of ibot-train writes it; sums and hashes of what is shown are checked. Of a "
         "live stream any step can be shown, since it follows from the specification; by default "
         "the next one.\n\n"
@@ -264,7 +244,7 @@ static enum status ask(const char *endpoint, struct message *out, const atomic_i
     bool has_keys = false;
     enum status status;
 
-    TRY_OUT(key_read_options(&has_keys, &keys, &server_key, values.key, values.server_key));
+    TRY_OUT(key_read_options(&has_keys, &keys, &server_key, &values.keys));
     TRY_OUT(
         observer_open(&observer, endpoint, has_keys ? &keys : NULL, has_keys ? &server_key : NULL));
     TRY_OUT(observer_ask(observer, out, clock_monotonic_ns() + patience_ns, stop));

@@ -7,15 +7,16 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/wire/endpoint_list.h"
+#include "proto/wire/stream_rows.h"
 #include "stream/command.h"
 #include "stream/replay_source.h"
 
 struct options_of_replay {
-    const char *connect[PRODUCER_MAX_ENDPOINTS];
-    int32_t n_connect, credit, threads;
-    bool loop, exit_when_done;
+    struct serve_options serve;
+    struct key_options keys;
+    int32_t credit, threads;
+    bool loop;
     double rate;
-    const char *key, *server_key;
 };
 
 enum { MOST_THREADS = 4 }; /* unless more are asked for */
@@ -25,31 +26,8 @@ static struct options_of_replay values;
 #define AT(field) .offset = offsetof(struct options_of_replay, field)
 
 static const struct option_spec specs[] = {
-    {.name = "connect",
-     .type = OPTION_STRING_LIST,
-     AT(connect),
-     .count_offset = offsetof(struct options_of_replay, n_connect),
-     .capacity = PRODUCER_MAX_ENDPOINTS,
-     .flags = OPTION_REQUIRED,
-     .argument = "ENDPOINT",
-     .group = "Stream",
-     .help = "trainers to serve: tcp://host:port, tcp://host:first-last for several ranks, or "
-             "ipc://path; they may come and go"},
-    {.name = "key",
-     .type = OPTION_STRING,
-     AT(key),
-     .argument = "FILE",
-     .help = "own secret key (ibot-stream keygen), for trainers that ask for one"},
-    {.name = "server_key",
-     .type = OPTION_STRING,
-     AT(server_key),
-     .argument = "KEY",
-     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
-    {.name = "exit_when_done",
-     .type = OPTION_BOOL,
-     AT(exit_when_done),
-     .text = "off",
-     .help = "end when every trainer it reached has all it wanted"},
+    {.part = &rows_serve, AT(serve), .group = "Stream"},
+    {.part = &rows_keys, AT(keys)},
     {.name = "credit",
      .type = OPTION_INT32,
      AT(credit),
@@ -135,8 +113,7 @@ static enum status open_replay(struct replay *replay, const char *path)
         long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
         values.threads = half < 1 ? 1 : half > MOST_THREADS ? MOST_THREADS : (int32_t)half;
     }
-    TRY(key_read_options(&replay->has_keys, &replay->keys, &replay->server_key, values.key,
-                         values.server_key));
+    TRY(key_read_options(&replay->has_keys, &replay->keys, &replay->server_key, &values.keys));
     TRY(recording_open(&replay->recording, path));
     const struct message_recording *info = &replay->recording->info;
     struct producer_options producer = {
@@ -149,8 +126,8 @@ static enum status open_replay(struct replay *replay, const char *path)
         .server_key = replay->has_keys ? &replay->server_key : NULL,
         .notice = tell,
     };
-    for (int32_t i = 0; i < values.n_connect; i++)
-        TRY(endpoint_list_add(&replay->endpoints, values.connect[i]));
+    for (int32_t i = 0; i < values.serve.n_connect; i++)
+        TRY(endpoint_list_add(&replay->endpoints, values.serve.connect[i]));
     endpoint_list_use(&replay->endpoints, &producer);
     struct replay_options options = {
         .loop = values.loop,
@@ -176,7 +153,7 @@ static enum status run(const struct options *options, const atomic_int *stop)
                  replay.recording->n_files == 1 ? "" : "s", replay.recording->n_slices,
                  (unsigned long long)replay.recording->info.n_samples,
                  replay.recording->info.n_classes);
-        status = producer_run(replay.producer, stop, values.exit_when_done);
+        status = producer_run(replay.producer, stop, values.serve.exit_when_done);
         producer_stats(replay.producer, &stats);
         log_info("%llu images sent in %.1f s", (unsigned long long)stats.n_images,
                  1e-9 * (double)(clock_monotonic_ns() - begin_ns));

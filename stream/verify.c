@@ -12,6 +12,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/ranges.h"
+#include "proto/config/rows.h"
 #include "proto/wire/recording.h"
 #include "stream/command.h"
 #include "stream/source.h"
@@ -28,33 +29,15 @@ static struct options_of_verify values;
 #define AT(field) .offset = offsetof(struct options_of_verify, field)
 
 static const struct option_spec specs[] = {
-    {.name = "data",
-     .alias = "data_path",
-     .type = OPTION_STRING,
-     AT(data),
-     .flags = OPTION_REQUIRED,
-     .argument = "DATA",
-     .group = "Data",
-     .help = "the data set, as loaders are given it"},
-    {.name = "index",
-     .type = OPTION_STRING,
-     AT(index),
-     .argument = "FILE",
-     .help = "index made by ibot-index"},
+    {.part = &row_data, AT(data), .flags = OPTION_REQUIRED, .group = "Data"},
+    {.part = &row_index, AT(index)},
     {.name = "steps",
      .type = OPTION_STRING,
      AT(steps),
      .argument = "FIRST-LAST,...",
      .group = "What to check",
      .help = "these steps alone"},
-    {.name = "threads",
-     .type = OPTION_INT32,
-     AT(threads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 1024,
-     .group = "Process",
-     .help = "threads that make samples; 0: one per core"},
+    {.part = &row_sample_threads, AT(threads), .group = "Process"},
 };
 
 static const struct options_program program = {

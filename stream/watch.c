@@ -8,13 +8,15 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/config/rows.h"
 #include "proto/wire/endpoint_list.h"
 #include "proto/wire/observer.h"
+#include "proto/wire/stream_rows.h"
 #include "stream/command.h"
 #include "stream/report.h"
 
 struct options_of_watch {
-    const char *key, *server_key;
+    struct key_options keys;
     double interval, patience;
     int32_t count;
     bool json;
@@ -41,11 +43,7 @@ static const struct option_spec specs[] = {
      .minimum = 0,
      .maximum = 1000000000,
      .help = "end after this many reports; 0: when the trainer ends, or on Ctrl-C"},
-    {.name = "json",
-     .type = OPTION_BOOL,
-     AT(json),
-     .text = "off",
-     .help = "an object in each line"},
+    {.part = &row_json, AT(json)},
     {.name = "patience",
      .type = OPTION_DOUBLE,
      AT(patience),
@@ -55,16 +53,7 @@ static const struct option_spec specs[] = {
      .unit = "s",
      .group = "Stream",
      .help = "how long to wait for an answer"},
-    {.name = "key",
-     .type = OPTION_STRING,
-     AT(key),
-     .argument = "FILE",
-     .help = "a secret key (ibot-stream keygen), for trainers that ask for one"},
-    {.name = "server_key",
-     .type = OPTION_STRING,
-     AT(server_key),
-     .argument = "KEY",
-     .help = "the trainers' public key, with --key: 64 hex digits, or the .public file"},
+    {.part = &rows_keys, AT(keys)},
 };
 
 static const struct options_program program = {
@@ -103,7 +92,7 @@ static enum status open_watch(struct watch *watch, const char *endpoint)
     enum status status;
 
     TRY(endpoint_list_add(&watch->endpoints, endpoint));
-    TRY(key_read_options(&has_keys, &keys, &server_key, values.key, values.server_key));
+    TRY(key_read_options(&has_keys, &keys, &server_key, &values.keys));
     TRY_OUT(memory_alloc(&watch->message, 1, sizeof(*watch->message), "message"));
     TRY_OUT(memory_alloc(&watch->trainers, (size_t)watch->endpoints.n, sizeof(struct watched),
                          "trainers"));

@@ -40,18 +40,18 @@ static const struct option_spec builtins[N_BUILTINS] = {
 
 size_t options_count(const struct options *options)
 {
-    return options->program->n_specs + N_BUILTINS;
+    return options->n_specs + N_BUILTINS;
 }
 
 const struct option_spec *options_spec(const struct options *options, size_t index)
 {
-    size_t n = options->program->n_specs;
-    return index < n ? &options->program->specs[index] : &builtins[index - n];
+    size_t n = options->n_specs;
+    return index < n ? &options->specs[index] : &builtins[index - n];
 }
 
 bool options_offered(const struct options *options, size_t index)
 {
-    size_t n = options->program->n_specs;
+    size_t n = options->n_specs;
 
     if (index == n + BUILTIN_CONFIG)
         return options->program->run_file;
@@ -62,7 +62,7 @@ bool options_offered(const struct options *options, size_t index)
 
 void *options_base(const struct options *options, size_t index)
 {
-    return index < options->program->n_specs ? options->values : (void *)options;
+    return index < options->n_specs ? options->values : (void *)options;
 }
 
 static bool same_name(const char *a, const char *b)
@@ -212,7 +212,7 @@ static enum status set_defaults(struct options *options)
 {
     static const struct option_origin origin = {.source = OPTION_FROM_DEFAULT};
 
-    for (size_t i = 0; i < options->program->n_specs; i++) {
+    for (size_t i = 0; i < options->n_specs; i++) {
         const struct option_spec *spec = options_spec(options, i);
         struct option_words none = {.null = true};
         check_spec(spec);
@@ -314,7 +314,7 @@ static enum status check_required(const struct options *options)
 {
     struct option_value value;
 
-    for (size_t i = 0; i < options->program->n_specs; i++) {
+    for (size_t i = 0; i < options->n_specs; i++) {
         const struct option_spec *spec = options_spec(options, i);
         if (!(spec->flags & OPTION_REQUIRED))
             continue;
@@ -329,10 +329,45 @@ static enum status check_required(const struct options *options)
     return STATUS_OK;
 }
 
+static size_t count_rows(const struct option_spec *specs, size_t n_specs)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < n_specs; i++)
+        n += specs[i].part == NULL ? 1 : count_rows(specs[i].part->specs, specs[i].part->n_specs);
+    return n;
+}
+
+/* Returns the place behind the last row that was written. */
+static struct option_spec *write_rows(struct option_spec *out, const struct option_spec *specs,
+                                      size_t n_specs, size_t offset, unsigned flags)
+{
+    for (size_t i = 0; i < n_specs; i++) {
+        const struct option_spec *spec = &specs[i];
+        size_t at = offset + spec->offset;
+        if (spec->part != NULL) {
+            struct option_spec *first = out;
+            out = write_rows(out, spec->part->specs, spec->part->n_specs, at, flags | spec->flags);
+            if (spec->group != NULL)
+                first->group = spec->group;
+            continue;
+        }
+        *out = *spec;
+        out->offset = at;
+        out->count_offset += offset;
+        out->flags |= flags;
+        out++;
+    }
+    return out;
+}
+
 static enum status options_open(struct options *options, const struct options_program *program,
                                 void *values)
 {
     *options = (struct options){.program = program, .values = values};
+    options->n_specs = count_rows(program->specs, program->n_specs);
+    TRY(memory_alloc(&options->specs, options->n_specs, sizeof(*options->specs), "options"));
+    write_rows(options->specs, program->specs, program->n_specs, 0, 0);
     TRY(memory_alloc(&options->origins, options_count(options), sizeof(*options->origins),
                      "options"));
     return set_defaults(options);
@@ -387,5 +422,6 @@ void options_release(struct options *options)
     memory_free(options->texts);
     memory_free(options->positional);
     memory_free(options->origins);
+    memory_free(options->specs);
     *options = (struct options){.program = NULL};
 }

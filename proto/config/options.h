@@ -61,7 +61,13 @@ enum option_flags {
     OPTION_UNDOCUMENTED = 1 << 3,      /* not in --help */
 };
 
+struct option_part;
+
 struct option_spec {
+    /* A table that stands here whole, as if its rows were written out, its fields from `offset` on.
+     * Of the rest of this row only two count: `group` becomes the first row's, `flags` are added to
+     * those of each. */
+    const struct option_part *part;
     const char *name;  /* lower_snake, the official name where there is one */
     const char *alias; /* another accepted name, or NULL */
     enum option_type type;
@@ -79,6 +85,12 @@ struct option_spec {
     const char *group;          /* heading in --help and the dump; NULL: that of the row before */
     const char *help;
     unsigned flags; /* enum option_flags */
+};
+
+/* Rows that several programs have. */
+struct option_part {
+    const struct option_spec *specs;
+    size_t n_specs;
 };
 
 struct options_program {
@@ -111,9 +123,11 @@ struct option_origin {
 /* What was read. Immutable after options_parse; it owns every string in the caller's struct. */
 struct options {
     const struct options_program *program; /* borrowed */
-    void *values;                          /* the caller's struct, borrowed */
-    struct option_origin *origins;         /* one per spec */
-    const char *config, *recipe;           /* paths that were read, or NULL */
+    struct option_spec *specs;             /* its table, parts written out */
+    size_t n_specs;
+    void *values;                  /* the caller's struct, borrowed */
+    struct option_origin *origins; /* one per spec */
+    const char *config, *recipe;   /* paths that were read, or NULL */
     const char **positional;
     int n_positional;
     bool finished; /* --help or --version was answered: the program has nothing more to do */

@@ -141,8 +141,7 @@ static enum status take_option(struct command_line *line, size_t index, const ch
 
     if (spec->type == OPTION_BOOL) {
         bool follows = value == NULL && state->next < state->argc &&
-                       index < line->options->program->n_specs &&
-                       is_bool_word(state->argv[state->next]);
+                       index < line->options->n_specs && is_bool_word(state->argv[state->next]);
         if (follows)
             value = state->argv[state->next++];
         return options_set_text(line->options, index, value != NULL ? value : "true", false,
@@ -232,7 +231,7 @@ static enum status build_rows(struct command_line *line)
     TRY(memory_alloc(&line->rows, 3 * n + 2, sizeof(*line->rows), "command line"));
     for (size_t i = 0; i < n; i++) {
         const struct option_spec *spec = options_spec(options, i);
-        const char *heading = i == options->program->n_specs ? "General" : spec->group;
+        const char *heading = i == options->n_specs ? "General" : spec->group;
         if (heading != NULL) {
             const char *text;
             char with_colon[160];
@@ -243,7 +242,7 @@ static enum status build_rows(struct command_line *line)
         if (!options_offered(options, i))
             continue;
         bool flag = spec->type == OPTION_BOOL;
-        bool builtin = i >= options->program->n_specs;
+        bool builtin = i >= options->n_specs;
         struct argp_option *row = &line->rows[n_rows++];
         *row = (struct argp_option){
             .name = spec->name,
@@ -289,7 +288,7 @@ static enum status explain(const struct options *options, int argc, char *const 
         } else if (strncmp(word, "--", 2) == 0 && word[length] == '=' && length < sizeof(name)) {
             snprintf(name, sizeof(name), "%.*s", (int)length, word);
             index = options_find(options, name + 2);
-            if (index != SIZE_MAX && index >= options->program->n_specs &&
+            if (index != SIZE_MAX && index >= options->n_specs &&
                 options_spec(options, index)->type == OPTION_BOOL)
                 FAIL(STATUS_INVALID, "%s takes no value", name);
         }

@@ -50,7 +50,7 @@ uint64_t options_digest(const struct options *options)
 {
     uint64_t digest = 0;
 
-    for (size_t i = 0; i < options->program->n_specs; i++) {
+    for (size_t i = 0; i < options->n_specs; i++) {
         const struct option_spec *spec = options_spec(options, i);
         struct option_value value;
         if (spec->flags & (OPTION_OUTSIDE_DIGEST | OPTION_COMMAND_LINE_ONLY))

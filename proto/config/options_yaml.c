@@ -96,7 +96,7 @@ static enum status read_key(struct run_file *file, size_t *out)
         return refuse_event(file, "an option's name");
     TRY(scalar_text(file, &name, &null));
     size_t index = options_find(options, name);
-    size_t n = options->program->n_specs;
+    size_t n = options->n_specs;
     if (index == SIZE_MAX)
         FAIL(STATUS_INVALID, "%s:%d: unknown option '%.100s'; %s", file->path, line, name,
              options_hint(options, name, "", hint, sizeof(hint)));
@@ -271,7 +271,7 @@ enum status options_dump(const struct options *options, FILE *out)
     char where[512];
 
     fprintf(out, "# %s %s: every option in force.\n", options->program->name, IBOT_VERSION);
-    for (size_t i = 0; i < options->program->n_specs; i++) {
+    for (size_t i = 0; i < options->n_specs; i++) {
         const struct option_spec *spec = options_spec(options, i);
         if (spec->group != NULL)
             fprintf(out, "\n# %s\n", spec->group);

@@ -255,17 +255,17 @@ enum status key_read_public(struct key *out, const char *text_or_path)
     return status;
 }
 
-enum status key_read_options(bool *used, struct key_pair *own, struct key *server, const char *key,
-                             const char *server_key)
+enum status key_read_options(bool *used, struct key_pair *own, struct key *server,
+                             const struct key_options *options)
 {
-    if ((key != NULL) != (server_key != NULL))
+    if ((options->key != NULL) != (options->server_key != NULL))
         FAIL(STATUS_INVALID, "--key (the own secret key) and --server_key (the trainers' public "
                              "key) belong together: give both or none");
-    *used = key != NULL;
-    if (key == NULL)
+    *used = options->key != NULL;
+    if (!*used)
         return STATUS_OK;
-    TRY(key_read_public(server, server_key));
-    return key_pair_read(own, key);
+    TRY(key_read_public(server, options->server_key));
+    return key_pair_read(own, options->key);
 }
 
 /* ---- lists ---- */

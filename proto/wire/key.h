@@ -63,10 +63,13 @@ enum status key_pair_read(struct key_pair *out, const char *path) IBOT_WARN_UNUS
 /* A public key: 64 hex digits, or the file that has exactly one. Errors: as above. */
 enum status key_read_public(struct key *out, const char *text_or_path) IBOT_WARN_UNUSED;
 
-/* Options --key and --server_key of a program that connects, both or none; *used says which.
- * Errors: those of key_pair_read and key_read_public, STATUS_INVALID. */
-enum status key_read_options(bool *used, struct key_pair *own, struct key *server, const char *key,
-                             const char *server_key) IBOT_WARN_UNUSED;
+/* --key and --server_key of a program that connects (stream_rows.h), both or none; *used says
+ * which. Errors: those of key_pair_read and key_read_public, STATUS_INVALID. */
+struct key_options {
+    const char *key, *server_key;
+};
+enum status key_read_options(bool *used, struct key_pair *own, struct key *server,
+                             const struct key_options *options) IBOT_WARN_UNUSED;
 
 /* Parses a list; `path` is for messages. The list is empty or as it was on failure. Errors:
  * STATUS_INVALID (names the line), STATUS_NO_MEMORY. */

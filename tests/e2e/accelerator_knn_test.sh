@@ -18,5 +18,27 @@ for other in f32 bf16; do
     awk -v a="$(top1 "$work/knn_cpu.log")" -v b="$(top1 "$work/knn_$other.log")" \
         'BEGIN { exit b == "" || a - b > 4 || b - a > 4 }' || fail "k-NN in $other is another"
 done
+# What was measured for products is kept where --matmul_cache says and nowhere else; --deterministic
+# measures nothing, and gives the same bits again.
+"$eval" "${knn[@]}" --backend cuda --attention own --matmul_cache "$work/products" \
+    >"$work/knn_kept.log" 2>&1 || fail "k-NN with a cache"
+if grep -q 'are measured' "$work/knn_bf16.log"; then # a stand-in has nothing to choose from
+    grep -q "kept in $work/products" "$work/knn_kept.log" && [ -s "$work/products" ] ||
+        fail "--matmul_cache kept nothing"
+fi
+for i in 1 2; do
+    "$eval" "${knn[@]}" --backend cuda --deterministic --matmul_cache "$work/none" \
+        --dump_features "$work/features_$i" >"$work/knn_deterministic.log" 2>&1 ||
+        fail "deterministic k-NN"
+    "$eval" logistic --load_features "$work/features_$i" --max_iterations 3 --lambd 0.01 \
+        --backend cuda --deterministic >"$work/logistic_$i.txt" 2>"$work/logistic.log" ||
+        fail "logistic regression"
+done
+[ ! -e "$work/none" ] || fail "--deterministic measured products"
+cmp "$work/features_1/test.safetensors" "$work/features_2/test.safetensors" || fail "other features"
+cmp "$work"/logistic_[12].txt || fail "another logistic regression"
+expect_error 2 'no algorithm that was chosen by measuring' \
+    "$eval" logistic --load_features "$work/features_1" --deterministic --matmul_tune on
+expect_error 2 'the CPU computes in float32' "$eval" "${knn[@]}" --precision bf16
 echo "5-NN: CPU $(top1 "$work/knn_cpu.log"), f32 $(top1 "$work/knn_f32.log")," \
     "bf16 $(top1 "$work/knn_bf16.log")"

@@ -43,10 +43,11 @@ static void deterministic_runs_measure_no_algorithm(void **state)
 
     (void)state;
     parse_good(&options, &values, "--data_path /tmp");
-    assert_int_equal(values.matmul_tune, DEVICE_TUNING_ON);
+    assert_int_equal(values.backend.matmul_tune, DEVICE_TUNING_ON);
     options_release(&options);
     parse_good(&options, &values, "--data_path /tmp --deterministic");
-    assert_int_equal(values.matmul_tune, DEVICE_TUNING_OFF);
+    assert_int_equal(values.backend.matmul_tune, DEVICE_TUNING_OFF);
+    assert_int_equal(values.network.attention, 1); /* own */
     options_release(&options);
     assert_int_equal(parse(&options, &values, "--data_path /tmp --deterministic --matmul_tune on"),
                      STATUS_OK);

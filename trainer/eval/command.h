@@ -11,7 +11,7 @@
 struct eval_command {
     const struct options_program *program;
     size_t values_bytes; /* of the struct that its table fills */
-    enum status (*run)(const void *values, const atomic_int *stop);
+    enum status (*run)(void *values, const struct options *parsed, const atomic_int *stop);
 };
 
 extern const struct eval_command knn_command, logistic_command, curve_command;

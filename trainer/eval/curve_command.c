@@ -34,11 +34,12 @@ static const struct options_program program = {
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
 
-static enum status curve(const void *values, const atomic_int *stop)
+static enum status curve(void *values, const struct options *parsed, const atomic_int *stop)
 {
     const struct curve_options *o = values;
     size_t n = strlen(o->out);
 
+    (void)parsed;
     (void)stop;
     if (n > 4 && strcmp(o->out + n - 4, ".png") == 0) {
         char svg[4096];

@@ -19,7 +19,7 @@ static enum status run(const struct eval_command *command, int argc, char **argv
     TRY(memory_alloc(&values, 1, command->values_bytes, "options"));
     enum status status = options_parse(&options, command->program, values, argc, argv);
     if (status == STATUS_OK && !options.finished)
-        status = command->run(values, stop);
+        status = command->run(values, &options, stop);
     options_release(&options);
     memory_free(values);
     return status;

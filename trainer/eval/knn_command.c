@@ -4,7 +4,8 @@
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
-#include "proto/config/options.h"
+#include "proto/config/rows.h"
+#include "trainer/backend_options.h"
 #include "trainer/checkpoint.h"
 #include "trainer/eval/command.h"
 #include "trainer/eval/features.h"
@@ -15,18 +16,15 @@ enum { MAX_K = 16 };
 struct knn_options {
     const char *checkpoint, *checkpoint_key, *arch;
     const char *train, *test, *dump_features, *load_features;
-    int backend, precision, gelu;
+    struct backend_options backend;
+    struct network_options network;
     int32_t num_heads;
     float nb_knn[MAX_K];
     int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
-    int32_t resize_size, crop_size, loaders, loader_threads, threads;
+    int32_t resize_size, crop_size, loaders, loader_threads;
     double temperature;
     bool json;
 };
-
-static const char *const backends[] = {"cpu", "cuda", NULL};
-static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
-static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
 
 #define AT(field) .offset = offsetof(struct knn_options, field)
 
@@ -116,13 +114,7 @@ static const struct option_spec knn_specs[] = {
      .minimum = 1,
      .maximum = 64,
      .help = "loader processes"},
-    {.name = "loader_threads",
-     .type = OPTION_INT32,
-     AT(loader_threads),
-     .text = "1",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "threads of each; 0: one per core"},
+    {.part = &row_loader_threads, AT(loader_threads)},
     {.name = "dump_features",
      .type = OPTION_STRING,
      AT(dump_features),
@@ -150,39 +142,9 @@ static const struct option_spec knn_specs[] = {
      .minimum = 1e-4,
      .maximum = 100,
      .help = "neighbours weigh exp(similarity / temperature)"},
-    {.name = "json",
-     .type = OPTION_BOOL,
-     AT(json),
-     .text = "off",
-     .help = "print one JSON object per number of neighbours"},
-    {.name = "backend",
-     .type = OPTION_CHOICE,
-     AT(backend),
-     .choices = backends,
-     .text = "cpu",
-     .group = "Process",
-     .help = "what computes"},
-    {.name = "precision",
-     .type = OPTION_CHOICE,
-     AT(precision),
-     .choices = precisions,
-     .text = "auto",
-     .help =
-         "of what products are made of; auto: bf16 on an accelerator, f32 on the CPU, which has "
-         "no other"},
-    {.name = "gelu",
-     .type = OPTION_CHOICE,
-     AT(gelu),
-     .choices = gelus,
-     .text = "auto",
-     .help = "form of the GELU, as in ibot-train; auto: tanh with bf16, erf with f32"},
-    {.name = "threads",
-     .type = OPTION_INT32,
-     AT(threads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "threads of the CPU backend; 0: one per core"},
+    {.part = &row_json, AT(json)},
+    {.part = &rows_backend, AT(backend), .group = "Process"},
+    {.part = &rows_network, AT(network)},
 };
 
 static const struct options_program knn_program = {
@@ -195,9 +157,7 @@ static const struct options_program knn_program = {
 
 static enum status check(const struct knn_options *o)
 {
-    if (o->backend == BACKEND_CPU && o->precision == 2)
-        FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
-                             "--backend cuda");
+    TRY(backend_options_check(&o->backend, &o->network));
     if (o->load_features != NULL)
         return STATUS_OK;
     if (o->checkpoint == NULL || o->train == NULL || o->test == NULL)
@@ -223,9 +183,9 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
         .batch_size = o->batch_size_per_gpu,
         .crop_size_px = o->crop_size,
     };
-    bool half = o->precision == 2 || (o->precision == 0 && o->backend != BACKEND_CPU);
-    model_options.precision = half ? PRECISION_BF16 : PRECISION_F32;
-    model_options.gelu_tanh = o->gelu == 1 || (o->gelu == 0 && half);
+    model_options.precision =
+        network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
+    model_options.gelu_tanh = network_options_gelu_tanh(&o->network, model_options.precision);
     struct feature_model model;
     enum status status;
 
@@ -277,15 +237,16 @@ static enum status classify(const struct knn_options *o, struct backend *backend
     return STATUS_OK;
 }
 
-static enum status knn(const void *values, const atomic_int *stop)
+static enum status knn(void *values, const struct options *parsed, const atomic_int *stop)
 {
-    const struct knn_options *o = values;
+    struct knn_options *o = values;
     struct features train = {0}, test = {0};
     struct backend backend;
     enum status status;
 
+    backend_options_settle(&o->backend, &o->network, parsed);
     TRY(check(o));
-    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads, NULL));
+    TRY(backend_options_open(&backend, &o->backend, &o->network));
     if (o->load_features != NULL)
         TRY_OUT(features_read_both(&train, &test, o->load_features));
     else

@@ -2,7 +2,8 @@
 #include <stdio.h>
 
 #include "proto/base/log.h"
-#include "trainer/backend.h"
+#include "proto/config/rows.h"
+#include "trainer/backend_options.h"
 #include "trainer/eval/command.h"
 #include "trainer/eval/features.h"
 #include "trainer/eval/logistic.h"
@@ -12,13 +13,11 @@ enum { MAX_LAMBDAS = 16 };
 struct logistic_options {
     const char *load_features;
     float lambd[MAX_LAMBDAS];
-    int32_t n_lambd, max_iterations, threads;
+    int32_t n_lambd, max_iterations;
     double tolerance;
-    int backend;
+    struct backend_options backend;
     bool json;
 };
-
-static const char *const backends[] = {"cpu", "cuda", NULL};
 
 #define AT(field) .offset = offsetof(struct logistic_options, field)
 
@@ -56,25 +55,8 @@ static const struct option_spec specs[] = {
      .minimum = 1,
      .maximum = 1000000,
      .help = "or after this many steps, which is said in the log"},
-    {.name = "json",
-     .type = OPTION_BOOL,
-     AT(json),
-     .text = "off",
-     .help = "print one JSON object per classifier"},
-    {.name = "backend",
-     .type = OPTION_CHOICE,
-     AT(backend),
-     .choices = backends,
-     .text = "cpu",
-     .group = "Process",
-     .help = "what computes"},
-    {.name = "threads",
-     .type = OPTION_INT32,
-     AT(threads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 1024,
-     .help = "threads of the CPU backend; 0: one per core"},
+    {.part = &row_json, AT(json)},
+    {.part = &rows_backend, AT(backend), .group = "Process"},
 };
 
 static const struct options_program program = {
@@ -99,16 +81,18 @@ static void print(const struct logistic_options *o, const struct logistic_result
            r->lambda, r->top1, r->top5, r->loss, r->n_iterations);
 }
 
-static enum status logistic(const void *values, const atomic_int *stop)
+static enum status logistic(void *values, const struct options *parsed, const atomic_int *stop)
 {
-    const struct logistic_options *o = values;
+    struct logistic_options *o = values;
     struct logistic_result results[MAX_LAMBDAS];
     struct features train = {0}, test = {0};
     struct backend backend;
     enum status status;
 
     (void)stop; /* a second signal ends the process; nothing is lost then */
-    TRY(backend_open(&backend, (enum backend_kind)o->backend, o->threads, NULL));
+    backend_options_settle(&o->backend, NULL, parsed);
+    TRY(backend_options_check(&o->backend, NULL));
+    TRY(backend_options_open(&backend, &o->backend, NULL));
     TRY_OUT(features_read_both(&train, &test, o->load_features));
     TRY_OUT(features_check_both(&train, &test));
     for (int32_t i = 0; i < o->n_lambd; i++)

@@ -1,7 +1,6 @@
 /* Opening a run, and the loop over its steps. */
 #include "trainer/train/run.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,23 +114,6 @@ static enum status open_model(struct run *run, const struct run_source *source)
     return run_source_take(run, source);
 }
 
-static enum status open_backend(struct run *run)
-{
-    const struct run_options *o = run->options;
-    struct device_tuning tuning = {.mode = (enum device_tuning_mode)o->matmul_tune,
-                                   .cache = o->matmul_cache};
-    char file[PATH_MAX];
-
-    if (o->matmul_cache != NULL && strcmp(o->matmul_cache, "none") == 0)
-        tuning.cache = NULL;
-    else if (o->matmul_cache == NULL && o->backend == BACKEND_CUDA) {
-        backend_tuning_file(file, sizeof(file));
-        tuning.cache = file;
-    }
-    TRY(backend_open(&run->backend, (enum backend_kind)o->backend, o->threads, &tuning));
-    return backend_attention_by(&run->backend, o->attention);
-}
-
 static enum status open_monitor(struct run *run)
 {
     const char *listen = run->options->metrics;
@@ -187,7 +169,7 @@ enum status run_open(struct run *run, struct run_options *options, const struct 
         memory_free(state.labels);
         memory_free(state.clusters);
     }
-    TRY_OUT(open_backend(run));
+    TRY_OUT(backend_options_open(&run->backend, &run->options->backend, &run->options->network));
     TRY_OUT(choose_batch_size(run, options));
     TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));

@@ -37,10 +37,7 @@ void run_options_settle(struct run_options *o, const struct options *parsed)
     settle_text(&o->index_digest);
     settle_text(&o->metrics);
     settle_arch(o, parsed);
-    if (o->deterministic && !options_is_set(parsed, "matmul_tune"))
-        o->matmul_tune = DEVICE_TUNING_OFF;
-    if (o->deterministic && !options_is_set(parsed, "attention"))
-        o->attention = 1; /* own, of the table's choices */
+    backend_options_settle(&o->backend, &o->network, parsed);
     if (!options_is_set(parsed, "pred_ratio") || options_is_set(parsed, "pred_ratio_var"))
         return;
     o->pred_ratio_var[0] = 0.0f;
@@ -200,10 +197,8 @@ static enum status check_skip_steps(const struct run_options *o)
 
 static enum status check_backend(const struct run_options *o)
 {
-    if (o->backend == BACKEND_CPU && o->precision == PRECISION_CHOICE_BF16)
-        FAIL(STATUS_INVALID, "--precision bf16: the CPU computes in float32; leave it out, or give "
-                             "--backend cuda");
-    if (o->backend == BACKEND_CPU && o->batch_size_per_gpu == 0)
+    TRY(backend_options_check(&o->backend, &o->network));
+    if (o->backend.kind == BACKEND_CPU && o->batch_size_per_gpu == 0)
         FAIL(STATUS_INVALID, "--batch_size_per_gpu auto fills the memory of an accelerator; a CPU "
                              "gains nothing from a batch that large: give a number");
     return STATUS_OK;
@@ -217,10 +212,6 @@ enum status run_options_check(const struct run_options *o)
     if (o->load_from != NULL && o->init_from != NULL)
         FAIL(STATUS_INVALID, "--load_from goes on with a run, --init_from begins one: give one of "
                              "the two");
-    if (o->deterministic && o->matmul_tune != DEVICE_TUNING_OFF)
-        FAIL(STATUS_INVALID,
-             "--deterministic takes no algorithm that was chosen by measuring: leave "
-             "--matmul_tune out, or say off");
     TRY(run_options_model(o, &model));
     TRY(check_backend(o));
     TRY(check_crops(o));
@@ -272,10 +263,10 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
     out->optimizer = (enum optimizer_kind)o->optimizer;
     out->clip_global_norm = o->clip_mode == CLIP_GLOBAL;
     out->accumulation_steps = o->accumulation_steps;
-    bool half = o->precision == PRECISION_CHOICE_BF16 ||
-                (o->precision == PRECISION_CHOICE_AUTO && o->backend != BACKEND_CPU && o->use_fp16);
-    out->precision = half ? PRECISION_BF16 : PRECISION_F32;
-    out->gelu_tanh = o->gelu == GELU_CHOICE_TANH || (o->gelu == GELU_CHOICE_AUTO && half);
+    out->precision = PRECISION_F32;
+    if (o->network.precision != PRECISION_CHOICE_AUTO || o->use_fp16)
+        out->precision = network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
+    out->gelu_tanh = network_options_gelu_tanh(&o->network, out->precision);
     out->record_steps = o->cuda_graph;
     out->weights_apart = o->weight_gradient_branch;
     out->recompute = (enum recompute)o->recompute;

@@ -8,7 +8,7 @@
 
 #include "proto/config/options.h"
 #include "proto/wire/data_spec.h"
-#include "trainer/backend.h"
+#include "trainer/backend_options.h"
 #include "trainer/model/ibot.h"
 #include "trainer/train/schedule.h"
 
@@ -17,9 +17,6 @@ enum { RUN_MAX_LIST = DATA_SPEC_MAX_RATIOS };
 enum clip_mode { CLIP_PER_TENSOR, CLIP_GLOBAL };
 enum record_kind { RECORD_PIXELS, RECORD_IDS };
 enum resume_mode { RESUME_AUTO, RESUME_NONE };
-
-enum precision_choice { PRECISION_CHOICE_AUTO, PRECISION_CHOICE_F32, PRECISION_CHOICE_BF16 };
-enum gelu_choice { GELU_CHOICE_AUTO, GELU_CHOICE_TANH, GELU_CHOICE_ERF };
 
 struct run_options {
     /* model */
@@ -67,13 +64,10 @@ struct run_options {
     const char *skip_steps; /* proto/config/ranges.h */
     const char *log_digests, *record;
     int record_kind;
-    int backend;
-    int32_t threads;
-    int precision, gelu, recompute;
-    int attention; /* auto, own, cudnn */
-    bool use_fp16, cuda_graph, deterministic, weight_gradient_branch, check;
-    int matmul_tune; /* enum device_tuning_mode */
-    const char *matmul_cache;
+    struct backend_options backend;
+    struct network_options network;
+    int recompute;
+    bool use_fp16, cuda_graph, weight_gradient_branch, check;
     int32_t local_rank;
     const char *metrics;
     const char *dist_url;

@@ -1,6 +1,7 @@
 /* The option table of ibot-train. */
 #include <stddef.h>
 
+#include "proto/config/rows.h"
 #include "trainer/train/run_options.h"
 
 static const char *const head_norms[] = {"none", "ln", "bn", "syncbn", NULL};
@@ -12,18 +13,19 @@ static const char *const policies[] = {"substitute", "fail", NULL};
 static const char *const photometric_places[] = {"loader", "trainer", NULL};
 static const char *const resume_modes[] = {"auto", "none", NULL};
 static const char *const record_kinds[] = {"full", "ids", NULL};
-static const char *const backends[] = {"cpu", "cuda", NULL};
-static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
-static const char *const tunings[] = {"off", "kept", "on", NULL}; /* enum device_tuning_mode */
-static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
-static const char *const attention_makers[] = {"auto", "own", "cudnn", NULL};
 
 /* An option is called like its field. */
 #define ROW(kind, field, ...)                                                                      \
     {                                                                                              \
         .name = #field, .type = OPTION_##kind, .offset = offsetof(struct run_options, field),      \
         __VA_ARGS__                                                                                \
+    }
+/* None of these changes what is to be computed. */
+#define PART(rows, field)                                                                          \
+    {                                                                                              \
+        .part = &rows, .offset = offsetof(struct run_options, field),                              \
+        .flags = OPTION_OUTSIDE_DIGEST                                                             \
     }
 
 static const struct option_spec specs[] = {
@@ -185,8 +187,7 @@ static const struct option_spec specs[] = {
     ROW(INT32, loaders, .text = "0", .minimum = 0, .maximum = 64, .flags = OPTION_OUTSIDE_DIGEST,
         .help =
             "local loader processes of each rank; 0: one when --data is given without --listen"),
-    ROW(INT32, loader_threads, .text = "1", .minimum = 0, .maximum = 1024,
-        .flags = OPTION_OUTSIDE_DIGEST, .help = "threads of each local loader; 0: one per core"),
+    PART(row_loader_threads, loader_threads),
     ROW(INT32, num_workers, .text = "0", .minimum = 0, .maximum = 1024,
         .flags = OPTION_OUTSIDE_DIGEST,
         .help = "the original's name: data threads of a rank, shared out over its local loaders; "
@@ -268,20 +269,10 @@ static const struct option_spec specs[] = {
         .help = "serve /metrics (Prometheus), /healthz and /readyz over HTTP; without an address "
                 "on 127.0.0.1 alone; rank r takes the port r above it; port 0: any free one, named "
                 "in the log"),
-    ROW(CHOICE, backend, .choices = backends, .text = "cpu", .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "hardware that computes"),
-    ROW(INT32, threads, .text = "0", .minimum = 0, .maximum = 1024, .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "threads of the CPU backend; 0: one per core"),
-    ROW(CHOICE, precision, .choices = precisions, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
-        .help =
-            "of what products are made of; sums, weights, moments and logits are float32 either "
-            "way, and checkpoints fit both. auto: bf16 on an accelerator, f32 on the CPU, which "
-            "has no other"),
+    PART(rows_backend, backend),
+    PART(rows_network, network),
     ROW(BOOL, use_fp16, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "the original's name: off makes --precision auto f32 on an accelerator too"),
-    ROW(CHOICE, gelu, .choices = gelus, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "form of the GELU: erf is the exact one; tanh, within 5e-4 of it, is part of the "
-                "product on an accelerator. auto: tanh with bf16, erf with f32"),
     ROW(CHOICE, recompute, .choices = recomputes, .text = "none", .flags = OPTION_OUTSIDE_DIGEST,
         .help =
             "what of a block the backward makes again instead of keeping it, for a larger batch: "
@@ -289,13 +280,6 @@ static const struct option_spec specs[] = {
             "bf16 ViT's memory is left), blocks (all but the stream between blocks: a ninth is, "
             "for another forward of the student). Same gradients; gelu and norms up to rounding "
             "in bf16"),
-    ROW(CHOICE, attention, .choices = attention_makers, .text = "auto",
-        .flags = OPTION_OUTSIDE_DIGEST,
-        .help =
-            "who computes attention of a ViT in bf16 on an accelerator: own kernels; cudnn, "
-            "wherever it takes the shape; auto: what --matmul_cache has, or else the faster of the "
-            "two, measured in the first step as --matmul_tune says; unless it is on, own for "
-            "sequences of up to 64 tokens, cudnn, where the build has it, for longer ones"),
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),
@@ -303,21 +287,6 @@ static const struct option_spec specs[] = {
         .help = "make the gradients of the blocks' weights on a branch of the accelerator, beside "
                 "the rest of the backward, with the same bits; takes a second set of a "
                 "block's gradients as memory"),
-    ROW(CHOICE, matmul_tune, .choices = tunings, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "which of its algorithms an accelerator's library uses for a matrix product. on: "
-                "the one in --matmul_cache, or else the fastest, measured in the first step and "
-                "kept there; kept: the one in the file, or else the library's own choice; off: "
-                "that. They sum in other orders: a run has the same bits again while the file has "
-                "the same choices"),
-    ROW(STRING, matmul_cache, .flags = OPTION_OUTSIDE_DIGEST, .argument = "FILE",
-        .help = "where choices of algorithms are kept, for all runs, by chip, library and product; "
-                "by default matrix_products in $XDG_CACHE_HOME/ibot or ~/.cache/ibot; none: "
-                "nowhere"),
-    ROW(BOOL, deterministic, .text = "off", .flags = OPTION_OUTSIDE_DIGEST,
-        .help = "an accelerator uses nothing that could differ from run to run on the same machine "
-                "with the same libraries: --matmul_tune off, --attention own. It costs what those "
-                "save. Without it a run has the same bits again while --matmul_cache keeps its "
-                "choices"),
     ROW(BOOL, check, .text = "off", .flags = OPTION_COMMAND_LINE_ONLY,
         .help = "check the options, print the effective run, end"),
     ROW(INT32, local_rank, .text = "0", .minimum = 0, .maximum = 65536,

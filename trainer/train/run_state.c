@@ -12,19 +12,19 @@
 
 enum status run_store_options(struct run *run)
 {
-    const struct options_program *program = run->parsed->program;
+    const struct options *parsed = run->parsed;
 
     if (run->stored == NULL)
-        TRY(memory_alloc(&run->stored, program->n_specs, sizeof(*run->stored), "options"));
+        TRY(memory_alloc(&run->stored, parsed->n_specs, sizeof(*run->stored), "options"));
     run->n_stored = 0;
-    for (size_t i = 0; i < program->n_specs; i++) {
-        const struct option_spec *spec = &program->specs[i];
+    for (size_t i = 0; i < parsed->n_specs; i++) {
+        const struct option_spec *spec = &parsed->specs[i];
         if (spec->flags & OPTION_COMMAND_LINE_ONLY)
             continue;
         struct checkpoint_option *to = &run->stored[run->n_stored++];
         to->name = spec->name;
         to->digest = (spec->flags & OPTION_OUTSIDE_DIGEST) == 0;
-        options_text(run->parsed, spec->name, to->text, sizeof(to->text));
+        options_text(parsed, spec->name, to->text, sizeof(to->text));
     }
     return STATUS_OK;
 }

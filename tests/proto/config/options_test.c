@@ -251,6 +251,92 @@ static void needed_words_and_options_are_asked_for(void **state)
     options_release(&options);
 }
 
+/* Of a table that stands in another one, twice removed. */
+struct pace {
+    int32_t steps;
+    float ratios[2];
+    int32_t n_ratios;
+};
+
+struct outing {
+    char padding[24];
+    struct {
+        bool warm;
+        struct pace pace;
+    } kit;
+    const char *to;
+};
+
+static const struct option_spec pace_specs[] = {
+    {.name = "steps",
+     .type = OPTION_INT32,
+     .offset = offsetof(struct pace, steps),
+     .text = "3",
+     .help = "how far"},
+    {.name = "ratios",
+     .type = OPTION_FLOAT_LIST,
+     .offset = offsetof(struct pace, ratios),
+     .count_offset = offsetof(struct pace, n_ratios),
+     .capacity = 2,
+     .text = "1"},
+};
+static const struct option_part pace_rows = {pace_specs, 2};
+static const struct option_spec kit_specs[] = {
+    {.name = "warm", .type = OPTION_BOOL, .text = "off", .group = "Own"},
+    {.part = &pace_rows,
+     .offset = offsetof(struct outing, kit.pace) - offsetof(struct outing, kit),
+     .flags = OPTION_OUTSIDE_DIGEST},
+};
+static const struct option_part kit_rows = {kit_specs, 2};
+static const struct option_spec outing_specs[] = {
+    {.part = &kit_rows, .offset = offsetof(struct outing, kit), .group = "Kit"},
+    {.name = "to", .type = OPTION_STRING, .offset = offsetof(struct outing, to), .text = "sea"},
+};
+
+static enum status parse_outing(struct options *options, struct outing *values, int n,
+                                char *const *words)
+{
+    static const struct options_program program = {
+        .name = "outing", .summary = "Goes.", .specs = outing_specs, .n_specs = 2};
+    memset(values, 0xee, sizeof(*values));
+    return options_parse(options, &program, values, n, words);
+}
+
+static void a_table_stands_within_another(void **state)
+{
+    struct outing values;
+    struct options options;
+    (void)state;
+
+    assert_int_equal(parse_outing(&options, &values, 4,
+                                  (char *[]){"outing", "--steps=7", "--warm", "--ratios=2,3"}),
+                     STATUS_OK);
+    assert_int_equal(values.kit.pace.steps, 7);
+    assert_true(values.kit.warm);
+    assert_int_equal(values.kit.pace.n_ratios, 2);
+    assert_true(values.kit.pace.ratios[1] == 3.0f);
+    assert_string_equal(values.to, "sea");
+    assert_int_equal(options.n_specs, 4);
+    assert_string_equal(options.specs[0].group, "Kit");
+    assert_null(options.specs[1].group);
+    assert_true(options_is_set(&options, "ratios"));
+    assert_false(options_is_set(&options, "to"));
+    uint64_t digest = options_digest(&options);
+    options_release(&options);
+
+    /* flags of the row that the part stands in are those of its rows */
+    assert_int_equal(
+        parse_outing(&options, &values, 3, (char *[]){"outing", "--steps=8", "--warm"}), STATUS_OK);
+    assert_true(options_digest(&options) == digest);
+    options_release(&options);
+    assert_int_equal(parse_outing(&options, &values, 1, (char *[]){"outing"}), STATUS_OK);
+    assert_true(options_digest(&options) != digest);
+    options_release(&options);
+    assert_int_equal(parse_outing(&options, &values, 2, (char *[]){"outing", "--step=x"}),
+                     STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "--steps"));
+}
+
 static void the_environment_is_weaker_than_the_command_line(void **state)
 {
     struct walk_options values;
@@ -427,6 +513,7 @@ int main(void)
         cmocka_unit_test(words_that_belong_to_no_option_are_positional),
         cmocka_unit_test(wrong_command_lines_are_refused_with_the_reason),
         cmocka_unit_test(needed_words_and_options_are_asked_for),
+        cmocka_unit_test(a_table_stands_within_another),
         cmocka_unit_test(the_environment_is_weaker_than_the_command_line),
         cmocka_unit_test(help_shows_groups_defaults_units_and_choices),
         cmocka_unit_test(version_names_the_program),
