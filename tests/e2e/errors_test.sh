@@ -23,7 +23,7 @@ expect_error 2 'has no images' "$IBOT_BIN/ibot-index" "$work/empty"
 expect_error 1 'be read' "$IBOT_BIN/ibot-index" "$work/nowhere"
 
 # a port that is taken
-train_exec --listen tcp://127.0.0.1:0 --epochs 40 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
+train_exec --listen tcp://127.0.0.1:0 --epochs 40000 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
 trainer=$!
 children+=("$trainer")
 wait_for "$work/waiting.log" 'listening on tcp'
@@ -38,10 +38,16 @@ children+=("$good")
 mkdir "$work/other"
 cp -r "$data/cat" "$work/other"
 wait_for "$work/waiting.log" 'steps in each'
-kill -STOP "$good" # so that training lasts until the other one was refused
 expect_error 3 'index' timeout 60 "$IBOT_BIN/ibot-loader" --data "$work/other" --connect "$endpoint"
-kill -CONT "$good"
-wait "$trainer" || fail "training beside a refused loader"
+deadline=$((SECONDS + 120)) epochs=$(wc -l <"$work/waiting/log.txt")
+until [ "$(wc -l <"$work/waiting/log.txt")" -ge $((epochs + 2)) ]; do
+    kill -0 "$trainer" && [ "$SECONDS" -lt "$deadline" ] || fail "training beside a refused loader"
+    sleep 0.05
+done
+kill -TERM "$trainer"
+status=0
+wait "$trainer" || status=$?
+[ "$status" -eq 75 ] || fail "exit status $status of training beside a refused loader"
 
 # unreadable, truncated, empty and foreign files are replaced, named and counted
 cp -r "$data" "$work/odd"
