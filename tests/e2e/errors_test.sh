@@ -88,6 +88,11 @@ expect_error 1 'nowhere' "${eval[@]}" --checkpoint "$work/nowhere"
 expect_error 1 'teacher' "${eval[@]}" --checkpoint "$work/waiting" --checkpoint_key techer
 expect_error 2 'checkpoint' timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data"
 expect_error 1 'damaged\|no checkpoint' "${eval[@]}" --checkpoint "$work/odd_run"
+expect_error 2 'within the 200 training images' "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 201
+cp -r "$data" "$work/renamed" && mv "$work/renamed/airplane" "$work/renamed/zeppelin"
+expect_error 3 "class 0 is 'airplane' in one" "${eval[@]}" --checkpoint "$work/waiting" --test "$work/renamed"
+expect_error 1 "no features in '$work/nowhere'" "$IBOT_BIN/ibot-eval" logistic --load_features "$work/nowhere"
+expect_error 2 'takes the place of' "${eval[@]}" --load_features "$work/nowhere"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
 grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
 
