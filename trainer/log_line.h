@@ -9,7 +9,7 @@
 
 /* One line in the making; zeroed: empty. Numbers are printed so that they read back
  * exactly; one that is not finite becomes null, which JSON has. Keys are written as they come. */
-enum { LOG_LINE_BYTES = 8192 };
+enum { LOG_LINE_BYTES = 32768 };
 struct log_line {
     char text[LOG_LINE_BYTES];
     size_t n;

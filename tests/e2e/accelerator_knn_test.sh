@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# accelerator_knn_test.sh IBOT_EVAL: features and neighbours on an accelerator, or on what stands in
-# for one, are nearly those of the CPU.
+# accelerator_knn_test.sh IBOT_EVAL: features, neighbours and linear classifiers on an accelerator, or
+# on what stands in for one, are nearly those of the CPU.
 source "$(dirname "$0")/processes.sh"
 eval=$1
 
@@ -40,5 +40,13 @@ cmp "$work"/logistic_[12].txt || fail "another logistic regression"
 expect_error 2 'no algorithm that was chosen by measuring' \
     "$eval" logistic --load_features "$work/features_1" --deterministic --matmul_tune on
 expect_error 2 'the CPU computes in float32' "$eval" "${knn[@]}" --precision bf16
+linear=(linear --train "$data" --test "$data" --resize_size 32 --crop_size 32 --n_last_blocks 2
+    --threads 1 --checkpoint "$work/run" --epochs 1 --batch_size_per_gpu 64 --lr 0.3 1)
+"$IBOT_BIN/ibot-eval" "${linear[@]}" >"$work/linear_cpu.log" 2>&1 || fail "linear on the CPU"
+"$eval" "${linear[@]}" --backend cuda --precision f32 >"$work/linear_f32.log" 2>&1 || fail "linear in f32"
+loss() { sed -n 's/^last: .*(loss \([0-9.]*\),.*/\1/p' "$1"; }
+[ -n "$(loss "$work/linear_cpu.log")" ] || fail "linear printed no result"
+awk -v a="$(loss "$work/linear_cpu.log")" -v b="$(loss "$work/linear_f32.log")" \
+    'BEGIN { exit b == "" || a - b > 0.01 || b - a > 0.01 }' || fail "linear in f32 is another"
 echo "5-NN: CPU $(top1 "$work/knn_cpu.log"), f32 $(top1 "$work/knn_f32.log")," \
     "bf16 $(top1 "$work/knn_bf16.log")"

@@ -1,7 +1,6 @@
 # Shared by the end-to-end tests: a small data set, a tiny recipe, helpers. Sourced with IBOT_BIN (the
 # programs) and IBOT_TEST_DATA set, as ctest does.
 set -euo pipefail
-export LC_ALL=C
 
 work=$(mktemp -d /tmp/ibot-e2e-XXXXXX)
 children=()
@@ -62,9 +61,9 @@ needs_device() {
     }
 }
 
-# Waits until a file has a line that matches, for at most three minutes.
+# Waits until a file has a line that matches, for at most 60 s.
 wait_for() {
-    local deadline=$((SECONDS + 180))
+    local deadline=$((SECONDS + 60))
     until grep -q "$2" "$1" 2>/dev/null; do
         [ "$SECONDS" -lt "$deadline" ] || fail "'$2' not in $1"
         sleep 0.02

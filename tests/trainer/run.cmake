@@ -1,6 +1,7 @@
 # What lies between the model and the program.
 ibot_test(NAME trainer.run_options SOURCES run_options_test.c LIBS ibot_run_options)
 ibot_test(NAME trainer.batch_size SOURCES batch_size_test.c LIBS model_fixture ibot_run_options)
+ibot_test(NAME trainer.linear_probe SOURCES linear_probe_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.batch_upload SOURCES batch_upload_test.c LIBS ibot_trainer queued_device)
 ibot_test(NAME trainer.checkpoint SOURCES checkpoint_test.c LIBS model_fixture ibot_trainer)
 
@@ -23,7 +24,6 @@ foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swi
   endforeach()
 endforeach()
 
-ibot_test(NAME trainer.features SOURCES features_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.pretrained SOURCES pretrained_test.c LIBS model_fixture ibot_trainer)
 
 # Published weights by name and shape; files of several GiB, which take disk while they are written.

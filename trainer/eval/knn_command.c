@@ -7,22 +7,20 @@
 #include "proto/config/rows.h"
 #include "trainer/backend_options.h"
 #include "trainer/checkpoint.h"
-#include "trainer/eval/class_folders.h"
 #include "trainer/eval/command.h"
-#include "trainer/eval/features.h"
+#include "trainer/eval/frozen_options.h"
 #include "trainer/eval/knn.h"
 
 enum { MAX_K = 16 };
 
 struct knn_options {
-    const char *checkpoint, *checkpoint_key, *arch;
-    const char *train, *test, *dump_features, *load_features;
+    struct frozen_model_options model;
+    struct frozen_data_options data;
+    const char *dump_features, *load_features;
     struct backend_options backend;
     struct network_options network;
-    int32_t num_heads;
     float nb_knn[MAX_K];
     int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
-    int32_t resize_size, crop_size, loaders, loader_threads;
     double temperature;
     bool json;
 };
@@ -30,34 +28,7 @@ struct knn_options {
 #define AT(field) .offset = offsetof(struct knn_options, field)
 
 static const struct option_spec knn_specs[] = {
-    {.name = "checkpoint",
-     .alias = "pretrained_weights",
-     .type = OPTION_STRING,
-     AT(checkpoint),
-     .argument = "PATH",
-     .group = "Model",
-     .help = "run folder (its newest checkpoint), one checkpoint folder, or a file of weights: "
-             "safetensors or PyTorch's, a full checkpoint of iBOT or DINO, or a backbone alone "
-             "(iBOT, DINO, DeiT, timm)"},
-    {.name = "checkpoint_key",
-     .type = OPTION_STRING,
-     AT(checkpoint_key),
-     .argument = "KEY",
-     .help = "which network of it: teacher, student, state_dict, model, …; without, the first of "
-             "teacher, state_dict, model, student that is there, or the whole of a flat file"},
-    {.name = "arch",
-     .type = OPTION_STRING,
-     AT(arch),
-     .argument = "NAME",
-     .help = "what the weights must be, as in ibot-train; without, their shapes say it"},
-    {.name = "num_heads",
-     .type = OPTION_INT32,
-     AT(num_heads),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 256,
-     .help = "attention heads of a ViT, which its shapes don't tell; 0: as the run or --arch "
-             "says, else one for each 64 of its width"},
+    {.part = &rows_frozen_model, AT(model), .group = "Model"},
     {.name = "n_last_blocks",
      .type = OPTION_INT32,
      AT(n_last_blocks),
@@ -71,35 +42,8 @@ static const struct option_spec knn_specs[] = {
      .text = "0",
      .minimum = 0,
      .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
-    {.name = "train",
-     .type = OPTION_STRING,
-     AT(train),
-     .argument = "DIR",
-     .group = "Data",
-     .help = "labelled images to compare with: one folder per class"},
-    {.name = "test",
-     .type = OPTION_STRING,
-     AT(test),
-     .argument = "DIR",
-     .help = "images to classify, with the same class folders"},
-    {.name = "resize_size",
-     .type = OPTION_INT32,
-     AT(resize_size),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 4096,
-     .unit = "px",
-     .help = "shorter side after resizing; 0: 8/7 of the crop, 256 for "
-             "224"},
-    {.name = "crop_size",
-     .type = OPTION_INT32,
-     AT(crop_size),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 4096,
-     .unit = "px",
-     .help = "central crop; 0: that of the run's global crops, or what the positions are for"},
+     .help = "0: [CLS] tokens; 1: mean of the patch tokens; 2: both"},
+    {.part = &rows_frozen_data, AT(data), .group = "Data"},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
      AT(batch_size_per_gpu),
@@ -108,14 +52,6 @@ static const struct option_spec knn_specs[] = {
      .maximum = 4096,
      .unit = "images",
      .help = "images at a time"},
-    {.name = "loaders",
-     .type = OPTION_INT32,
-     AT(loaders),
-     .text = "1",
-     .minimum = 1,
-     .maximum = 64,
-     .help = "loader processes"},
-    {.part = &row_loader_threads, AT(loader_threads)},
     {.name = "dump_features",
      .type = OPTION_STRING,
      AT(dump_features),
@@ -159,51 +95,43 @@ static const struct options_program knn_program = {
 static enum status check(const struct knn_options *o)
 {
     TRY(backend_options_check(&o->backend, &o->network));
+    if (o->load_features != NULL)
+        return STATUS_OK;
+    if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
+        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
+                             "features)");
     for (int32_t i = 0; i < o->n_nb_knn; i++)
         if (o->nb_knn[i] != floorf(o->nb_knn[i]))
             FAIL(STATUS_INVALID, "--nb_knn: got %g, wanted whole numbers", (double)o->nb_knn[i]);
-    if (o->load_features != NULL) {
-        if (o->checkpoint != NULL || o->train != NULL || o->test != NULL ||
-            o->dump_features != NULL)
-            FAIL(STATUS_INVALID, "--load_features takes the place of --checkpoint, --train, --test "
-                                 "and --dump_features: give it alone, or leave it out");
-        return STATUS_OK;
-    }
-    if (o->checkpoint == NULL || o->train == NULL || o->test == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
-                             "features)");
-    return class_folders_check(o->train, o->test);
+    return STATUS_OK;
 }
 
 static enum status both_splits(const struct knn_options *o, struct backend *backend,
                                struct features *train, struct features *test,
                                const atomic_int *stop)
 {
-    struct feature_model_options model_options = {
-        .checkpoint = o->checkpoint,
-        .key = o->checkpoint_key,
-        .arch = o->arch,
-        .n_heads = o->num_heads,
+    struct frozen_choice choice = {
+        .model = &o->model,
+        .data = &o->data,
+        .network = &o->network,
+        .kind = (enum backend_kind)o->backend.kind,
         .n_last_blocks = o->n_last_blocks,
-        .avgpool = o->avgpool_patchtokens,
+        .avgpool_patchtokens = o->avgpool_patchtokens,
         .batch_size = o->batch_size_per_gpu,
-        .crop_size_px = o->crop_size,
     };
-    model_options.precision =
-        network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
-    model_options.gelu_tanh = network_options_gelu_tanh(&o->network, model_options.precision);
     struct feature_model model;
     enum status status;
 
-    TRY(feature_model_open(&model, backend, &model_options));
+    TRY(frozen_model_open(&model, backend, &choice));
     struct feature_data_options data = {
-        .data = o->train,
-        .resize_px = o->resize_size > 0 ? o->resize_size : model.crop_size_px * 8 / 7,
-        .n_loaders = o->loaders,
-        .loader_threads = o->loader_threads,
+        .data = o->data.train,
+        .resize_px = frozen_resize_px(&o->data, &model),
+        .n_loaders = o->data.loaders,
+        .loader_threads = o->data.loader_threads,
+        .unit_length = true,
     };
     TRY_OUT(features_compute(train, &model, &data, stop));
-    data.data = o->test;
+    data.data = o->data.test;
     TRY_OUT(features_compute(test, &model, &data, stop));
 out:
     feature_model_close(&model);
@@ -211,8 +139,7 @@ out:
 }
 
 static enum status classify(const struct knn_options *o, struct backend *backend,
-                            const struct features *train, const struct features *test,
-                            const atomic_int *stop)
+                            const struct features *train, const struct features *test)
 {
     struct knn_result results[MAX_K];
     struct knn_args args = {
@@ -226,7 +153,6 @@ static enum status classify(const struct knn_options *o, struct backend *backend
         .n_classes = train->n_classes,
         .temperature = (float)o->temperature,
         .results = results,
-        .stop = stop,
     };
 
     TRY(features_check_both(train, test));
@@ -237,9 +163,6 @@ static enum status classify(const struct knn_options *o, struct backend *backend
         else
             results[args.n_results++].k = (int32_t)o->nb_knn[i];
     }
-    if (args.n_results == 0)
-        FAIL(STATUS_INVALID, "--nb_knn has no number within the %lld training images",
-             (long long)train->n);
     TRY(knn_classify(&backend->device, backend->ops, &args));
     for (int32_t i = 0; i < args.n_results; i++)
         printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
@@ -264,7 +187,7 @@ static enum status knn(void *values, const struct options *parsed, const atomic_
         TRY_OUT(both_splits(o, &backend, &train, &test, stop));
     if (o->dump_features != NULL)
         TRY_OUT(features_write_both(&train, &test, o->dump_features));
-    TRY_OUT(classify(o, &backend, &train, &test, stop));
+    TRY_OUT(classify(o, &backend, &train, &test));
 out:
     features_release(&train);
     features_release(&test);

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Linear accuracy of a frozen backbone: it learns, goes on where it was stopped and ends with the same
+# classifiers, keeps the best one, and says what is wrong.
+source "$(dirname "$0")/processes.sh"
+
+train --data "$data" --loaders 1 --stop_at_step 4 -o "$work/run" >"$work/train.log" 2>&1 ||
+    fail "training"
+linear=("$IBOT_BIN/ibot-eval" linear --train "$data" --test "$data" --resize_size 32 --crop_size 32
+    --n_last_blocks 2 --checkpoint "$work/run" --batch_size_per_gpu 64 --epochs 12 --threads 1)
+
+"${linear[@]}" -o "$work/whole" >"$work/whole.log" 2>&1 || fail "the evaluation"
+top1() { sed -n "s/^$2: Top1: \([0-9.]*\), Top5: .*/\1/p" "$1"; }
+awk -v best="$(top1 "$work/whole.log" best)" -v last="$(top1 "$work/whole.log" last)" \
+    'BEGIN { exit !(last > 15 && best >= last) }' ||
+    fail "10 classes, and the best classifiers are right about $(top1 "$work/whole.log" best) %"
+[ "$(wc -l <"$work/whole/log.txt")" = 12 ] || fail "wanted a line for each epoch"
+grep -q '"epoch": 11, "lr0": .*"acc44@5": ' "$work/whole/log.txt" || fail "no official keys"
+
+# 200 images in batches of 64: four steps an epoch, the last one small
+grep -q '200 images, 4 steps in each of 12 epochs, 45 classifiers of 64 features' "$work/whole.log" ||
+    fail "another number of steps"
+
+# stopped after some epochs, gone on with: the same bits. It may have ended before the signal came.
+"${linear[@]}" -o "$work/parts" >"$work/parts.log" 2>&1 &
+children+=($!)
+wait_for "$work/parts/log.txt" '"epoch": 1,'
+kill -TERM $!
+status=0
+wait $! || status=$?
+[ $status = 75 ] || [ $status = 0 ] || fail "exit status $status after SIGTERM"
+"${linear[@]}" -o "$work/parts" >"$work/second.log" 2>&1 || fail "going on"
+grep -q 'goes on after epoch' "$work/second.log" || fail "it did not go on"
+for file in linear.safetensors log.txt; do
+    cmp "$work/whole/$file" "$work/parts/$file" || fail "$file is another one"
+done
+tensors() { "$IBOT_BIN/ibot-convert" diff "$1/classifiers.safetensors" "$2/classifiers.safetensors"; }
+tensors "$work/whole" "$work/parts" >"$work/diff.log" 2>&1 || fail "other classifiers"
+
+# what has ended is told again; other options are another run
+"${linear[@]}" -o "$work/whole" --json >"$work/again.log" 2>/dev/null || fail "once more"
+grep -q "{\"which\": \"best\", \"top1\": $(top1 "$work/whole.log" best), " "$work/again.log" ||
+    fail "another result at the second telling"
+expect_error 3 'holds another run' "${linear[@]}" -o "$work/whole" --seed 1
+printf 'x' >"$work/parts/classifiers.safetensors"
+expect_error 1 'classifiers.safetensors' "${linear[@]}" -o "$work/parts"
+
+# every combination of rates, decays and optimizers; too many of them
+"${linear[@]}" --epochs 1 --lr 0.1 1 --weight_decay 0 1e-6 --optimizer both >"$work/both.log" 2>&1 ||
+    fail "both optimizers"
+grep -q ' 8 classifiers of 64 features' "$work/both.log" || fail "wanted 8 classifiers"
+expect_error 2 '256 are the most' "${linear[@]}" --weight_decay 0 1 2 --optimizer both
+expect_error 2 'give --checkpoint' "$IBOT_BIN/ibot-eval" linear --train "$data" --test "$data"
+mkdir -p "$work/fewer"
+cp -r "$data/cat" "$work/fewer"
+expect_error 3 'train has 10 classes, test 1' "${linear[@]}" --test "$work/fewer"
+echo "linear accuracy: best $(top1 "$work/whole.log" best) %, last $(top1 "$work/whole.log" last) %"

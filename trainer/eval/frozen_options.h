@@ -1,0 +1,40 @@
+/* Rows that every evaluation of a frozen backbone has: which network, which images, how they are
+ * cut. */
+#ifndef IBOT_TRAINER_EVAL_FROZEN_OPTIONS_H
+#define IBOT_TRAINER_EVAL_FROZEN_OPTIONS_H
+
+#include "proto/config/options.h"
+#include "trainer/backend_options.h"
+#include "trainer/eval/features.h"
+
+/* --checkpoint, --checkpoint_key, --arch, --num_heads */
+struct frozen_model_options {
+    const char *checkpoint, *checkpoint_key, *arch;
+    int32_t num_heads;
+};
+extern const struct option_part rows_frozen_model;
+
+/* --train, --test, --resize_size, --crop_size, --loaders, --loader_threads */
+struct frozen_data_options {
+    const char *train, *test;
+    int32_t resize_size, crop_size, loaders, loader_threads;
+};
+extern const struct option_part rows_frozen_data;
+
+/* A network as options say it; all borrowed. */
+struct frozen_choice {
+    const struct frozen_model_options *model;
+    const struct frozen_data_options *data;
+    const struct network_options *network;
+    enum backend_kind kind;
+    int32_t n_last_blocks, avgpool_patchtokens, batch_size;
+};
+
+/* Errors: those of feature_model_open. */
+enum status frozen_model_open(struct feature_model *out, struct backend *backend,
+                              const struct frozen_choice *choice) IBOT_WARN_UNUSED;
+
+/* --resize_size, or 8/7 of the crop. */
+int32_t frozen_resize_px(const struct frozen_data_options *data, const struct feature_model *model);
+
+#endif
