@@ -71,7 +71,13 @@ if [ "$ranks" = 1 ]; then
     listen=ipc://$folder/stream
     connect=$listen
 else
+    # the first row that nobody listens at, below the ports that the system hands out by itself
     port=$((20000 + $$ % 12000))
+    for ((i = 0; i < ranks; i++)); do
+        if (: < "/dev/tcp/127.0.0.1/$((port + i))") 2> /dev/null; then
+            port=$((port + ranks)) i=-1
+        fi
+    done
     listen=tcp://127.0.0.1:$port
     connect=$listen-$((port + ranks - 1))
 fi
@@ -79,6 +85,7 @@ fi
 started=()
 labels=()
 trainer=0
+asked=
 interrupted=no
 
 # start NAME COMMAND…: in the background, with its name before each line; $! is the command's.
@@ -96,6 +103,7 @@ start() {
 }
 
 hand_on() {
+    asked=$1
     interrupted=yes
     [ $trainer = 0 ] || kill -"$1" $trainer 2> /dev/null || true
 }
@@ -130,8 +138,10 @@ for ((i = 1; i <= loaders; i++)); do
 done
 command=(ibot-train --listen "$listen" "$@")
 [ "$ranks" = 1 ] || command=(mpirun -np "$ranks" "${command[@]}")
+[ -z "$asked" ] || exit 75 # before anything was begun
 start trainer "${command[@]}"
 trainer=$!
+[ -z "$asked" ] || kill -"$asked" $trainer 2> /dev/null || true
 
 while :; do # a signal ends a wait, with a status of its own
     status=0

@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "proto/base/clock.h"
 #include "tests/loader/folder.h"
 
 enum { WIDTH = 13, HEIGHT = 9, FILE_MAX = 1 << 16 };
@@ -232,10 +232,19 @@ static size_t load_sized(struct tools *tools, const char *name, unsigned width, 
     return 0;
 }
 
+/* Of this process: what others do on the machine does not count. */
+static int64_t processor_ns(void)
+{
+    struct timespec now;
+
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), 0);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 static void huge_headers_are_refused_before_they_cost(void **state)
 {
     struct tools *tools = *state;
-    int64_t start = clock_monotonic_ns();
+    int64_t start = processor_ns();
 
     size_t n = load_sized(tools, "jpeg_420.jpg", 35584, 18696);
     assert_int_equal(decode(tools, n), STATUS_CORRUPT);
@@ -255,7 +264,7 @@ static void huge_headers_are_refused_before_they_cost(void **state)
     assert_says("truncated");
     memcpy(tools->bytes + 18, "\xff\xff\xff\x7f\0\0\0\x80", 8); /* 2^31 - 1 x -2^31 */
     assert_int_equal(decode(tools, n), STATUS_CORRUPT);
-    assert_true(clock_monotonic_ns() - start < INT64_C(5000000000));
+    assert_true(processor_ns() - start < INT64_C(5000000000));
 }
 
 /* A small progressive file whose scans are repeated over and over. */

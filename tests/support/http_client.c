@@ -39,7 +39,7 @@ int http_connect(const char *address)
 
 int http_request(const char *address, const char *request, char **body)
 {
-    int64_t deadline_ns = clock_monotonic_ns() + 10000000000;
+    int64_t deadline_ns = clock_monotonic_ns() + 60000000000;
     int connection = http_connect(address), code = 0;
     char *text = calloc(1, MAX_BYTES + 1), header[512];
     size_t n = 0;

@@ -241,7 +241,7 @@ struct fleet_loader *fleet_loader_open_sound(struct consumer *consumer)
 
 void fleet_loader_expect(struct fleet_loader *loader, const char *text)
 {
-    int64_t deadline_ns = clock_monotonic_ns() + 30000000000;
+    int64_t deadline_ns = clock_monotonic_ns() + patience_ns;
     struct timespec deadline = {.tv_sec = deadline_ns / 1000000000,
                                 .tv_nsec = deadline_ns % 1000000000};
     int late = 0;
@@ -378,7 +378,7 @@ void raw_peer_send(struct raw_peer *peer, const struct raw_frame *frames, int n_
 
 bool raw_peer_receive(struct raw_peer *peer, enum message_kind kind)
 {
-    int64_t deadline_ns = clock_monotonic_ns() + 10000000000;
+    int64_t deadline_ns = clock_monotonic_ns() + patience_ns;
     for (;;) {
         zmq_pollitem_t item = {.socket = peer->socket, .events = ZMQ_POLLIN};
         zmq_msg_t part;

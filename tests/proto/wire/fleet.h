@@ -81,7 +81,7 @@ fleet_loader_open_sound(struct consumer *consumer);         /* for its first end
 enum status fleet_loader_join(struct fleet_loader *loader); /* waits until producer_run returns */
 void fleet_loader_close(struct fleet_loader **loader);      /* asks it to stop first */
 
-/* Waits until it has said this in a notice; fails the test after half a minute. */
+/* Waits until it has said this in a notice; fails the test after a minute. */
 void fleet_loader_expect(struct fleet_loader *loader, const char *text);
 
 /* ---- a loader in a process of its own ---- */
@@ -109,7 +109,7 @@ struct raw_frame {
 };
 void raw_peer_send(struct raw_peer *peer, const struct raw_frame *frames, int n_frames);
 
-/* Waits for the next message of this kind, leaving out others; false after ten seconds. */
+/* Waits for the next message of this kind, leaving out others; false after a minute. */
 bool raw_peer_receive(struct raw_peer *peer, enum message_kind kind);
 
 /* Fills peer->out with a sound Hello. */
