@@ -46,7 +46,6 @@ enum thread_state { UNSTARTED, READY, AT_BARRIER, IN_WARP_CALL, DONE };
 struct thread {
     context fiber;
     uint3 index;
-    thread_state state;
     place at; /* where it waits */
     /* cp.async: copies begun, and how many of them each batch has */
     std::vector<pending_copy> copies;
@@ -57,6 +56,11 @@ static const char *const call_names[] = {
     "__syncwarp",       "__shfl_sync", "__shfl_xor_sync",     "__shfl_up_sync",
     "__shfl_down_sync", "a vote",      "a matrix instruction"};
 
+struct warp {
+    exchange *calls; /* that not all have left */
+    unsigned there;  /* lanes: the block has them, and they have not left the kernel */
+};
+
 /* The block that runs. One kernel runs at a time: the runtime holds its lock. */
 static const kernel_launch *running;
 static context system_context;
@@ -65,7 +69,9 @@ static int n_threads, n_done, n_at_barrier;
 static place barrier_place;
 static uint16_t ready[MOST_THREADS];
 static int n_ready, current = -1;
-static exchange *warp_calls[MOST_THREADS / LANES], *free_exchanges;
+static uint8_t states[MOST_THREADS]; /* thread_state */
+static warp warps[MOST_THREADS / LANES];
+static exchange *free_exchanges;
 static bool came_from_system;
 
 bool kernel_runs()
@@ -91,7 +97,7 @@ void describe_place(char *out, size_t bytes)
 
 static void make_ready(int i)
 {
-    threads[i].state = READY;
+    states[i] = READY;
     ready[n_ready++] = (uint16_t)i;
 }
 
@@ -121,7 +127,7 @@ static void wait_as(thread_state state, const place &at)
     int self = current, next = choose();
     thread &t = threads[self];
 
-    t.state = state;
+    states[self] = state;
     t.at = at;
     if (next >= 0)
         go_to(&t.fiber, next, false);
@@ -129,21 +135,22 @@ static void wait_as(thread_state state, const place &at)
         fiber_switch(&t.fiber, &system_context, false);
 }
 
-static void check_left(const thread &t);
+static void check_left();
 
 /* The running thread leaves the kernel. Returns when the fiber is another thread, not begun yet. */
 static void thread_ends()
 {
     thread &t = threads[current];
 
-    check_left(t);
-    t.state = DONE;
+    check_left();
+    states[current] = DONE;
+    warps[current / LANES].there &= ~(1u << lane());
     n_done++;
     int next = choose();
-    if (next >= 0 && threads[next].state == UNSTARTED) {
+    if (next >= 0 && states[next] == UNSTARTED) {
         threads[next].fiber = t.fiber;
         t.fiber.stack = nullptr;
-        threads[next].state = READY;
+        states[next] = READY;
         become(next);
         return;
     }
@@ -174,9 +181,9 @@ static void go_to(context *from, int next, bool ends)
 {
     thread &t = threads[next];
 
-    if (t.state == UNSTARTED)
+    if (states[next] == UNSTARTED)
         fiber_prepare(&t.fiber, fiber_main);
-    t.state = READY;
+    states[next] = READY;
     become(next);
     fiber_switch(from, &t.fiber, ends);
 }
@@ -217,27 +224,25 @@ int lane()
 
 static void check_mask(warp_call call, unsigned mask, const place &at)
 {
-    int first = current / LANES * LANES;
+    unsigned absent = mask & ~warps[current / LANES].there;
 
     if ((mask >> lane() & 1u) == 0)
         fail("%s at %s:%d: lane %d is not in the mask 0x%08x it names", call_names[call], at.file,
              at.line, lane(), mask);
-    for (int i = 0; i < LANES; i++) {
-        if ((mask >> i & 1u) == 0)
-            continue;
-        if (first + i >= n_threads)
-            fail("%s at %s:%d: the mask 0x%08x names lane %d, which a block of %d threads lacks",
-                 call_names[call], at.file, at.line, mask, i, n_threads);
-        if (threads[first + i].state == DONE)
-            fail("%s at %s:%d: the mask 0x%08x names lane %d, which has left the kernel",
-                 call_names[call], at.file, at.line, mask, i);
-    }
+    if (absent == 0)
+        return;
+    int i = __builtin_ctz(absent);
+    if (current / LANES * LANES + i >= n_threads)
+        fail("%s at %s:%d: the mask 0x%08x names lane %d, which a block of %d threads lacks",
+             call_names[call], at.file, at.line, mask, i, n_threads);
+    fail("%s at %s:%d: the mask 0x%08x names lane %d, which has left the kernel", call_names[call],
+         at.file, at.line, mask, i);
 }
 
 /* The call that this lane takes part in: one that waits for it, or a new one. */
 static exchange *join_call(warp_call call, unsigned mask, size_t bytes, int key, const place &at)
 {
-    exchange **list = &warp_calls[current / LANES];
+    exchange **list = &warps[current / LANES].calls;
 
     for (exchange *e = *list; e != nullptr; e = e->next) {
         if (e->arrived == e->mask || e->mask != mask)
@@ -270,7 +275,7 @@ static void leave_call(exchange *e)
 {
     if (--e->n_to_read > 0)
         return;
-    exchange **link = &warp_calls[current / LANES];
+    exchange **link = &warps[current / LANES].calls;
     while (*link != e)
         link = &(*link)->next;
     *link = e->next;
@@ -278,8 +283,8 @@ static void leave_call(exchange *e)
     free_exchanges = e;
 }
 
-void warp_exchange(warp_call call, unsigned mask, const void *mine, void *all, size_t bytes,
-                   int key, const char *file, int line)
+const void *warp_exchange(warp_call call, unsigned mask, const void *mine, size_t bytes, int key,
+                          const char *file, int line)
 {
     place at = {file, line};
 
@@ -294,35 +299,33 @@ void warp_exchange(warp_call call, unsigned mask, const void *mine, void *all, s
         wait_as(IN_WARP_CALL, at);
     } else {
         int first = current / LANES * LANES;
-        for (int i = 0; i < LANES; i++)
-            if ((mask >> i & 1u) != 0 && first + i != current)
-                make_ready(first + i);
+        for (unsigned others = mask & ~(1u << lane()); others != 0; others &= others - 1)
+            make_ready(first + __builtin_ctz(others));
     }
-    if (bytes > 0)
-        memcpy(all, e->values, bytes * LANES);
-    leave_call(e);
+    leave_call(e); /* nobody runs, and changes what it holds, before this thread has read */
+    return e->values;
 }
 
-void check_shuffle_source(warp_call call, unsigned mask, int source, int width, const char *file,
-                          int line)
+void bad_shuffle_width(warp_call call, int width, const char *file, int line)
 {
-    if (width < 1 || width > LANES || (width & (width - 1)) != 0)
-        fail("%s at %s:%d: width %d is not a power of two up to 32", call_names[call], file, line,
-             width);
-    if (source < 0 || source >= LANES || (mask >> source & 1u) == 0)
-        fail("%s at %s:%d: lane %d reads lane %d, which is not in the mask 0x%08x",
-             call_names[call], file, line, lane(), source, mask);
+    fail("%s at %s:%d: width %d is not a power of two up to 32", call_names[call], file, line,
+         width);
+}
+
+void bad_shuffle_source(warp_call call, unsigned mask, int source, const char *file, int line)
+{
+    fail("%s at %s:%d: lane %d reads lane %d, which is not in the mask 0x%08x", call_names[call],
+         file, line, lane(), source, mask);
 }
 
 /* A thread has left: does anybody wait for it? */
-static void check_left(const thread &t)
+static void check_left()
 {
-    (void)t;
     if (n_at_barrier > 0)
         fail(
             "divergent barrier: leaves the kernel, while %d threads wait in __syncthreads at %s:%d",
             n_at_barrier, barrier_place.file, barrier_place.line);
-    for (const exchange *e = warp_calls[current / LANES]; e != nullptr; e = e->next)
+    for (const exchange *e = warps[current / LANES].calls; e != nullptr; e = e->next)
         if (e->arrived != e->mask && (e->mask >> lane() & 1u) != 0)
             fail("%s at %s:%d: leaves the kernel, but the mask 0x%08x names it",
                  call_names[e->call], e->at.file, e->at.line, e->mask);
@@ -384,17 +387,17 @@ void copy_async_wait(int most_pending_batches)
     current = -1;
     for (int i = 0; i < n_threads && n_told < 3; i++) {
         const thread &t = threads[i];
-        if (t.state != IN_WARP_CALL && n_at_barrier == 0)
+        if (states[i] != IN_WARP_CALL && n_at_barrier == 0)
             continue;
-        if (t.state == DONE || used + 100 > sizeof(text))
+        if (states[i] == DONE || used + 100 > sizeof(text))
             continue;
         used += (size_t)snprintf(text + used, sizeof(text) - used, "%sthread (%u, %u, %u) in %s:%d",
                                  n_told > 0 ? ", " : "", t.index.x, t.index.y, t.index.z, t.at.file,
                                  t.at.line);
         n_told++;
     }
-    for (const exchange *e : warp_calls)
-        for (; e != nullptr; e = e->next)
+    for (const warp &w : warps)
+        for (const exchange *e = w.calls; e != nullptr; e = e->next)
             if (e->arrived != e->mask)
                 fail("%s at %s:%d waits for ever: lanes 0x%08x of the mask 0x%08x did not come; %s",
                      call_names[e->call], e->at.file, e->at.line, e->mask & ~e->arrived, e->mask,
@@ -406,12 +409,15 @@ static void run_block(uint3 index)
 {
     blockIdx = index;
     n_done = n_at_barrier = n_ready = 0;
+    memset(states, UNSTARTED, (size_t)n_threads);
     for (int i = 0; i < n_threads; i++) {
-        threads[i].state = UNSTARTED;
         threads[i].copies.clear();
         threads[i].batches.clear();
         ready[n_ready++] = (uint16_t)i;
     }
+    for (int first = 0; first < n_threads; first += LANES)
+        warps[first / LANES].there =
+            n_threads - first >= LANES ? 0xffffffffu : (1u << (n_threads - first)) - 1;
     shared_begin_block();
     came_from_system = true;
     go_to(&system_context, choose(), false);

@@ -81,36 +81,39 @@ enum { LANES = 32, MOST_LANE_BYTES = 64 };
 
 void barrier(const char *file, int line);
 
-/* Every lane of the mask gives `bytes` bytes and gets `all`: those of lane i at i * bytes, zeros
- * for lanes outside the mask. `key` is what all lanes must agree in besides (the width of a
- * shuffle). Returns when all lanes of the mask have called it. */
-void warp_exchange(warp_call call, unsigned mask, const void *mine, void *all, size_t bytes,
-                   int key, const char *file, int line);
+/* Every lane of the mask gives `bytes` bytes; returns those of all, of lane i at i * bytes, zeros
+ * for lanes outside the mask, to be read before the thread's next call. `key` is what all lanes
+ * must agree in besides (the width of a shuffle). Returns when all lanes of the mask have called
+ * it. */
+const void *warp_exchange(warp_call call, unsigned mask, const void *mine, size_t bytes, int key,
+                          const char *file, int line);
 
 /* The same for values of one type. */
 template <class T>
-static inline void warp_exchange(warp_call call, unsigned mask, const T &mine, T (&all)[LANES],
-                                 int key, const char *file, int line)
+static inline const T *warp_exchange(warp_call call, unsigned mask, const T &mine, int key,
+                                     const char *file, int line)
 {
     static_assert(std::is_trivially_copyable<T>::value && sizeof(T) <= MOST_LANE_BYTES,
                   "lanes exchange small plain values");
-    warp_exchange(call, mask, static_cast<const void *>(&mine), static_cast<void *>(all), sizeof(T),
-                  key, file, line);
+    return static_cast<const T *>(
+        warp_exchange(call, mask, static_cast<const void *>(&mine), sizeof(T), key, file, line));
 }
 
 int lane(void);
-void check_shuffle_source(warp_call call, unsigned mask, int source, int width, const char *file,
-                          int line);
+[[noreturn]] void bad_shuffle_width(warp_call call, int width, const char *file, int line);
+[[noreturn]] void bad_shuffle_source(warp_call call, unsigned mask, int source, const char *file,
+                                     int line);
 
 template <class T>
 static inline T shuffle(warp_call call, unsigned mask, T value, int operand, int width,
                         const char *file, int line)
 {
     static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
-    T all[LANES];
-    int self = lane(), first = self / width * width, source = self;
+    if (width < 1 || width > LANES || (width & (width - 1)) != 0)
+        bad_shuffle_width(call, width, file, line);
+    const T *all = warp_exchange(call, mask, value, width, file, line);
+    int self = lane(), first = self & -width, source = self;
 
-    warp_exchange(call, mask, value, all, width, file, line);
     if (call == SHUFFLE)
         source = first + (operand & (width - 1));
     else if (call == SHUFFLE_XOR)
@@ -122,7 +125,8 @@ static inline T shuffle(warp_call call, unsigned mask, T value, int operand, int
     /* beyond the segment a lane keeps its own value; by xor, only beyond its end */
     if ((call != SHUFFLE_XOR && source < first) || source >= first + width)
         source = self;
-    check_shuffle_source(call, mask, source, width, file, line);
+    if (source < 0 || source >= LANES || (mask >> source & 1u) == 0)
+        bad_shuffle_source(call, mask, source, file, line);
     return all[source];
 }
 } // namespace emulator
@@ -135,7 +139,7 @@ static inline void __syncthreads(EMULATOR_PLACE)
 }
 static inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATOR_PLACE)
 {
-    emulator::warp_exchange(emulator::SYNC_WARP, mask, nullptr, nullptr, 0, 0, file, line);
+    (void)emulator::warp_exchange(emulator::SYNC_WARP, mask, nullptr, 0, 0, file, line);
 }
 template <class T>
 static inline T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATOR_PLACE)
@@ -160,9 +164,9 @@ static inline T __shfl_down_sync(unsigned mask, T value, unsigned by, int width 
 }
 static inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATOR_PLACE)
 {
-    unsigned char all[emulator::LANES], mine = predicate != 0;
+    unsigned char mine = predicate != 0;
+    const unsigned char *all = emulator::warp_exchange(emulator::VOTE, mask, mine, 0, file, line);
     unsigned bits = 0;
-    emulator::warp_exchange(emulator::VOTE, mask, mine, all, 0, file, line);
     for (int i = 0; i < emulator::LANES; i++)
         bits |= (unsigned)all[i] << i;
     return bits;

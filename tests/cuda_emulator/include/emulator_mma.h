@@ -35,10 +35,9 @@ template <class T> static inline float half_of(uint32_t both, int which)
     return half_to_float(value);
 }
 
-/* The warp's rows of N matrices: a lane's own is read when it comes. */
+/* The warp's rows of N matrices: a lane's own is read when it comes. To be used at once. */
 template <int N>
-static inline void load_rows(matrix_row (&rows)[LANES], const void *row, int key, const char *file,
-                             int line)
+static inline const matrix_row *load_rows(const void *row, int key, const char *file, int line)
 {
     matrix_row own = {};
 
@@ -46,17 +45,16 @@ static inline void load_rows(matrix_row (&rows)[LANES], const void *row, int key
         check_shared(row, sizeof(own), 16, "ldmatrix");
         memcpy(&own, row, sizeof(own));
     }
-    warp_exchange(MATRIX, 0xffffffffu, own, rows, key, file, line);
+    return warp_exchange(MATRIX, 0xffffffffu, own, key, file, line);
 }
 
 template <int N>
 static inline void load(uint32_t (&to)[N], const void *row, bool transposed, const char *file,
                         int line)
 {
-    matrix_row rows[LANES];
+    const matrix_row *rows = load_rows<N>(row, 2 * N + transposed, file, line);
     int g = lane() / 4, t = lane() % 4;
 
-    load_rows<N>(rows, row, 2 * N + transposed, file, line);
     for (int i = 0; i < N; i++) {
         const matrix_row *matrix = rows + 8 * i;
         uint32_t low = transposed ? matrix[2 * t].values[g] : matrix[g].values[2 * t];
@@ -71,10 +69,11 @@ template <class T>
 static inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                        EMULATOR_PLACE)
 {
-    emulator::operands own = {{a[0], a[1], a[2], a[3]}, {b0, b1}}, all[emulator::LANES];
+    emulator::operands own = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    const emulator::operands *all =
+        emulator::warp_exchange(emulator::MATRIX, 0xffffffffu, own, (int)sizeof(T), file, line);
     int g = emulator::lane() / 4, t = emulator::lane() % 4;
 
-    emulator::warp_exchange(emulator::MATRIX, 0xffffffffu, own, all, (int)sizeof(T), file, line);
     for (int i = 0; i < 4; i++) {
         int lower = i / 2, column = 2 * t + i % 2;
         for (int k = 0; k < 16; k++) {
