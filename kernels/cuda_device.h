@@ -23,6 +23,12 @@ struct cuda_attachment {
     void (*release)(void *state);
 };
 
+/* Working memory that was outgrown while there were graphs: what they recorded still uses it. */
+struct cuda_outgrown {
+    void *memory;
+    struct cuda_outgrown *next;
+};
+
 struct cuda_branch {
     cudaStream_t stream;
     cudaEvent_t event; /* its last fork or join */
@@ -47,6 +53,8 @@ struct cuda_device {
     struct cuda_attachment matmul_plans;    /* kernels/matmul.c */
     struct cuda_attachment attention_plans; /* kernels/attention_cudnn.c */
     bool capturing;
+    int n_graphs;                   /* recorded and not released */
+    struct cuda_outgrown *outgrown; /* freed with the last graph */
 };
 
 static inline struct cuda_device *cuda_device_of(const struct device *device)
@@ -60,8 +68,9 @@ static inline cudaStream_t cuda_stream(const struct device *device)
     return cuda->branches[cuda->branch].stream;
 }
 
-/* Working memory of the branch in use, at least `bytes`, aligned to 256: valid until the next call.
- * Grown on first use and kept; growing waits for the device, and is an error in a captured step. */
+/* Working memory of the branch in use, at least `bytes`, aligned to 256: valid until the next call,
+ * and to what a graph has recorded as long as there are graphs. Grown on first use and kept;
+ * growing may wait for the device, and is an error in a captured step. */
 enum status cuda_scratch(struct device *device, void *out, size_t bytes) IBOT_WARN_UNUSED;
 
 #ifdef __cplusplus

@@ -74,19 +74,46 @@ static void cuda_free_host(struct device *device, void *pointer)
     (void)cudaFreeHost(pointer);
 }
 
+/* The branch's working memory, if it has some, is freed when nobody can use it any more: now, or
+ * with the last graph. */
+static enum status give_up_scratch(struct cuda_device *cuda, struct cuda_branch *branch)
+{
+    struct cuda_outgrown *outgrown;
+
+    if (cuda->n_graphs > 0 && branch->scratch != NULL) {
+        TRY(memory_alloc(&outgrown, 1, sizeof(*outgrown), "list of outgrown working memory"));
+        *outgrown = (struct cuda_outgrown){branch->scratch, cuda->outgrown};
+        cuda->outgrown = outgrown;
+    } else {
+        CUDA_TRY(cudaStreamSynchronize(branch->stream));
+        (void)cudaFree(branch->scratch);
+    }
+    branch->scratch = NULL;
+    branch->scratch_bytes = 0;
+    return STATUS_OK;
+}
+
+static void free_outgrown(struct cuda_device *cuda)
+{
+    if (cuda->outgrown != NULL)
+        (void)cudaDeviceSynchronize(); /* a graph may be under way */
+    for (struct cuda_outgrown *one; (one = cuda->outgrown) != NULL;) {
+        cuda->outgrown = one->next;
+        (void)cudaFree(one->memory);
+        memory_free(one);
+    }
+}
+
 enum status cuda_scratch(struct device *device, void *out, size_t bytes)
 {
     struct cuda_device *cuda = cuda_device_of(device);
     struct cuda_branch *branch = &cuda->branches[cuda->branch];
 
     if (branch->scratch_bytes < bytes) {
-        void *grown;
         CHECK(!cuda->capturing, "working memory of %zu bytes in a captured step, planned %zu",
               bytes, branch->scratch_bytes);
-        CUDA_TRY(cudaStreamSynchronize(branch->stream));
-        TRY(cuda_alloc(device, &grown, bytes, "working memory of the CUDA ops"));
-        (void)cudaFree(branch->scratch);
-        branch->scratch = grown;
+        TRY(give_up_scratch(cuda, branch));
+        TRY(cuda_alloc(device, &branch->scratch, bytes, "working memory of the CUDA ops"));
         branch->scratch_bytes = bytes;
     }
     *(void **)out = branch->scratch;
@@ -244,6 +271,7 @@ static enum status cuda_capture_end(struct device *device, struct device_graph *
     (void)cudaGraphDestroy(graph);
     CUDA_TRY(error);
     *out = (struct device_graph *)(void *)executable;
+    cuda->n_graphs++;
     return STATUS_OK;
 }
 
@@ -255,11 +283,14 @@ static enum status cuda_graph_launch(struct device *device, struct device_graph 
 
 static void cuda_graph_release(struct device *device, struct device_graph **graph)
 {
-    (void)device;
-    if (graph != NULL && *graph != NULL) {
-        (void)cudaGraphExecDestroy((cudaGraphExec_t)(void *)*graph);
-        *graph = NULL;
-    }
+    struct cuda_device *cuda = cuda_device_of(device);
+
+    if (graph == NULL || *graph == NULL)
+        return;
+    (void)cudaGraphExecDestroy((cudaGraphExec_t)(void *)*graph);
+    *graph = NULL;
+    if (--cuda->n_graphs == 0)
+        free_outgrown(cuda);
 }
 
 /* ------------------------------------------------------------------------------ life */
@@ -280,6 +311,7 @@ static void cuda_close(struct device *device)
     (void)cudaDeviceSynchronize();
     detach(&cuda->matmul_plans);
     detach(&cuda->attention_plans);
+    free_outgrown(cuda);
     if (cuda->matmul != NULL)
         (void)cublasLtDestroy(cuda->matmul);
     for (int i = 0; i < DEVICE_BRANCHES; i++) {

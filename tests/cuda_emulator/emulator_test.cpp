@@ -507,6 +507,20 @@ static void graph_right()
     DONE(cudaGraphExecDestroy(graph));
 }
 
+/* What a graph recorded is used whenever it is launched. */
+static void graph_outlives_its_memory()
+{
+    streams s = open_streams();
+    DONE(cudaStreamBeginCapture(s.first, cudaStreamCaptureModeThreadLocal));
+    DONE(emulator::launch("planted", write_at, 1, N, 0, s.first, s.on_device, (int64_t)0,
+                          (int64_t)N));
+    cudaGraphExec_t graph = end_capture(s.first);
+    DONE(cudaGraphLaunch(graph, s.first));
+    DONE(cudaFree(s.on_device));
+    DONE(cudaGraphLaunch(graph, s.first));
+    DONE(cudaDeviceSynchronize());
+}
+
 static void graph_not_joined()
 {
     streams s = open_streams();
@@ -653,6 +667,7 @@ static const test_case cases[] = {
     CASE(host_changes_what_is_being_copied, "not so: s.out[5] =="),
     CASE(wait_for_an_event_never_recorded, "never recorded"),
     RIGHT(graph_right),
+    CASE(graph_outlives_its_memory, "in device memory that is free"),
     RIGHT(graph_not_joined),
     RIGHT(allocation_in_capture),
     RIGHT(synchronisation_in_capture),

@@ -23,7 +23,7 @@ expect_error 2 'has no images' "$IBOT_BIN/ibot-index" "$work/empty"
 expect_error 1 'be read' "$IBOT_BIN/ibot-index" "$work/nowhere"
 
 # a port that is taken
-train_exec --listen tcp://127.0.0.1:0 --epochs 40 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
+train_exec --listen tcp://127.0.0.1:0 --epochs 40000 -o "$work/waiting" >"$work/waiting.log" 2>&1 &
 trainer=$!
 children+=("$trainer")
 wait_for "$work/waiting.log" 'listening on tcp'
@@ -38,10 +38,16 @@ children+=("$good")
 mkdir "$work/other"
 cp -r "$data/cat" "$work/other"
 wait_for "$work/waiting.log" 'steps in each'
-kill -STOP "$good" # so that training lasts until the other one was refused
 expect_error 3 'index' timeout 60 "$IBOT_BIN/ibot-loader" --data "$work/other" --connect "$endpoint"
-kill -CONT "$good"
-wait "$trainer" || fail "training beside a refused loader"
+deadline=$((SECONDS + 120)) epochs=$(wc -l <"$work/waiting/log.txt")
+until [ "$(wc -l <"$work/waiting/log.txt")" -ge $((epochs + 2)) ]; do
+    kill -0 "$trainer" && [ "$SECONDS" -lt "$deadline" ] || fail "training beside a refused loader"
+    sleep 0.05
+done
+kill -TERM "$trainer"
+status=0
+wait "$trainer" || status=$?
+[ "$status" -eq 75 ] || fail "exit status $status of training beside a refused loader"
 
 # unreadable, truncated, empty and foreign files are replaced, named and counted
 cp -r "$data" "$work/odd"
@@ -82,6 +88,11 @@ expect_error 1 'nowhere' "${eval[@]}" --checkpoint "$work/nowhere"
 expect_error 1 'teacher' "${eval[@]}" --checkpoint "$work/waiting" --checkpoint_key techer
 expect_error 2 'checkpoint' timeout 60 "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data"
 expect_error 1 'damaged\|no checkpoint' "${eval[@]}" --checkpoint "$work/odd_run"
+expect_error 2 'within the 200 training images' "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 201
+cp -r "$data" "$work/renamed" && mv "$work/renamed/airplane" "$work/renamed/zeppelin"
+expect_error 3 "class 0 is 'airplane' in one" "${eval[@]}" --checkpoint "$work/waiting" --test "$work/renamed"
+expect_error 1 "no features in '$work/nowhere'" "$IBOT_BIN/ibot-eval" logistic --load_features "$work/nowhere"
+expect_error 2 'takes the place of' "${eval[@]}" --load_features "$work/nowhere"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
 grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
 

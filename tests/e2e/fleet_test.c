@@ -26,15 +26,17 @@ struct story {
     struct watch watch;
     char endpoint[128], run[32];
     const char *digests;
+    bool done;              /* the run is at its end: what was to interrupt it came too late */
     const char *options[8]; /* for calm run and story alike; NULL ends them */
 };
 
-/* Some ports in a row that are free now. */
+/* Some ports in a row that are free now, below those that the system hands out by itself and apart
+ * from those of tests/ops/launchers_test.sh. */
 static int free_ports(int n)
 {
-    for (int base = 20000 + getpid() % 20000;; base += n) {
+    for (int base = 20000 + getpid() % 5000;; base += n) {
         int n_free = 0;
-        assert_true(base < 65000);
+        assert_true(base < 26000 - n);
         for (; n_free < n; n_free++) {
             struct sockaddr_in address = {.sin_family = AF_INET,
                                           .sin_addr = {htonl(INADDR_LOOPBACK)},
@@ -90,13 +92,19 @@ static void start_trainer(struct story *story)
 
 static void take(struct story *story, int n)
 {
-    assert_int_equal(watch_lines(&story->watch, &story->trainer, n, SCENE_SECONDS), n);
+    int got = watch_lines(&story->watch, &story->trainer, n, SCENE_SECONDS);
+    if (!story->done && story->watch.next_step < story->watch.n_steps)
+        assert_int_equal(got, n);
 }
 
 static void end_trainer(struct story *story, int signal_number, int exit_status)
 {
     process_signal(&story->trainer, signal_number);
-    process_finish(&story->trainer, exit_status, SCENE_SECONDS);
+    while (watch_lines(&story->watch, &story->trainer, 1000, SCENE_SECONDS) > 0)
+        continue; /* it may finish steps, and writes them down */
+    story->done |= story->watch.next_step == story->watch.n_steps;
+    if (process_wait(&story->trainer, SCENE_SECONDS) != 0 || !story->done)
+        process_finish(&story->trainer, exit_status, SCENE_SECONDS);
     process_release(&story->trainer);
     watch_restart(&story->watch);
 }
@@ -110,7 +118,8 @@ static void story_close(struct story *story)
         continue;
     process_finish(&story->trainer, 0, SCENE_SECONDS);
     process_release(&story->trainer);
-    assert_int_equal(story->watch.next_step, story->watch.n_steps);
+    if (!story->done)
+        assert_int_equal(story->watch.next_step, story->watch.n_steps);
     snprintf(calm, sizeof(calm), "%s_calm", story->run);
     assert_true(scene_final_digest(story->scene, calm) ==
                 scene_final_digest(story->scene, story->run));
@@ -137,7 +146,7 @@ static void a_trainer_is_restarted_before_within_and_between_epochs(void **state
     /* Batches it takes before each end; with a checkpoint at each step. */
     static const int lengths[] = {1, 2, STEPS_PER_EPOCH - 3, STEPS_PER_EPOCH, 4};
     struct scene *scene = *state;
-    struct story story = {.options = {"--checkpoint_every_steps", "1", "--epochs", "6"}};
+    struct story story = {.options = {"--checkpoint_every_steps", "1", "--epochs", "10"}};
     struct process loaders[2];
 
     story_open(&story, scene, "restarted");
@@ -165,7 +174,7 @@ static void a_trainer_is_restarted_before_within_and_between_epochs(void **state
 static void trainer_and_loaders_are_all_restarted(void **state)
 {
     struct scene *scene = *state;
-    struct story story = {.options = {"--checkpoint_every_steps", "2"}};
+    struct story story = {.options = {"--checkpoint_every_steps", "2", "--epochs", "6"}};
     struct process loaders[2];
 
     story_open(&story, scene, "all");
@@ -230,7 +239,7 @@ static void four_of_five_loaders_leave_and_a_thousand_batches_follow(void **stat
 static void a_trainer_comes_back_at_another_port(void **state)
 {
     struct scene *scene = *state;
-    struct story story = {.options = {"--checkpoint_every_steps", "1"}};
+    struct story story = {.options = {"--checkpoint_every_steps", "1", "--epochs", "6"}};
     struct process loader;
     int port = free_ports(3);
     char range[64];

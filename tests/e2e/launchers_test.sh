@@ -52,6 +52,15 @@ fi
 # left_of PID: processes of its session but itself, and those that only nobody has counted yet
 left_of() { ps -o pid=,stat= --sid "$1" | grep -v "^ *$1 \| Z" || true; }
 
+# nothing_is_left WHEN: of the launcher's session; what was killed takes its time to be gone
+nothing_is_left() {
+    local deadline=$((SECONDS + 60))
+    until [ -z "$(left_of "$launcher")" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "left behind after $1: $(ps -o pid=,args= --sid "$launcher")"
+        sleep 0.05
+    done
+}
+
 for signal in INT TERM USR1; do
     setsid env IBOT_BIN="$IBOT_BIN" "$scripts/launch_local.sh" --data "$data" --threads 1 -- \
         "${tiny[@]}" --epochs 4000 -o "$work/stopped" > "$work/stopped_$signal.log" 2>&1 &
@@ -67,7 +76,7 @@ for signal in INT TERM USR1; do
     got=0
     wait $launcher || got=$?
     [ $got = 75 ] || fail "exit status $got after $signal, wanted 75"
-    [ -z "$(left_of $launcher)" ] || fail "left behind after $signal: $(ps -o pid=,args= --sid $launcher)"
+    nothing_is_left "$signal"
 done
 grep -q 'going on from' "$work/stopped_USR1.log" || fail "it did not go on"
 
@@ -78,11 +87,7 @@ launcher=$!
 wait_for "$work/killed.log" 'steps in each'
 kill -KILL $launcher
 wait $launcher 2> /dev/null || true
-deadline=$((SECONDS + 30))
-while ps -o comm= --sid $launcher | grep -q ibot; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "left behind: $(ps -o pid=,args= --sid $launcher)"
-    sleep 0.1
-done
+nothing_is_left KILL
 
 if command -v mpirun > /dev/null; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1

@@ -134,8 +134,7 @@ static bool wait_event(struct process *process, int64_t deadline_ns)
     poll(events, 2, (int)(left / 1000000) + 1);
     if (events[1].revents & (POLLHUP | POLLERR)) /* nobody writes any more: the end is near */
         poll(events, 1, (int)(left / 1000000) + 1);
-    take_output(process);
-    note_end(process);
+    process_look(process);
     return true;
 }
 
@@ -170,24 +169,31 @@ int process_lines(struct process *process, int fifo, int n, int seconds)
             process_release(process);
             fail_msg("too few lines");
         }
-        poll(events, events[2].revents & POLLHUP ? 2 : 3, (int)(left / 1000000) + 1);
-        take_output(process);
+        poll(events, process->ended ? 1 : 3, process->ended ? 0 : (int)(left / 1000000) + 1);
+        bool ended = process->ended; /* all that it wrote was there when this poll began */
+        process_look(process);
         if (events[0].revents & POLLIN) {
             while (count < n && read(fifo, &byte, 1) == 1)
                 count += byte == '\n';
-            continue;
-        }
-        note_end(process);
-        if (process->ended)
+        } else if (ended) {
             break;
+        }
     }
     return count;
 }
 
+void process_finish_lines(struct process *process, int fifo, int exit_status, int seconds)
+{
+    while (process_lines(process, fifo, 1000, seconds) > 0)
+        continue;
+    process_finish(process, exit_status, seconds);
+}
+
+/* In this order: what it wrote before its end is there when its end is. */
 void process_look(struct process *process)
 {
-    take_output(process);
     note_end(process);
+    take_output(process);
 }
 
 void process_wait_ms(struct process *process, int ms)
@@ -208,7 +214,6 @@ int process_wait(struct process *process, int seconds)
             process_release(process);
             fail_msg("the program did not end");
         }
-    take_output(process);
     return process->exit_status;
 }
 
@@ -218,28 +223,48 @@ void process_signal(const struct process *process, int signal_number)
         kill(process->pid, signal_number);
 }
 
-/* Bit `signal_number - 1` of SigCgt in /proc/PID/status. */
-static bool catches(pid_t pid, int signal_number)
+/* Bit `signal_number - 1` of a line of /proc/PID/status: SigCgt, SigIgn, SigPnd, ShdPnd. */
+static bool has_signal(pid_t pid, const char *name, int signal_number)
 {
     char path[64], line[256];
     unsigned long long mask = 0;
+    size_t n = strlen(name);
 
     snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
     FILE *file = fopen(path, "r");
     if (file == NULL)
         return false;
     while (fgets(line, sizeof(line), file) != NULL)
-        if (sscanf(line, "SigCgt: %llx", &mask) == 1)
+        if (strncmp(line, name, n) == 0 && sscanf(line + n, ": %llx", &mask) == 1)
             break;
     fclose(file);
     return (mask >> (signal_number - 1) & 1) != 0;
+}
+
+bool process_ignores(pid_t pid, int signal_number)
+{
+    return has_signal(pid, "SigIgn", signal_number);
+}
+
+void process_took(struct process *process, int signal_number, int seconds)
+{
+    int64_t deadline = clock_monotonic_ns() + (int64_t)seconds * 1000000000;
+
+    while (!process->ended && (has_signal(process->pid, "SigPnd", signal_number) ||
+                               has_signal(process->pid, "ShdPnd", signal_number))) {
+        if (clock_monotonic_ns() > deadline) {
+            process_release(process);
+            fail_msg("signal %d was not taken within %d s", signal_number, seconds);
+        }
+        process_wait_ms(process, 2);
+    }
 }
 
 void process_stop(struct process *process, int signal_number, int seconds)
 {
     int64_t deadline = clock_monotonic_ns() + (int64_t)seconds * 1000000000;
 
-    while (!process->ended && !catches(process->pid, signal_number)) {
+    while (!process->ended && !has_signal(process->pid, "SigCgt", signal_number)) {
         if (clock_monotonic_ns() > deadline) {
             print_error("no handler for signal %d after %d s:\n%s\n", signal_number, seconds,
                         process->text);

@@ -36,8 +36,12 @@ void process_start(struct process *process, const struct command *command);
 size_t process_expect(struct process *process, const char *text, size_t from, int seconds);
 
 /* Takes lines from a FIFO that the process writes to (opened for reading and writing) until there
- * were n, or the process has ended; returns how many there were. */
+ * were n, or the process has ended and all are taken; returns how many there were. */
 int process_lines(struct process *process, int fifo, int n, int seconds);
+
+/* Takes all that comes through the FIFO, which would hold the process up, until it has ended; fails
+ * the test unless it ends with this exit status. */
+void process_finish_lines(struct process *process, int fifo, int exit_status, int seconds);
 
 /* Takes output that is there, notices an end; does not wait. */
 void process_look(struct process *process);
@@ -52,6 +56,12 @@ void process_signal(const struct process *process, int signal_number);
 
 /* Sends a signal that the program catches, once it does: one that was just started does not yet. */
 void process_stop(struct process *process, int signal_number, int seconds);
+
+/* Waits until a signal that was sent has been taken: another one like it would be the same one. */
+void process_took(struct process *process, int signal_number, int seconds);
+
+/* Whether a process of this number lets this signal pass it by. */
+bool process_ignores(pid_t pid, int signal_number);
 
 /* The children of a process (its loaders), at most n; how many there are. */
 int process_children(const struct process *process, pid_t *pids, int n);

@@ -1,6 +1,7 @@
 # Shared by the end-to-end tests: a small data set, a tiny recipe, helpers. Sourced with IBOT_BIN (the
 # programs) and IBOT_TEST_DATA set, as ctest does.
 set -euo pipefail
+export LC_ALL=C
 
 work=$(mktemp -d /tmp/ibot-e2e-XXXXXX)
 children=()
@@ -61,9 +62,9 @@ needs_device() {
     }
 }
 
-# Waits until a file has a line that matches, for at most 60 s.
+# Waits until a file has a line that matches, for at most three minutes.
 wait_for() {
-    local deadline=$((SECONDS + 60))
+    local deadline=$((SECONDS + 180))
     until grep -q "$2" "$1" 2>/dev/null; do
         [ "$SECONDS" -lt "$deadline" ] || fail "'$2' not in $1"
         sleep 0.02

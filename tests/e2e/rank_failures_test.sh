@@ -16,7 +16,7 @@ lost='rank 1 has not been heard of\|rank 1 is late'
 begin() {
     local name=$1
     shift
-    timeout -k 5 240 "$run_ranks" 2 "$@" -- bash -c 'echo $$ >"$0.$RANK"; exec "$@"' "$work/$name" \
+    timeout -k 5 600 "$run_ranks" 2 "$@" -- bash -c 'echo $$ >"$0.$RANK"; exec "$@"' "$work/$name" \
         "$program" "${tiny[@]}" --data "$data" --loaders 1 --batch_size_per_gpu 2 --epochs 5000 \
         --checkpoint_every_steps 3 --backend cuda --precision f32 --matmul_tune off \
         -o "$work/$name.run" >"$work/$name.log" 2>&1 &
@@ -24,7 +24,7 @@ begin() {
 }
 # waits until steps were made
 trains() {
-    local deadline=$((SECONDS + 120))
+    local deadline=$((SECONDS + 200))
     until [ -e "$work/$1.run/checkpoints/step_00000003" ]; do
         [ "$SECONDS" -lt "$deadline" ] || fail "$1: no step 3"
         sleep 0.05

@@ -213,6 +213,7 @@ int scene_fifo(const char *path)
     assert_int_equal(mkfifo(path, 0600), 0);
     int fifo = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     assert_true(fifo >= 0);
+    assert_true(fcntl(fifo, F_SETPIPE_SZ, 4096) > 0);
     return fifo;
 }
 

@@ -12,7 +12,8 @@ enum {
     SCENE_BATCH = 8,
     SCENE_EPOCHS = 3,
     SCENE_STEPS = SCENE_EPOCHS * (SCENE_IMAGES / SCENE_BATCH),
-    SCENE_SECONDS = 120, /* patience with a whole run, sanitizers on a busy machine included */
+    SCENE_AHEAD = 4096 / 19, /* "0 0123456789abcdef\n" and longer ones */
+    SCENE_SECONDS = 120,     /* patience with a whole run, sanitizers on a busy machine included */
 };
 
 struct scene {
@@ -47,7 +48,8 @@ int64_t scene_final_step(struct scene *scene, const char *run);
  * tensor's largest magnitude; tensors without gradient in exact arithmetic are left out. */
 double scene_difference(struct scene *scene, const char *run_a, const char *run_b);
 
-/* A FIFO at `path`, opened so that it never ends: for --log_digests and process_lines. */
+/* A FIFO at `path`, opened so that it never ends: for --log_digests and process_lines. It holds at
+ * most SCENE_AHEAD lines: a trainer is no further ahead of who reads them, however slow that is. */
 int scene_fifo(const char *path);
 
 /* A whole file as text; free it. Fails the test when it is missing. */

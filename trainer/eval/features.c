@@ -7,11 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
 #include "trainer/pretrained.h"
+
+/* Limits of a file of features. */
+enum { MAX_DIM = 1 << 24, MAX_CLASSES = 1 << 24 };
 
 /* ------------------------------------------------------------------------------ model */
 
@@ -87,6 +91,14 @@ static void normalise(float *row, int32_t dim)
         row[i] = (float)(row[i] * factor);
 }
 
+static bool are_finite(const float *row, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(row[i]))
+            return false;
+    return true;
+}
+
 static enum status take_batches(struct features *out, const struct feature_model *model,
                                 bool unit_length, struct receiver *receiver)
 {
@@ -102,6 +114,11 @@ static enum status take_batches(struct features *out, const struct feature_model
         for (int32_t i = 0; i < batch->n_samples; i++) {
             if (unit_length)
                 normalise(rows + (int64_t)i * out->dim, out->dim);
+            if (!are_finite(rows + (int64_t)i * out->dim, out->dim))
+                FAIL(STATUS_NOT_FINITE,
+                     "the features of image %lld are not finite: the weights are broken, or too "
+                     "large for --precision",
+                     (long long)(filled + i));
             out->labels[filled + i] = batch->samples[i].label;
         }
         filled += batch->n_samples;
@@ -167,6 +184,17 @@ enum status features_write(const struct features *features, const char *path)
     return safetensors_write(path, items, 2, metadata, 1);
 }
 
+static enum status read_n_classes(int32_t *out, const char *text, const char *path)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+
+    if (end == text || *end != '\0' || n < 1 || n > MAX_CLASSES)
+        FAIL(STATUS_CORRUPT, "%s: n_classes is '%.20s', wanted 1 to %d", path, text, MAX_CLASSES);
+    *out = (int32_t)n;
+    return STATUS_OK;
+}
+
 enum status features_read(struct features *out, const char *path)
 {
     struct safetensors file;
@@ -178,15 +206,16 @@ enum status features_read(struct features *out, const char *path)
     const struct safetensors_entry *labels = safetensors_find(&file, "labels");
     const char *classes = safetensors_metadata(&file, "n_classes");
     if (values == NULL || labels == NULL || classes == NULL || values->tensor.dtype != DTYPE_F32 ||
-        labels->tensor.dtype != DTYPE_I32 || values->file_rank != 2 ||
-        tensor_n_elements(&labels->tensor) != values->file_shape[0] || values->file_shape[0] < 1)
+        labels->tensor.dtype != DTYPE_I32 || values->file_rank != 2 || labels->file_rank != 1 ||
+        labels->file_shape[0] != values->file_shape[0] || values->file_shape[0] < 1 ||
+        values->file_shape[1] < 1 || values->file_shape[1] > MAX_DIM)
         FAIL_OUT(STATUS_CORRUPT,
                  "%s: wanted 'values' [n, dim] F32, 'labels' [n] I32 and n_classes, "
                  "as --dump_features writes them",
                  path);
     out->n = values->file_shape[0];
     out->dim = (int32_t)values->file_shape[1];
-    out->n_classes = (int32_t)strtol(classes, NULL, 10);
+    TRY_OUT(read_n_classes(&out->n_classes, classes, path));
     TRY_OUT(memory_alloc(&out->values, values->n_bytes, 1, "features"));
     TRY_OUT(memory_alloc(&out->labels, labels->n_bytes, 1, "labels"));
     memcpy(out->values, values->tensor.data, values->n_bytes);
@@ -195,6 +224,8 @@ enum status features_read(struct features *out, const char *path)
         if (out->labels[i] < 0 || out->labels[i] >= out->n_classes)
             FAIL_OUT(STATUS_CORRUPT, "%s: label %d of %d classes", path, out->labels[i],
                      out->n_classes);
+    if (!are_finite(out->values, out->n * out->dim))
+        FAIL_OUT(STATUS_NOT_FINITE, "%s: 'values' has some that are not finite", path);
 out:
     safetensors_release(&file);
     if (status != STATUS_OK)
@@ -232,6 +263,11 @@ enum status features_read_both(struct features *train, struct features *test, co
 
     memset(test, 0, sizeof(*test));
     snprintf(path, sizeof(path), "%s/train.safetensors", folder);
+    if (access(path, F_OK) != 0)
+        FAIL(STATUS_NOT_FOUND,
+             "no features in '%s': %s; wanted train.safetensors and test.safetensors, as ibot-eval "
+             "knn --dump_features keeps them",
+             folder, strerror(errno));
     TRY(features_read(train, path));
     snprintf(path, sizeof(path), "%s/test.safetensors", folder);
     enum status status = features_read(test, path);

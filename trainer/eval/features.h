@@ -45,12 +45,13 @@ struct feature_data_options {
 };
 
 /* Every image of a folder. A bad image is an error: an evaluation leaves nothing out. Errors: those
- * of receiver_next, STATUS_NO_MEMORY. */
+ * of receiver_next, STATUS_NOT_FINITE, STATUS_NO_MEMORY. */
 enum status features_compute(struct features *out, const struct feature_model *model,
                              const struct feature_data_options *options,
                              const atomic_int *stop) IBOT_WARN_UNUSED;
 
-/* features.safetensors: "values" [n, dim] F32 and "labels" [n] I32. */
+/* features.safetensors: "values" [n, dim] F32 and "labels" [n] I32. Errors: STATUS_CORRUPT,
+ * STATUS_NOT_FINITE, those of safetensors_open. */
 enum status features_write(const struct features *features, const char *path) IBOT_WARN_UNUSED;
 enum status features_read(struct features *out, const char *path) IBOT_WARN_UNUSED;
 void features_release(struct features *features);

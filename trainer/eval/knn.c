@@ -16,13 +16,14 @@ struct knn_work {
     double *votes; /* [n_classes] */
 };
 
-/* How many classes beat that of the label: 0 means the vote is right. */
+/* How many classes beat that of the label: 0 means the vote is right. Votes that are not numbers
+ * are never right. */
 static int32_t rank_of(const double *votes, int32_t n_classes, int32_t label)
 {
     int32_t rank = 0;
 
     for (int32_t c = 0; c < n_classes; c++)
-        rank += votes[c] > votes[label] || (votes[c] == votes[label] && c < label);
+        rank += !(votes[label] > votes[c] || (votes[label] == votes[c] && label <= c));
     return rank;
 }
 
@@ -31,12 +32,12 @@ static void vote(const struct knn_args *args, const struct knn_work *work, int64
 {
     for (int32_t r = 0; r < args->n_results; r++) {
         struct knn_result *result = &args->results[r];
+        const float *value = work->host_value + at * k_max;
+        const int32_t *index = work->host_index + at * k_max;
         memset(work->votes, 0, (size_t)args->n_classes * sizeof(double));
-        for (int32_t j = 0; j < result->k; j++) {
-            int64_t hit = at * k_max + j;
-            work->votes[args->train_labels[work->host_index[hit]]] +=
-                exp((double)work->host_value[hit] / (double)args->temperature);
-        }
+        for (int32_t j = 0; j < result->k; j++) /* shares of the nearest one's: none overflows */
+            work->votes[args->train_labels[index[j]]] +=
+                exp(((double)value[j] - (double)value[0]) / (double)args->temperature);
         int32_t rank = rank_of(work->votes, args->n_classes, args->test_labels[row]);
         result->top1 += rank < 1;
         result->top5 += rank < 5;
@@ -95,6 +96,8 @@ enum status knn_classify(struct device *device, const struct op_table *ops,
     TRY_OUT(device->copy_in(device, work.train, args->train, train * sizeof(float)));
     for (int64_t first = 0; first < args->n_test; first += BLOCK) {
         int64_t n = args->n_test - first < BLOCK ? args->n_test - first : BLOCK;
+        if (args->stop != NULL && atomic_load(args->stop) != 0)
+            FAIL_OUT(STATUS_INTERRUPTED, "interrupted");
         TRY_OUT(classify_block(device, ops, args, &work, first, n, k_max));
     }
     for (int32_t r = 0; r < args->n_results; r++) {

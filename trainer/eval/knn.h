@@ -2,6 +2,8 @@
 #ifndef IBOT_TRAINER_EVAL_KNN_H
 #define IBOT_TRAINER_EVAL_KNN_H
 
+#include <stdatomic.h>
+
 #include "ops/device.h"
 #include "ops/op_table.h"
 
@@ -14,7 +16,8 @@ struct knn_result {
  * k nearest training rows; equal sums: the lower class.
  *   train [n, dim], test [m, dim] f32 host memory, rows of length 1; labels in 0 .. n_classes-1
  *   results[i].k in: up to n; top1, top5 out
- * Errors: STATUS_INVALID (k beyond n, dims that differ), STATUS_NO_MEMORY, STATUS_DEVICE. */
+ *   stop: ends it when it is not 0; NULL: nothing does
+ * Errors: STATUS_INVALID (k beyond n), STATUS_INTERRUPTED, STATUS_NO_MEMORY, STATUS_DEVICE. */
 struct knn_args {
     const float *train, *test;
     const int32_t *train_labels, *test_labels;
@@ -23,6 +26,7 @@ struct knn_args {
     float temperature;
     struct knn_result *results;
     int32_t n_results;
+    const atomic_int *stop;
 };
 enum status knn_classify(struct device *device, const struct op_table *ops,
                          const struct knn_args *args) IBOT_WARN_UNUSED;

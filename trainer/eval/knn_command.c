@@ -7,6 +7,7 @@
 #include "proto/config/rows.h"
 #include "trainer/backend_options.h"
 #include "trainer/checkpoint.h"
+#include "trainer/eval/class_folders.h"
 #include "trainer/eval/command.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/knn.h"
@@ -42,7 +43,7 @@ static const struct option_spec knn_specs[] = {
      .text = "0",
      .minimum = 0,
      .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the patch tokens; 2: both"},
+     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
     {.part = &rows_frozen_data, AT(data), .group = "Data"},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
@@ -95,15 +96,20 @@ static const struct options_program knn_program = {
 static enum status check(const struct knn_options *o)
 {
     TRY(backend_options_check(&o->backend, &o->network));
-    if (o->load_features != NULL)
-        return STATUS_OK;
-    if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
-                             "features)");
     for (int32_t i = 0; i < o->n_nb_knn; i++)
         if (o->nb_knn[i] != floorf(o->nb_knn[i]))
             FAIL(STATUS_INVALID, "--nb_knn: got %g, wanted whole numbers", (double)o->nb_knn[i]);
-    return STATUS_OK;
+    if (o->load_features != NULL) {
+        if (o->model.checkpoint != NULL || o->data.train != NULL || o->data.test != NULL ||
+            o->dump_features != NULL)
+            FAIL(STATUS_INVALID, "--load_features takes the place of --checkpoint, --train, --test "
+                                 "and --dump_features: give it alone, or leave it out");
+        return STATUS_OK;
+    }
+    if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
+        FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
+                             "features)");
+    return class_folders_check(o->data.train, o->data.test);
 }
 
 static enum status both_splits(const struct knn_options *o, struct backend *backend,
@@ -139,7 +145,8 @@ out:
 }
 
 static enum status classify(const struct knn_options *o, struct backend *backend,
-                            const struct features *train, const struct features *test)
+                            const struct features *train, const struct features *test,
+                            const atomic_int *stop)
 {
     struct knn_result results[MAX_K];
     struct knn_args args = {
@@ -153,6 +160,7 @@ static enum status classify(const struct knn_options *o, struct backend *backend
         .n_classes = train->n_classes,
         .temperature = (float)o->temperature,
         .results = results,
+        .stop = stop,
     };
 
     TRY(features_check_both(train, test));
@@ -163,6 +171,9 @@ static enum status classify(const struct knn_options *o, struct backend *backend
         else
             results[args.n_results++].k = (int32_t)o->nb_knn[i];
     }
+    if (args.n_results == 0)
+        FAIL(STATUS_INVALID, "--nb_knn has no number within the %lld training images",
+             (long long)train->n);
     TRY(knn_classify(&backend->device, backend->ops, &args));
     for (int32_t i = 0; i < args.n_results; i++)
         printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
@@ -187,7 +198,7 @@ static enum status knn(void *values, const struct options *parsed, const atomic_
         TRY_OUT(both_splits(o, &backend, &train, &test, stop));
     if (o->dump_features != NULL)
         TRY_OUT(features_write_both(&train, &test, o->dump_features));
-    TRY_OUT(classify(o, &backend, &train, &test));
+    TRY_OUT(classify(o, &backend, &train, &test, stop));
 out:
     features_release(&train);
     features_release(&test);

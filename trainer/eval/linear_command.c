@@ -4,6 +4,7 @@
 #include "proto/base/hash.h"
 #include "proto/config/rows.h"
 #include "trainer/backend_options.h"
+#include "trainer/eval/class_folders.h"
 #include "trainer/eval/command.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/linear_run.h"
@@ -46,7 +47,7 @@ static const struct option_spec specs[] = {
      .text = "0",
      .minimum = 0,
      .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the patch tokens; 2: both"},
+     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
     {.part = &rows_frozen_data, AT(data), .group = "Data"},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
@@ -215,6 +216,7 @@ static enum status linear(void *values, const struct options *parsed, const atom
     TRY(backend_options_check(&o->backend, &o->network));
     if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint, --train and --test");
+    TRY(class_folders_check(o->data.train, o->data.test));
     if (o->n_lr == 0)
         default_rates(o);
     TRY(combine(o, classifiers, &n));

@@ -203,6 +203,8 @@ static enum status fit(struct logistic *l, double norm_at_zero, struct logistic_
         if (!moved || result->gradient_norm <= l->args->tolerance ||
             result->n_iterations == l->args->max_iterations)
             return STATUS_OK;
+        if (l->args->stop != NULL && atomic_load(l->args->stop) != 0)
+            FAIL(STATUS_INTERRUPTED, "interrupted");
         TRY(descend(l, &result->loss, &moved));
     }
 }
@@ -224,7 +226,7 @@ static enum status count_hits(struct logistic *l, struct logistic_result *result
             const float *logits = l->host_logits + i * a->n_classes;
             int32_t label = a->test_labels[first + i], rank = 0;
             for (int32_t c = 0; c < a->n_classes; c++)
-                rank += logits[c] > logits[label] || (logits[c] == logits[label] && c < label);
+                rank += !(logits[label] > logits[c] || (logits[label] == logits[c] && label <= c));
             result->top1 += rank < 1;
             result->top5 += rank < 5;
         }

@@ -8,6 +8,8 @@
 #ifndef IBOT_TRAINER_EVAL_LOGISTIC_H
 #define IBOT_TRAINER_EVAL_LOGISTIC_H
 
+#include <stdatomic.h>
+
 #include "ops/device.h"
 #include "ops/op_table.h"
 
@@ -23,8 +25,9 @@ struct logistic_result {
  *   train [n, dim], test [m, dim] f32 host memory; labels in 0 .. n_classes-1
  *   weight [n_results, n_classes, dim] f32 host memory out, or NULL
  * A classifier is done when its gradient is below `tolerance` of that at W = 0 (1e-4 is plenty),
- * or after max_iterations: gradient_norm tells. Errors: STATUS_INVALID (a lambda of 0),
- * STATUS_NO_MEMORY, STATUS_DEVICE. */
+ * or after max_iterations, or where float32 shows no lower point: gradient_norm and n_iterations
+ * tell. stop: ends it when it is not 0; NULL: nothing does. Errors: STATUS_INVALID (a lambda of 0),
+ * STATUS_INTERRUPTED, STATUS_NO_MEMORY, STATUS_DEVICE. */
 struct logistic_args {
     const float *train, *test;
     const int32_t *train_labels, *test_labels;
@@ -33,6 +36,7 @@ struct logistic_args {
     double tolerance;
     struct logistic_result *results;
     float *weight;
+    const atomic_int *stop;
 };
 enum status logistic_classify(struct device *device, const struct op_table *ops,
                               const struct logistic_args *args) IBOT_WARN_UNUSED;

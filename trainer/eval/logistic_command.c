@@ -73,8 +73,11 @@ static void print(const struct logistic_options *o, const struct logistic_result
 {
     if (r->gradient_norm > o->tolerance)
         log_warning("lambda %g: after %d steps the gradient is %.2g of that at the start, wanted "
-                    "%g: raise --max_iterations or --tolerance",
-                    r->lambda, r->n_iterations, r->gradient_norm, o->tolerance);
+                    "%g: %s",
+                    r->lambda, r->n_iterations, r->gradient_norm, o->tolerance,
+                    r->n_iterations < o->max_iterations
+                        ? "float32 shows no lower point; the result is good to about as much"
+                        : "raise --max_iterations or --tolerance");
     printf(o->json ? "{\"lambda\": %g, \"top1\": %.4f, \"top5\": %.4f, \"loss\": %.6f, "
                      "\"iterations\": %d}\n"
                    : "lambda %g: Top1: %.4f, Top5: %.4f (loss %.6f, %d steps)\n",
@@ -89,7 +92,6 @@ static enum status logistic(void *values, const struct options *parsed, const at
     struct backend backend;
     enum status status;
 
-    (void)stop; /* a second signal ends the process; nothing is lost then */
     backend_options_settle(&o->backend, NULL, parsed);
     TRY(backend_options_check(&o->backend, NULL));
     TRY(backend_options_open(&backend, &o->backend, NULL));
@@ -110,6 +112,7 @@ static enum status logistic(void *values, const struct options *parsed, const at
         .n_results = o->n_lambd,
         .tolerance = o->tolerance,
         .results = results,
+        .stop = stop,
     };
     TRY_OUT(logistic_classify(&backend.device, backend.ops, &args));
     for (int32_t i = 0; i < o->n_lambd; i++)
