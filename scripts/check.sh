@@ -11,6 +11,10 @@ run_tests=yes
 case ${1:-} in
 '') ;;
 --no-tests) run_tests=no ;;
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
 *)
     sed -n '5,6p' "$0" >&2
     exit 2

@@ -6,6 +6,14 @@
 #   scripts/keep_running.sh COMMAND [ARGUMENT…]
 set -u
 
+case ${1:---help} in
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    [ $# -gt 0 ] || exit 2
+    exit 0
+    ;;
+esac
+
 child=0
 asked=no
 interrupted=no
@@ -33,7 +41,7 @@ while :; do
     done
     child=0
     case $asked:$status in
-    yes:* | *:0 | *:2 | *:3) exit $status ;;
+    yes:* | *:0 | *:2 | *:3) exit "$status" ;;
     esac
     [ $((SECONDS - begin)) -lt 60 ] || pause=1
     echo "keep_running: $(basename "$1") ended with $status; it is started again in $pause s" >&2

@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
         break
         ;;
     -h | --help)
-        sed -n '2,20p' "$0" | sed 's/^# \{0,1\}//'
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *)
@@ -115,13 +115,13 @@ finish() {
     trap '' INT TERM HUP USR1
     if [ $trainer != 0 ]; then
         kill -TERM $trainer 2> /dev/null || true
-        wait $trainer 2> /dev/null || true
+        wait -f $trainer 2> /dev/null || true
     fi
     for child in "${started[@]}"; do
         kill -TERM "$child" 2> /dev/null || true
     done
     for child in "${started[@]}"; do
-        wait "$child" 2> /dev/null || true
+        wait -f "$child" 2> /dev/null || true
     done
     for label in "${labels[@]}"; do # until the last line is out
         wait "$label" 2> /dev/null || true
@@ -143,10 +143,10 @@ start trainer "${command[@]}"
 trainer=$!
 [ -z "$asked" ] || kill -"$asked" $trainer 2> /dev/null || true
 
-while :; do # a signal ends a wait, with a status of its own
+while :; do # a signal ends a wait, with a status of its own; -f: a trainer that is stopped has not ended
     status=0
     interrupted=no
-    wait $trainer || status=$?
+    wait -f $trainer || status=$?
     [ $interrupted = yes ] || break
 done
 trainer=0

@@ -39,7 +39,7 @@ whole() { [[ $2 =~ ^[0-9]+$ ]] || stop "$1 '$2': wanted a whole number" 2; }
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
-        sed -n '2,27p' "$0" | sed 's/^# \{0,1\}//'
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     --small) small=yes ;;
@@ -83,7 +83,11 @@ if [ -z "$loaders" ]; then
     loaders=$((loaders < 1 ? 1 : loaders > 12 ? 12 : loaders))
 fi
 [ -z "$torch" ] || "$torch" -c 'import torch' 2> /dev/null || stop "--torch '$torch' has no PyTorch" 2
-[ $fresh = no ] || rm -rf "$out"
+if [ $fresh = yes ] && [ -n "$(ls -A "$out" 2> /dev/null)" ]; then
+    [ -e "$out/learn.jsonl" ] || [ -e "$out/index_train.log" ] || [ -e "$out/build.log" ] ||
+        stop "--fresh would delete '$out', which no learning run has made" 2
+    rm -rf "$out"
+fi
 mkdir -p "$out"
 log=$out/learn.jsonl
 

@@ -9,6 +9,10 @@
 set -euo pipefail
 export LC_ALL=C
 
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+fi
 if [ $# -lt 2 ] || [ $# -gt 4 ]; then
     sed -n '2,4p' "$0" >&2
     exit 2

@@ -20,6 +20,10 @@ out=
 list=no
 for word; do
     case $word in
+    -h | --help)
+        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
     --list) list=yes ;;
     -*)
         sed -n '6,12p' "$0" >&2
@@ -80,6 +84,12 @@ closure() {
 }
 
 mapfile -t packages < <(closure "${wanted[@]}")
+for package in "${wanted[@]}"; do
+    [[ " ${packages[*]} " == *" $package "* ]] || {
+        echo "pack_packages: apt knows no package '$package'; apt-get update helps where its lists are empty" >&2
+        exit 1
+    }
+done
 if [ $list = yes ]; then
     apt-cache show --no-all-versions "${packages[@]}" |
         awk '/^Package: /{p=$2} /^Version: /{v=$2} /^Size: /{printf "%8.2f MiB  %s %s\n", $2/1048576, p, v; s+=$2}

@@ -17,7 +17,7 @@ data=build/data/cifar10_subset
 archive=tests/data/cifar10_subset.tar.zst
 
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-    sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
     exit 0
 fi
 if [ "${1:-}" = --fresh ]; then

@@ -9,6 +9,10 @@ set -euo pipefail
 
 case ${1:-all} in
 build | all | launchers) ;;
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
 *)
     sed -n '5,7p' "$0" >&2
     exit 2

@@ -25,6 +25,11 @@ install() {
     if find_python > /dev/null; then
         return 0
     fi
+    # What was there before is nobody's to delete but its owner's.
+    if [ ! -e "$folder/pyvenv.cfg" ] && [ -n "$(ls -A "$folder" 2> /dev/null)" ]; then
+        echo "setup_torch: '$folder' has other things in it: set IBOT_TORCH to a folder of its own" >&2
+        return 1
+    fi
     mkdir -p "$(dirname "$folder")"
     python3 -m venv "$folder" &&
         timeout "${IBOT_TORCH_SECONDS:-900}" "$folder/bin/pip" install -q --disable-pip-version-check \
@@ -35,6 +40,10 @@ install() {
 }
 
 case ${1:-} in
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
 install) install ;;
 run | which)
     python=$(find_python) || {

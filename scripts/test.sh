@@ -10,6 +10,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+case ${1:-} in
+'') ;;
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+*)
+    echo "test.sh: got '$1', wanted no arguments; --help tells of the variables" >&2
+    exit 2
+    ;;
+esac
+
 jobs=$(nproc)
 fuzz_seconds=${IBOT_FUZZ_SECONDS:-5}
 sanitizers=${IBOT_SANITIZERS-asan tsan}
@@ -59,7 +71,7 @@ run_fuzzer() {
     mkdir -p "$found"
     echo "fuzz.$name: $seconds s"
     if ! "${@:3}" env ASAN_OPTIONS=allow_user_segv_handler=0 "build-fuzz/bin/fuzz_$name" \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -artifact_prefix="$found-" \
+        -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -verbosity=0 -artifact_prefix="$found-" \
         "$found" "tests/fuzz/corpus/$name" > "$found.log" 2>&1; then
         echo "fuzz.$name failed:"
         cat "$found.log"

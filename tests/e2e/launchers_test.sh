@@ -67,6 +67,12 @@ for signal in INT TERM USR1; do
     launcher=$!
     children+=("$launcher")
     wait_for "$work/stopped_$signal.log" 'steps in each'
+    if [ $signal = TERM ]; then # a trainer that somebody stops for a while has not ended
+        pid=$(ps -o pid=,comm= --sid $launcher | sed -n 's/^ *\([0-9]*\) ibot-train/\1/p' | head -n 1)
+        kill -STOP "$pid"
+        sleep 0.3
+        kill -CONT "$pid"
+    fi
     if [ $signal = INT ]; then # a loader that is killed comes back
         kill -KILL "$(ps -o pid=,comm= --sid $launcher | sed -n 's/^ *\([0-9]*\) ibot-loader/\1/p' | head -n 1)"
         wait_for "$work/stopped_$signal.log" 'is started again'
