@@ -115,13 +115,14 @@ finish() {
     trap '' INT TERM HUP USR1
     if [ $trainer != 0 ]; then
         kill -TERM $trainer 2> /dev/null || true
-        wait -f $trainer 2> /dev/null || true
+        kill -CONT $trainer 2> /dev/null || true
+        wait $trainer 2> /dev/null || true
     fi
     for child in "${started[@]}"; do
         kill -TERM "$child" 2> /dev/null || true
     done
     for child in "${started[@]}"; do
-        wait -f "$child" 2> /dev/null || true
+        wait "$child" 2> /dev/null || true
     done
     for label in "${labels[@]}"; do # until the last line is out
         wait "$label" 2> /dev/null || true
@@ -143,11 +144,13 @@ start trainer "${command[@]}"
 trainer=$!
 [ -z "$asked" ] || kill -"$asked" $trainer 2> /dev/null || true
 
-while :; do # a signal ends a wait, with a status of its own; -f: a trainer that is stopped has not ended
+while :; do # a signal ends a wait, with a status of its own
     status=0
     interrupted=no
-    wait -f $trainer || status=$?
-    [ $interrupted = yes ] || break
+    wait $trainer || status=$?
+    [ $interrupted = no ] || continue
+    kill -0 $trainer 2> /dev/null || break
+    sleep 0.2 # it was stopped, which is not its end
 done
 trainer=0
 exit $status

@@ -68,7 +68,7 @@ for signal in INT TERM USR1; do
     children+=("$launcher")
     wait_for "$work/stopped_$signal.log" 'steps in each'
     if [ $signal = TERM ]; then # a trainer that somebody stops for a while has not ended
-        pid=$(ps -o pid=,comm= --sid $launcher | sed -n 's/^ *\([0-9]*\) ibot-train/\1/p' | head -n 1)
+        pid=$(ps -o pid=,args= --sid $launcher | sed -n 's/^ *\([0-9]*\) ibot-train .*/\1/p' | head -n 1)
         kill -STOP "$pid"
         sleep 0.3
         kill -CONT "$pid"
