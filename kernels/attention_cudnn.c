@@ -43,15 +43,19 @@ enum uid {
     FIRST_VIRTUAL,
 };
 
+static enum status refused(cudnnStatus_t answer, const char *call)
+{
+    char text[512] = "";
+
+    cudnnGetLastErrorString(text, sizeof(text));
+    FAIL(STATUS_DEVICE, "%s: %s (%s)", call, cudnnGetErrorString(answer), text);
+}
+
 #define CUDNN_TRY(call)                                                                            \
     do {                                                                                           \
         cudnnStatus_t cudnn_status_ = (call);                                                      \
-        if (cudnn_status_ != CUDNN_STATUS_SUCCESS) {                                               \
-            char cudnn_text_[512] = "";                                                            \
-            cudnnGetLastErrorString(cudnn_text_, sizeof(cudnn_text_));                             \
-            FAIL(STATUS_DEVICE, "%s: %s (%s)", #call, cudnnGetErrorString(cudnn_status_),          \
-                 cudnn_text_);                                                                     \
-        }                                                                                          \
+        if (cudnn_status_ != CUDNN_STATUS_SUCCESS)                                                 \
+            return refused(cudnn_status_, #call);                                                  \
     } while (0)
 
 /* ------------------------------------------------------------------------------ descriptors */
@@ -587,14 +591,15 @@ enum status attention_cudnn_run(struct device *device, const struct attention_cu
     CUDNN_TRY(cudnnSetStream(cache->handle, cuda_stream(device)));
     CUDNN_TRY(cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack));
     enum status status = fill_pack(pack, &b, memory + plan->sums_bytes);
-    cudnnStatus_t executed = status == STATUS_OK
-                                 ? cudnnBackendExecute(cache->handle, plan->plan, pack)
-                                 : CUDNN_STATUS_SUCCESS;
+    if (status == STATUS_OK) {
+        cudnnStatus_t answer = cudnnBackendExecute(cache->handle, plan->plan, pack);
+        if (answer != CUDNN_STATUS_SUCCESS)
+            status = refused(answer, "cudnnBackendExecute");
+        else
+            cache->n_runs++;
+    }
     (void)cudnnBackendDestroyDescriptor(pack);
-    TRY(status);
-    CUDNN_TRY(executed);
-    cache->n_runs++;
-    return STATUS_OK;
+    return status;
 }
 
 int64_t attention_cudnn_n_runs(struct device *device)

@@ -139,6 +139,24 @@ static void keep(struct matmul_tuning *tuning, struct attention_cudnn_plan *plan
         plan->verdict = choice.algorithm[0] == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
 }
 
+/* By length, where nothing is measured. */
+static enum attention_verdict guess(const struct attention_call *call)
+{
+    return call->group.length > LONGEST_OF_OWN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+}
+
+/* Runs the plan once, which may fail where making it did not: for want of memory, or in the
+ * library. Then the own kernels are taken. */
+static bool runs(struct device *device, const struct attention_call *call,
+                 const struct attention_cudnn_plan *plan, const char *name)
+{
+    if (attention_by_plan(device, call, plan) == STATUS_OK)
+        return true;
+    log_warning("the own kernels are taken for %s, because cuDNN's fail: %s", name,
+                status_message());
+    return false;
+}
+
 enum status attention_settle(struct device *device, const struct attention_call *call,
                              struct attention_cudnn_plan *plan)
 {
@@ -151,14 +169,24 @@ enum status attention_settle(struct device *device, const struct attention_call 
     name_attention(name, sizeof(name), plan);
     if (tuning->mode != DEVICE_TUNING_OFF && recall(tuning, plan, name))
         return STATUS_OK;
-    if (tuning->mode != DEVICE_TUNING_ON || cuda_device_of(device)->capturing) {
-        plan->verdict = call->group.length > LONGEST_OF_OWN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+    if (cuda_device_of(device)->capturing) {
+        plan->verdict = guess(call);
+        return STATUS_OK;
+    }
+    if (tuning->mode != DEVICE_TUNING_ON) {
+        plan->verdict = guess(call);
+        if (plan->verdict == ATTENTION_TAKEN && !runs(device, call, plan, name))
+            plan->verdict = ATTENTION_LEFT;
         return STATUS_OK;
     }
     /* another process may have kept one since */
     if (tuning->cache != NULL && matmul_cache_read(&tuning->known, tuning->cache) == STATUS_OK &&
         recall(tuning, plan, name))
         return STATUS_OK;
+    if (!runs(device, call, plan, name)) {
+        plan->verdict = ATTENTION_LEFT;
+        return STATUS_OK;
+    }
     enum status status = measurement_open(&m, device);
     if (status == STATUS_OK)
         status = measure(&m, device, call, plan, ms);

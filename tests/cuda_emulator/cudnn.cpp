@@ -584,6 +584,8 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t
         !pack->finalized || plan->type != CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR ||
         pack->type != CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR || plan->handle != handle)
         return refuse_call(CUDNN_STATUS_BAD_PARAM, "no handle, or no plan of it, or no pack");
+    if (environment_number("IBOT_EMULATOR_CUDNN_FAILS", 0) != 0)
+        return CUDNN_STATUS_EXECUTION_FAILED; /* as asked by the environment */
     std::shared_ptr<const operation_graph> graph = plan->graph;
     cudnnStatus_t status = check_pack(*graph, *pack, &addresses, &values);
     if (status != CUDNN_STATUS_SUCCESS)
