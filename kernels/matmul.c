@@ -9,7 +9,9 @@
 #include "kernels/matmul_plan.h"
 #include "proto/base/memory.h"
 
-enum { MOST_ALIGNMENT = 256 };
+/* Leading dimensions of auxiliary matrices are multiples of a unit, as cublasLt.h demands; whether
+ * the library looks is not for a product to find out. */
+enum { MOST_ALIGNMENT = 256, AUX_UNIT = 8 };
 
 struct matmul_plans {
     struct matmul_plan *plans;
@@ -270,6 +272,9 @@ enum status matmul_supported(struct device *device, const struct matmul *matmul,
 {
     struct matmul_plan *plan;
 
+    *out = false;
+    if (matmul->aux != NULL && matmul->ld_aux % AUX_UNIT != 0)
+        return STATUS_OK;
     TRY(find_plan(device, matmul, &plan));
     *out = plan->supported;
     return STATUS_OK;
