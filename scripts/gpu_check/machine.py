@@ -93,6 +93,16 @@ def versions(python, wheels):
     return {key: value for key, value in sorted(found.items()) if value}
 
 
+TOOLS = ("compute-sanitizer", "cuobjdump", "ncu", "nsys")
+
+
+def tools():
+    """Where NVIDIA's tools are on this machine, or None: the first is used here, the others tell what
+    else could be asked of it."""
+    folder = os.path.dirname(shutil.which("nvcc") or "")
+    return {name: shutil.which(name) or shutil.which(name, path=folder) for name in TOOLS}
+
+
 def processor():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

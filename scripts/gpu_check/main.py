@@ -22,7 +22,8 @@ import machine
 import parts
 from commands import Commands
 
-# In order of importance: name, function, most seconds (of 9 minutes), fewest worth a start.
+# In order of importance: name, function, most seconds (of 9 minutes; more when the others need less),
+# fewest worth a start.
 PARTS = [
     ("build", parts.build, 300, 15),
     ("tests", parts.tests, 120, 5),
@@ -182,10 +183,17 @@ def summary(report):
                              "NOT all parts passed"), flush=True)
 
 
-def run_part(check, name, function, most, least):
+def share(left, most, of_later):
+    """Seconds for a part: its own, and what would be left when those after it have theirs."""
+    return most + max(0.0, left - most - of_later)
+
+
+def run_part(check, name, function, most, least, of_later):
     """A part that raises has failed; it takes no other along."""
     start = time.monotonic()
-    check.commands.deadline = min(check.end, start + most * max(1.0, check.options.minutes / 9))
+    more_time = max(1.0, check.options.minutes / 9)
+    check.commands.deadline = min(check.end, start + share(
+        check.end - start, most * more_time, of_later * more_time))
     if check.commands.left() < min(least, 60 * check.options.minutes / 10):
         result = parts.not_run("time")
     else:
@@ -235,11 +243,14 @@ def main(words):
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit_of(check.root), "command": ["scripts/gpu_check.sh", *words],
         "seconds": 0.0, "machine": machine.facts(check.gpu),
-        "versions": machine.versions(check.python, check.wheels), "parts": {},
+        "versions": machine.versions(check.python, check.wheels), "tools": machine.tools(), "parts": {},
     }
     check.commands = Commands(log, check.end)
     check.say("%s, %s; %.0f s; log: %s" % (check.backend, check.gpu["name"] if check.gpu else "no GPU" + (
         "" if options.emulated else " (%s)" % why), check.end - check.start, log))
+    missing = [name for name, path in report["tools"].items() if path is None]
+    if missing and not options.emulated:
+        check.say("neither on the PATH nor beside nvcc: " + ", ".join(missing))
 
     def cut_off(number, _):
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -247,11 +258,11 @@ def main(words):
         signal.signal(signal.SIGTERM, cut_off)
     interrupted = False
     try:
-        for name, function, most, least in PARTS:
-            if name not in options.parts:
-                continue
+        chosen = [part for part in PARTS if part[0] in options.parts]
+        for i, (name, function, most, least) in enumerate(chosen):
             report["parts"][name] = parts.not_run("cut off", seconds=0.0)
-            report["parts"][name] = run_part(check, name, function, most, least)
+            report["parts"][name] = run_part(check, name, function, most, least,
+                                             sum(later[2] for later in chosen[i + 1:]))
             report["seconds"] = round(time.monotonic() - check.start, 1)
             write(path, report)
     except KeyboardInterrupt:

@@ -11,6 +11,8 @@ import tarfile
 import tempfile
 import time
 
+import machine
+
 
 def not_run(reason, **more):
     return dict(status="not run", reason=reason, **more)
@@ -70,6 +72,11 @@ def packages_on_path(check):
         os.environ["PATH"] += os.pathsep + os.path.join(unpack(check), "usr", "bin")
 
 
+def is_ninja(cache):
+    with open(cache, encoding="utf-8") as file:
+        return "CMAKE_GENERATOR:INTERNAL=Ninja" in file.read()
+
+
 def build(check):
     commands, options = check.commands, check.options
     os.makedirs(check.build, exist_ok=True)
@@ -97,8 +104,9 @@ def build(check):
         for line in result["configured"]:
             check.say("  " + line)
     target = "ibot_gpu_check_emulated" if check.emulated else "ibot_gpu_check"
-    done = commands.run(["cmake", "--build", check.build, "--target", target, "--", "-j", jobs],
-                        commands.left())
+    keep_going = ["-k", "0"] if is_ninja(cache) else ["-k"]  # what can be built can be tested
+    done = commands.run(["cmake", "--build", check.build, "--target", target, "--", "-j", jobs,
+                         *keep_going], commands.left())
     result["seconds_of_compiling"] = round(done.seconds, 1)
     if done.code != 0:
         return verdict(True, reason=done.reason(), **result)
@@ -222,9 +230,9 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
 def sanitizer(check):
-    program = shutil.which("compute-sanitizer")
+    program = machine.tools()["compute-sanitizer"]
     if program is None:
-        return not_run("compute-sanitizer is not on the PATH")
+        return not_run("compute-sanitizer is neither on the PATH nor beside nvcc")
     small = {name: test for name, test in listed_tests(check).items()
              if name.startswith("ops.") and check.chooses(name)}
     if check.emulated:
