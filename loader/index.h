@@ -115,6 +115,9 @@ enum status index_place(const char *root, bool cache, char *out, size_t size) IB
 enum status index_load(struct index *out, const char *root, const char *path,
                        index_progress *progress, void *context) IBOT_WARN_UNUSED;
 
+/* Whether a file of this name may be an image. */
+bool index_is_image_name(const char *name);
+
 /* Where a sample's bytes are. path: memory for the path of the file. Errors: STATUS_INVALID (the
  * path is too long). */
 enum status index_image(const struct index *index, uint32_t sample, char path[INDEX_MAX_PATH_BYTES],

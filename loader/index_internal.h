@@ -32,9 +32,6 @@ enum status index_list(struct index_listing *out, const char *path,
                        bool with_sizes) IBOT_WARN_UNUSED;
 void index_listing_release(struct index_listing *listing);
 
-/* Whether a file of this name may be an image. */
-bool index_is_image_name(const char *name);
-
 /* What the content of a data set's root is judged by. */
 enum index_names_of { INDEX_NAMES_OF_FOLDERS, INDEX_NAMES_OF_FILES, INDEX_NAMES_OF_ARCHIVES };
 

@@ -82,6 +82,11 @@ static enum status plan_parameters(struct ibot *ibot)
                 sizeof(struct segment));
 }
 
+static bool has_teacher_head(const struct ibot_options *options)
+{
+    return !options->inference_only || options->inference_head;
+}
+
 static enum status plan_networks(struct ibot *ibot)
 {
     const struct ibot_options *o = &ibot->options;
@@ -112,15 +117,27 @@ static enum status plan_networks(struct ibot *ibot)
     layout.recompute = RECOMPUTE_NONE;
     TRY(backbone_plan(&teacher->backbone, &teacher->vit, &teacher->swin, ibot->device, ibot->ops,
                       &o->backbone, &layout, &ibot->workspace));
-    if (o->inference_only)
-        return STATUS_OK;
     int64_t needed = ibot->n_cls + b * o->n_global * ibot_n_patches(ibot);
-    TRY(head_plan(&student->head, ibot->device, ibot->ops, ibot->collective, &o->head, ibot->dtype,
-                  student->backbone.width, all_rows ? student->backbone.n_tokens : needed, true,
-                  &ibot->workspace));
+    if (!o->inference_only)
+        TRY(head_plan(&student->head, ibot->device, ibot->ops, ibot->collective, &o->head,
+                      ibot->dtype, student->backbone.width,
+                      all_rows ? student->backbone.n_tokens : needed, true, &ibot->workspace));
+    if (!has_teacher_head(o))
+        return STATUS_OK;
     return head_plan(&teacher->head, ibot->device, ibot->ops, ibot->collective, &o->head,
                      ibot->dtype, teacher->backbone.width, teacher->backbone.n_tokens, false,
                      &ibot->workspace);
+}
+
+/* Logits of tokens, a chunk at a time. */
+static enum status plan_inference(struct ibot *ibot)
+{
+    const struct head_options *o = &ibot->options.head;
+    int64_t widest = o->out_dim > o->patch_out_dim ? o->out_dim : o->patch_out_dim;
+
+    return ibot->options.inference_head
+               ? plan(ibot, &ibot->teacher_patch, PATCH_CHUNK * widest, sizeof(float))
+               : STATUS_OK;
 }
 
 /* Rows, logits, centres, sums of a step. */
@@ -284,14 +301,13 @@ static enum status bind_networks(struct ibot *ibot)
 
     TRY(backbone_bind(&ibot->student.backbone, &student, ibot->patches));
     TRY(backbone_bind(&ibot->teacher.backbone, &teacher, ibot->patches));
-    if (!train)
-        return STATUS_OK;
-    if (ibot->dtype == DTYPE_F32) { /* gradients of logits lie on the logits */
+    if (train && ibot->dtype == DTYPE_F32) { /* gradients of logits lie on the logits */
         ibot->d_cls = vector(ibot->student_cls, 0);
         ibot->d_patch = vector(ibot->student_patch, 0);
     }
-    TRY(head_bind(&ibot->student.head, &student));
-    return head_bind(&ibot->teacher.head, &teacher);
+    if (train)
+        TRY(head_bind(&ibot->student.head, &student));
+    return has_teacher_head(&ibot->options) ? head_bind(&ibot->teacher.head, &teacher) : STATUS_OK;
 }
 
 /* Statistics of a batch norm are summed over ranks within a micro-batch; what ranks do together
@@ -325,7 +341,7 @@ static enum status plan_all(struct ibot **out, struct device *device, const stru
     TRY(param_table_init(&ibot->teacher.table, options, false));
     TRY(plan_parameters(ibot));
     TRY(plan_networks(ibot));
-    return options->inference_only ? STATUS_OK : plan_step(ibot);
+    return options->inference_only ? plan_inference(ibot) : plan_step(ibot);
 }
 
 enum status ibot_plan(struct ibot_plan *out, struct device *device, const struct op_table *ops,

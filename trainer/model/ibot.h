@@ -75,7 +75,8 @@ struct ibot_options {
     bool weights_apart;  /* gradients of the blocks' weights beside the rest of the backward, on a
                             branch of the device, at the cost of memory (block.h) */
     bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */
-    bool inference_only; /* teacher backbone (and head) without gradients: evaluation */
+    bool inference_only; /* teacher backbone without gradients: evaluation */
+    bool inference_head; /* and its head */
 };
 
 /* The input of one micro-batch; device memory. */

@@ -24,9 +24,8 @@ int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_opti
     return dim;
 }
 
-/* n values of a buffer to the host, as floats. The last n floats of memory take what is narrower,
- * and are read before they are written. */
-static enum status copy_floats(struct device *device, struct tensor from, int64_t n, float *to)
+/* The last n floats of memory take what is narrower, and are read before they are written. */
+enum status ibot_copy_floats(struct device *device, struct tensor from, int64_t n, float *to)
 {
     size_t size = dtype_size_bytes(from.dtype);
     char *raw = (char *)to + (size_t)n * (sizeof(float) - size);
@@ -49,7 +48,7 @@ static enum status copy_part(struct vit *vit, struct tensor tokens, bool mean, i
     struct device *device = vit->pass.device;
     int64_t d = vit->pass.width, row = group->length * d;
 
-    TRY(copy_floats(device, tokens, n_images * row, host_tokens));
+    TRY(ibot_copy_floats(device, tokens, n_images * row, host_tokens));
     for (int64_t i = 0; i < n_images; i++)
         for (int64_t j = 0; j < d; j++) {
             const float *at = host_tokens + i * row + j;
@@ -105,7 +104,7 @@ static enum status copy_mean(const struct swin *swin, const struct swin_stage *s
 {
     int64_t n = stage->pass.regions[0].side * stage->pass.regions[0].side, d = stage->pass.width;
 
-    TRY(copy_floats(swin->device, tokens, n_images * n * d, host_tokens));
+    TRY(ibot_copy_floats(swin->device, tokens, n_images * n * d, host_tokens));
     for (int64_t i = 0; i < n_images; i++)
         for (int64_t j = 0; j < d; j++) {
             double sum = 0.0;

@@ -157,6 +157,12 @@ void ibot_release_graphs(struct ibot *ibot);
 struct gradient_watch ibot_reduce_begin(struct ibot *ibot);
 enum status ibot_reduce_end(struct ibot *ibot) IBOT_WARN_UNUSED;
 
+/* ---- ibot_features.c ---- */
+
+/* n values of a buffer of f32 or bf16 to the host, as floats. Waits for them. */
+enum status ibot_copy_floats(struct device *device, struct tensor from, int64_t n,
+                             float *to) IBOT_WARN_UNUSED;
+
 /* ---- ibot_step.c ---- */
 
 /* A field of the control that the device reads. */

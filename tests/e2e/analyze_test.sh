@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# ibot-analyze: each command on a tiny run, what it writes, and what it refuses.
+source "$(dirname "$0")/processes.sh"
+
+analyze=(timeout 120 "$IBOT_BIN/ibot-analyze")
+train --data "$data" --loaders 1 --epochs 1 -o "$work/run" >"$work/run.log" 2>&1 || fail "training"
+train --data "$data" --loaders 1 --epochs 1 --arch swin_test --patch_size 4 --depth 0 --num_heads 0 \
+    --stop_at_step 1 -o "$work/swin" >"$work/swin.log" 2>&1 || fail "training a Swin"
+
+# width HEIGHT of a PNG, from its header
+size_of() { od -An -tu1 -j16 -N8 "$1" | awk '{print $3 * 256 + $4, $7 * 256 + $8}'; }
+all_png() {
+    for file in "$@"; do
+        [ "$(head -c 4 "$file" | od -An -c | tr -d ' ')" = '211PNG' ] || fail "$file is no PNG"
+    done
+}
+
+# ------------------------------------------------------------------------------------ attention
+attention=("${analyze[@]}" attention --checkpoint "$work/run")
+one=$(ls "$data"/cat/*.jpg | head -n 1)
+
+# files, a folder, a data set: so many pictures, of the same layout
+"${attention[@]}" "$one" "$data/dog" --image_size 64 --show_pics 3 -o "$work/maps/deep" \
+    >"$work/attention.log" 2>&1 || fail "attention"
+[ "$(ls "$work/maps/deep")" = "$(printf 'idx%s_attn.png\n' 0 14 7)" ] || fail "other files: $(ls "$work/maps/deep")"
+grep -q "idx0_attn.png  $one" "$work/attention.log" || fail "the image is not named"
+all_png "$work"/maps/deep/*.png
+
+# single maps, at their size; positions that are interpolated, or are not
+"${attention[@]}" "$one" --image_size 32 --maps --heads 1 -o "$work/single" >"$work/single.log" 2>&1 || fail "--maps"
+for name in image color mean head0 head1 mask0 mask1; do
+    [ "$(size_of "$work/single/idx0_$name.png")" = '32 32' ] || fail "$name has another size"
+done
+
+# rows of the attention: each head's and its [CLS] part are 1 in all, its mask holds the share
+"${attention[@]}" "$data" --image_size 40 --fit crop --show_pics 5 --threshold 0.5 --json -o "$work/json" \
+    >"$work/json.out" 2>"$work/json.log" || fail "--json"
+python3 - "$work/json.out" <<'END' || fail "numbers"
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert [line["index"] for line in lines] == [0, 40, 80, 120, 160]
+for line in lines:
+    assert line["grid"] == 5 and len(line["heads"]) == 2 and line["path"].endswith(".jpg")
+    for head in line["heads"]:
+        a, keep = head["attention"], head["mask"]
+        assert len(a) == len(keep) == 25
+        assert abs(sum(a) + head["cls"] - 1) < 1e-5
+        kept = sum(x for x, k in zip(a, keep) if k)
+        assert kept >= 0.5 * sum(a) - 1e-6
+        assert kept - min(x for x, k in zip(a, keep) if k) <= 0.5 * sum(a) + 1e-6
+END
+# the student is another network; its pictures too
+"${attention[@]}" "$one" --image_size 40 --checkpoint_key student --json -o "$work/json" >"$work/student.out" 2>&1 || fail "student"
+"${attention[@]}" "$one" --image_size 40 --json -o "$work/json" >"$work/teacher.out" 2>"$work/json.log" || fail "teacher"
+cmp -s "$work/student.out" "$work/teacher.out" && fail "student and teacher look alike"
+
+# frames of a video: all of them, in order, however many at a time
+mkdir "$work/frames"
+i=0
+for file in "$data"/ship/*.jpg; do
+    cp "$file" "$work/frames/$(printf '%05d' "$i").jpg"
+    i=$((i + 1))
+done
+"${attention[@]}" "$work/frames" --frames --image_size 64 --show_pics 2 --batch_size 7 -o "$work/video" \
+    >"$work/video.log" 2>&1 || fail "--frames"
+for part in frames/frame attention/attn color/color; do
+    [ "$(ls "$work/video/$part"-*.png | wc -l)" = 20 ] || fail "not all frames in $part"
+    [ "$(size_of "$work/video/$part-0019.png")" = '64 64' ] || fail "a frame of another size"
+done
+"${attention[@]}" "$work/frames/00013.jpg" --frames --image_size 64 -o "$work/again" >"$work/video.log" 2>&1 || fail "one frame"
+cmp "$work/video/attention/attn-0013.png" "$work/again/attention/attn-0000.png" || fail "a frame depends on its batch"
+
+expect_error 2 'give --checkpoint' "${analyze[@]}" attention "$one"
+expect_error 2 'PATH' "${analyze[@]}" attention --checkpoint "$work/run"
+expect_error 2 'multiple of 8 px' "${attention[@]}" "$one" --image_size 36 -o "$work/no"
+expect_error 2 'wanted whole numbers from 0 to 1' "${attention[@]}" "$one" --image_size 32 --heads 2 -o "$work/no"
+expect_error 1 'no \[CLS\] token' "${analyze[@]}" attention --checkpoint "$work/swin" --image_size 64 "$one" -o "$work/no"
+mkdir "$work/empty"
+expect_error 2 'has no images' "${attention[@]}" "$work/empty" -o "$work/no"
+expect_error 1 'nowhere.jpg' "${attention[@]}" "$work/nowhere.jpg" -o "$work/no"
+expect_error 1 'nowhere' "${attention[@]}" "$work/nowhere" -o "$work/no"
+echo 'not an image' >"$work/broken.jpg"
+expect_error 1 'broken.jpg' "${attention[@]}" "$one" "$work/broken.jpg" --image_size 32 -o "$work/odd"
+: >"$work/file"
+expect_error 1 "folder '$work/file" "${attention[@]}" "$one" --image_size 32 -o "$work/file/out"
+expect_error 2 'give one of the two' "${attention[@]}" "$one" --frames --maps -o "$work/no"
+[ ! -e "$work/no" ] || fail "a folder was made before the error"
+
+rm "$work/error.log" # what is expected is no news
+echo "pictures, numbers and errors of every analysis are right"

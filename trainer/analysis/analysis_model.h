@@ -1,0 +1,46 @@
+/* The network that is looked into: any weights that --checkpoint takes, in the teacher's place, and
+ * the way of pictures into it. */
+#ifndef IBOT_TRAINER_ANALYSIS_ANALYSIS_MODEL_H
+#define IBOT_TRAINER_ANALYSIS_ANALYSIS_MODEL_H
+
+#include "trainer/backend_options.h"
+#include "trainer/model/ibot_tokens.h"
+#include "trainer/pretrained.h"
+
+struct analysis_model {
+    struct backend *backend; /* borrowed */
+    struct ibot *ibot;
+    uint8_t *pixels;             /* device: a batch */
+    int32_t batch_size, size_px; /* of pictures, squares */
+    int32_t grid, cell_px;       /* patch tokens along a side, and the pixels of each */
+    int32_t width;               /* of a token */
+    int32_t n_heads;             /* of the last block; 0: there is no [CLS] token */
+};
+
+struct analysis_model_options {
+    struct pretrained_options weights;
+    int32_t batch_size;
+    int32_t size_px; /* 0: the run's global crop size */
+    enum ibot_precision precision;
+    bool gelu_tanh;
+};
+
+/* Of one image or more; what the rows of a table say. */
+struct analysis_model_options analysis_model_options(const struct pretrained_options *weights,
+                                                     const struct backend_options *backend,
+                                                     const struct network_options *network);
+
+/* Loads strictly; says in the log what was loaded. Errors: STATUS_NOT_FOUND, STATUS_MISMATCH,
+ * STATUS_INVALID (a size that is no multiple of the patch). */
+enum status analysis_model_open(struct analysis_model *out, struct backend *backend,
+                                const struct analysis_model_options *options) IBOT_WARN_UNUSED;
+void analysis_model_close(struct analysis_model *model);
+
+/* STATUS_UNSUPPORTED, for those that want the attention of the [CLS] token, where there is none. */
+enum status analysis_model_wants_attention(const struct analysis_model *model) IBOT_WARN_UNUSED;
+
+/* rgb [n, size, size, 3] in host memory, n <= batch_size; out as in ibot_tokens. */
+enum status analysis_model_tokens(struct analysis_model *model, const uint8_t *rgb, int32_t n,
+                                  const struct ibot_tokens *out) IBOT_WARN_UNUSED;
+
+#endif
