@@ -27,6 +27,7 @@ foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swi
 endforeach()
 
 ibot_test(NAME trainer.features SOURCES features_test.c LIBS ibot_eval)
+ibot_test(NAME trainer.prototypes SOURCES prototypes_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.pretrained SOURCES pretrained_test.c LIBS model_fixture ibot_trainer)
 
 # Published weights by name and shape; files of several GiB, which take disk while they are written.

@@ -14,6 +14,7 @@ struct eval_command {
     enum status (*run)(void *values, const struct options *parsed, const atomic_int *stop);
 };
 
-extern const struct eval_command knn_command, linear_command, logistic_command, curve_command;
+extern const struct eval_command cluster_command, knn_command, linear_command, logistic_command,
+    curve_command;
 
 #endif

@@ -5,8 +5,8 @@
 #include "trainer/backend.h"
 #include "trainer/eval/command.h"
 
-static const struct eval_command *const commands[] = {&knn_command, &linear_command,
-                                                      &logistic_command, &curve_command};
+static const struct eval_command *const commands[] = {
+    &knn_command, &linear_command, &cluster_command, &logistic_command, &curve_command};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

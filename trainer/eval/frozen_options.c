@@ -47,12 +47,12 @@ static const struct option_spec data_specs[] = {
      .type = OPTION_STRING,
      AT(train),
      .argument = "DIR",
-     .help = "labelled images to learn from: one folder per class"},
+     .help = "labelled images to learn from: one folder per class, the same as those of --test"},
     {.name = "test",
      .type = OPTION_STRING,
      AT(test),
      .argument = "DIR",
-     .help = "images to classify, with the same class folders"},
+     .help = "images to classify: one folder per class"},
     {.name = "resize_size",
      .type = OPTION_INT32,
      AT(resize_size),
@@ -80,6 +80,7 @@ static const struct option_spec data_specs[] = {
     {.part = &row_loader_threads, AT(loader_threads)},
 };
 const struct option_part rows_frozen_data = {data_specs, N(data_specs)};
+const struct option_part rows_frozen_test = {data_specs + 1, N(data_specs) - 1};
 
 enum status frozen_model_open(struct feature_model *out, struct backend *backend,
                               const struct frozen_choice *choice)

@@ -20,6 +20,7 @@ struct frozen_data_options {
     int32_t resize_size, crop_size, loaders, loader_threads;
 };
 extern const struct option_part rows_frozen_data;
+extern const struct option_part rows_frozen_test; /* the same without --train */
 
 /* A network as options say it; all borrowed. */
 struct frozen_choice {
