@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "loader/image.h"
 #include "loader/index.h"
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
@@ -167,10 +167,9 @@ static enum status verify(const struct index *index, int32_t n_threads, uint64_t
     pthread_t threads[MAX_THREADS];
     int32_t n_started = 0;
     int64_t start_ns = clock_monotonic_ns();
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
 
     if (n_threads == 0)
-        n_threads = n_cores < 1 ? 1 : n_cores > MAX_THREADS ? MAX_THREADS : (int32_t)n_cores;
+        n_threads = cpus_usable() < MAX_THREADS ? cpus_usable() : MAX_THREADS;
     for (; n_started < n_threads; n_started++) {
         atomic_fetch_add(&v.n_running, 1);
         if (pthread_create(&threads[n_started], NULL, verify_main, &v) != 0) {

@@ -12,6 +12,7 @@
 #include "loader/pool.h"
 #include "loader/self_test.h"
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/notify.h"
@@ -167,7 +168,7 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
 static enum status run(struct loader *loader, struct loader_options *options)
 {
     if (options->threads == 0)
-        options->threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
+        options->threads = cpus_usable();
     if (options->parent > 0)
         TRY(stop_with_parent(options->parent));
     else if (notify_open(&loader->notify) != STATUS_OK)

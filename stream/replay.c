@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/log.h"
 #include "proto/wire/endpoint_list.h"
 #include "proto/wire/stream_rows.h"
@@ -110,8 +111,8 @@ static enum status open_replay(struct replay *replay, const char *path)
     char host[40] = "";
 
     if (values.threads == 0) { /* the trainer may be on this machine too */
-        long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
-        values.threads = half < 1 ? 1 : half > MOST_THREADS ? MOST_THREADS : (int32_t)half;
+        int half = cpus_usable() / 2;
+        values.threads = half < 1 ? 1 : half > MOST_THREADS ? MOST_THREADS : half;
     }
     TRY(key_read_options(&replay->has_keys, &replay->keys, &replay->server_key, &values.keys));
     TRY(recording_open(&replay->recording, path));

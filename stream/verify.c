@@ -3,11 +3,11 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "loader/pool.h"
 #include "loader/self_test.h"
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -311,7 +311,7 @@ static enum status open_verify(struct verify *verify, const char *path)
     TRY(check_build(verify));
     TRY(choose_slices(verify));
     if (values.threads == 0)
-        values.threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
+        values.threads = cpus_usable();
     verify->window = 2 * (size_t)values.threads;
     TRY(memory_alloc(&verify->slices, verify->window, sizeof(struct remade), "slices"));
     struct pool_options pool = {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/memory.h"
 
 enum {
@@ -122,7 +123,7 @@ static enum status bind_endpoints(struct consumer *consumer, bool with_keys)
 /* ZeroMQ's threads: decrypting fills one at about a gigabyte a second. */
 static int n_io_threads(const struct consumer *consumer)
 {
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int n_cores = cpus_usable();
 
     if (n_cores <= 2)
         return 1;
