@@ -5,16 +5,17 @@
 #   scripts/setup.sh           everything, for scripts/test.sh
 #   scripts/setup.sh build     only what building and running needs, for scripts/run.sh
 #   scripts/setup.sh launchers everything, and what the tests of the launchers need: Slurm, systemd
+#   scripts/setup.sh arm       everything, and what scripts/check_arm.sh needs: a cross compiler, QEMU
 set -euo pipefail
 
 case ${1:-all} in
-build | all | launchers) ;;
+build | all | launchers | arm) ;;
 -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 *)
-    sed -n '5,7p' "$0" >&2
+    sed -n '5,8p' "$0" >&2
     exit 2
     ;;
 esac
@@ -34,6 +35,9 @@ if [ "${1:-all}" != build ]; then
 fi
 if [ "${1:-all}" = launchers ]; then
     packages+=(slurmctld slurmd slurm-client munge systemd)
+fi
+if [ "${1:-all}" = arm ]; then
+    packages+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 fi
 
 if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then

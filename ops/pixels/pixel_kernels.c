@@ -265,6 +265,10 @@ const struct pixel_kernels *pixel_kernels_for(enum simd simd)
                    ? &pixel_kernels_avx512
                    : NULL;
 #endif
+#ifdef __aarch64__
+    case SIMD_NEON:
+        return &pixel_kernels_neon;
+#endif
     default:
         return NULL;
     }

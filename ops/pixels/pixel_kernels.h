@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum simd { SIMD_NONE, SIMD_SSE4, SIMD_AVX2, SIMD_AVX512, SIMD_COUNT };
+enum simd { SIMD_NONE, SIMD_SSE4, SIMD_AVX2, SIMD_AVX512, SIMD_NEON, SIMD_COUNT };
 
 enum {
     RESAMPLE_BITS = 22,     /* of a weight's fraction */
@@ -122,7 +122,7 @@ static inline size_t blur_scratch_bytes(int32_t width, int32_t height, int32_t r
 /* The table of an instruction set, or NULL when this processor lacks it. */
 const struct pixel_kernels *pixel_kernels_for(enum simd simd);
 
-/* The best one; IBOT_SIMD=none|sse4|avx2|avx512 in the environment asks for a lesser one. */
+/* The best one; IBOT_SIMD=none|sse4|avx2|avx512|neon in the environment asks for a lesser one. */
 const struct pixel_kernels *pixel_kernels_best(void);
 
 #endif

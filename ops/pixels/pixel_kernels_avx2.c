@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "ops/pixels/pixel_kernels_internal.h"
+#include "ops/pixels/pixel_kernels_x86.inc"
 
 typedef __m256i vec;
 typedef __m256 vecf;

@@ -8,6 +8,9 @@ extern const struct pixel_kernels pixel_kernels_plain;
 #ifdef __x86_64__
 extern const struct pixel_kernels pixel_kernels_sse4, pixel_kernels_avx2, pixel_kernels_avx512;
 #endif
+#ifdef __aarch64__
+extern const struct pixel_kernels pixel_kernels_neon;
+#endif
 
 extern const uint32_t hue_short_bits[8];
 

@@ -487,7 +487,7 @@ static void the_self_test_is_the_same_each_time(void **state)
     assert_int_equal(self_test_pixels(&first), STATUS_OK);
     assert_int_equal(self_test_pixels(&second), STATUS_OK);
     assert_int_equal(first, second);
-    assert_int_not_equal(first, 0);
+    assert_true(first == UINT64_C(0xe462d27640334c29)); /* on every kind of machine */
 }
 
 /* What a trainer does with crops that came plain, and their parameters. */
