@@ -235,12 +235,9 @@ enum status consumer_dataset(struct consumer *consumer, struct dataset_info *out
     while (!consumer->dataset_known && consumer->error == STATUS_OK)
         if (!wait_change(consumer, deadline_ns))
             break;
-    if (consumer->dataset_known) {
+    bool known = consumer->dataset_known;
+    if (known) {
         *out = consumer->dataset;
-        if (consumer->slots == NULL)
-            status = consumer_make_slots(consumer);
-        if (status != STATUS_OK)
-            consumer_free_slots(consumer);
     } else if (consumer->error != STATUS_OK) {
         status = status_set(consumer->error, "%s", consumer->error_text);
     } else if (consumer->last_refusal[0] != '\0') {
@@ -251,6 +248,12 @@ enum status consumer_dataset(struct consumer *consumer, struct dataset_info *out
             status_set(STATUS_TIMEOUT, "no loader has connected to %s", consumer->endpoints[0]);
     }
     pthread_mutex_unlock(&consumer->lock);
+    if (!known || consumer->slots != NULL)
+        return status;
+    /* Without the lock: gigabytes take seconds, and the thread talks to loaders meanwhile. */
+    status = consumer_make_slots(consumer);
+    if (status != STATUS_OK)
+        consumer_free_slots(consumer);
     return status;
 }
 

@@ -92,6 +92,9 @@ struct consumer {
     struct socket_monitor monitor;
     struct auth *auth; /* NULL: no keys; locks itself */
 
+    /* caller only */
+    struct slot *slots; /* [n_slots], made by consumer_dataset */
+
     /* thread only */
     struct session *session;
     struct peer *peers; /* [SESSION_MAX_LOADERS], of which the first n_peers were ever used */
@@ -129,7 +132,6 @@ struct consumer {
     int64_t start_step, end_step, steps_per_epoch;
     bool dataset_known;
     struct dataset_info dataset;
-    struct slot *slots;          /* [n_slots], made by consumer_dataset */
     struct slot **ready, **free; /* [n_slots]; ready is in order */
     int32_t n_ready, n_free;
     enum status error; /* why there is nothing more after what is ready; STATUS_CLOSED: all done */
@@ -143,7 +145,8 @@ struct consumer {
 
 /* ---- consumer_slot.c ---- */
 
-/* Makes the slots; lock held. Errors: STATUS_NO_MEMORY, or the caller's allocator's. */
+/* Makes the slots; the caller's thread, lock not held. Errors: STATUS_NO_MEMORY, or the caller's
+ * allocator's. */
 enum status consumer_make_slots(struct consumer *consumer) IBOT_WARN_UNUSED;
 void consumer_free_slots(struct consumer *consumer);
 

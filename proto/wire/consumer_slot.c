@@ -60,8 +60,10 @@ enum status consumer_make_slots(struct consumer *consumer)
         slot->batch.hashes = slot->hashes;
         slot->batch.slot = slot;
     }
+    pthread_mutex_lock(&consumer->lock);
     for (int32_t i = 0; i < consumer->n_slots; i++)
         consumer->free[consumer->n_free++] = &consumer->slots[i];
+    pthread_mutex_unlock(&consumer->lock);
     return STATUS_OK;
 }
 
@@ -82,7 +84,9 @@ void consumer_free_slots(struct consumer *consumer)
     }
     memory_free(consumer->slots);
     consumer->slots = NULL;
+    pthread_mutex_lock(&consumer->lock);
     consumer->n_free = consumer->n_ready = 0;
+    pthread_mutex_unlock(&consumer->lock);
 }
 
 /* Samples of batch `number` of an epoch. */
