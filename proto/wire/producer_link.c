@@ -326,6 +326,17 @@ static void fill_slice(struct message_slice *out, const struct job *job)
     }
 }
 
+/* A frame in the midst of a message: a signal that comes then must not take it out. */
+static int send_part(zmq_msg_t *part, void *socket, int flags)
+{
+    int n;
+
+    do
+        n = zmq_msg_send(part, socket, flags);
+    while (n < 0 && errno == EINTR);
+    return n;
+}
+
 /* The payload as frames of whole images, without a copy. Errors: STATUS_CLOSED: the connection
  * went meanwhile; ZeroMQ drops what is left of the message. */
 static enum status send_frames(struct link *link, const struct job *job, uint8_t *bytes)
@@ -345,7 +356,7 @@ static enum status send_frames(struct link *link, const struct job *job, uint8_t
             release_frame(frame, link->producer);
             status = STATUS_CLOSED;
         }
-        if (zmq_msg_send(&part, link->socket, ZMQ_DONTWAIT | (last ? 0 : ZMQ_SNDMORE)) < 0) {
+        if (send_part(&part, link->socket, ZMQ_DONTWAIT | (last ? 0 : ZMQ_SNDMORE)) < 0) {
             zmq_msg_close(&part);
             status = STATUS_CLOSED;
         }

@@ -1,7 +1,10 @@
 /* Consumer and loaders together, over ipc and tcp: the stream is the same whoever makes it, however
  * often loaders die, and wherever it begins. */
+#include <dlfcn.h>
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +13,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <zmq.h>
 
 #include "proto/base/clock.h"
 #include "proto/wire/consumer.h"
@@ -519,6 +523,46 @@ static void images_larger_than_a_frame_go_one_by_one(void **state)
     consumer_close(&consumer);
 }
 
+/* In place of the library's: every third call is interrupted by a signal before it does anything.
+ */
+static atomic_bool interrupts;
+static atomic_int n_interrupted;
+
+int zmq_msg_send(zmq_msg_t *part, void *socket, int flags)
+{
+    static _Thread_local int n_calls;
+    int (*real)(zmq_msg_t *, void *, int) = NULL;
+    void *symbol = dlsym(RTLD_NEXT, "zmq_msg_send");
+    memcpy(&real, &symbol, sizeof(symbol));
+    if (atomic_load(&interrupts) && ++n_calls % 3 == 0) {
+        atomic_fetch_add(&n_interrupted, 1);
+        errno = EINTR;
+        return -1;
+    }
+    return real(part, socket, flags);
+}
+
+static void a_signal_does_not_tear_a_slice(void **state)
+{
+    struct fixture *fixture = *state;
+    struct consumer_options options = options_for(fixture->endpoint);
+    options.spec.global_size_px = 640; /* one image in a frame */
+    options.batch_size = options.slice_size = 8;
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_options one = fleet_options(fixture->endpoint);
+    atomic_store(&interrupts, true);
+    struct fleet_loader *loader = fleet_loader_open(&one);
+    struct consumer_stats stats;
+    fleet_consumer_start(consumer, 0, 1);
+    fleet_check_batches(consumer, &options.spec, 0, 6);
+    consumer_stats(consumer, &stats);
+    assert_int_equal(stats.n_corrupt, 0);
+    assert_true(atomic_load(&n_interrupted) > 6);
+    atomic_store(&interrupts, false);
+    fleet_loader_close(&loader);
+    consumer_close(&consumer);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_open, fixture_close)
@@ -538,6 +582,7 @@ int main(void)
         TEST(a_slice_that_every_try_fails_at_ends_the_stream_too),
         TEST(batches_lie_in_the_callers_memory),
         TEST(images_larger_than_a_frame_go_one_by_one),
+        TEST(a_signal_does_not_tear_a_slice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
