@@ -70,6 +70,7 @@ enum status image_reserve(struct image *image, int64_t width, int64_t height)
     }
     image->width = (int32_t)width;
     image->height = (int32_t)height;
+    image->orientation = 1;
     return STATUS_OK;
 }
 
@@ -92,7 +93,6 @@ enum status image_decode(struct image_decoder *decoder, const void *data, size_t
     const uint8_t *bytes = data;
 
     decoder->n_warnings = 0;
-    out->orientation = 1;
     if (n_bytes == 0)
         FAIL(STATUS_CORRUPT, "the file is empty");
     if (starts_with(bytes, n_bytes, "\xff\xd8", 2))

@@ -82,8 +82,8 @@ int64_t image_decoder_read_ns(const struct image_decoder *decoder);
  * Pillow does. */
 uint32_t image_decoder_repairs(const struct image_decoder *decoder);
 
-/* Room for width x height pixels, which are then undefined. Errors: STATUS_CORRUPT (over the
- * limits), STATUS_NO_MEMORY. */
+/* Room for width x height pixels, which are then undefined; upright. Errors: STATUS_CORRUPT (over
+ * the limits), STATUS_NO_MEMORY. */
 enum status image_reserve(struct image *image, int64_t width, int64_t height) IBOT_WARN_UNUSED;
 void image_release(struct image *image);
 

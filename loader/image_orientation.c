@@ -65,7 +65,6 @@ enum status image_turn(struct image *out, const struct image *image)
 
     TRY(image_reserve(out, swap ? image->height : image->width,
                       swap ? image->width : image->height));
-    out->orientation = 1;
     for (size_t y = 0; y < (size_t)out->height; y++)
         for (size_t x = 0; x < (size_t)out->width; x++) {
             size_t from_x = swap ? y : x, from_y = swap ? x : y;

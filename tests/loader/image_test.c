@@ -126,7 +126,9 @@ static void visit_whole(struct tools *tools, const char *name)
     if (decode(tools, load(tools, name)) != STATUS_OK)
         fail_msg("%s: %s", name, status_message());
     assert_int_equal(image_decoder_repairs(tools->decoder), 0);
+    assert_in_range(tools->image.orientation, 1, 8);
     assert_pixels(tools, name);
+    image_release(&tools->image); /* the next one is in new memory */
 }
 
 static void every_kind_is_read_as_pillow_reads_it(void **state)
