@@ -86,5 +86,55 @@ expect_error 1 "folder '$work/file" "${attention[@]}" "$one" --image_size 32 -o 
 expect_error 2 'give one of the two' "${attention[@]}" "$one" --frames --maps -o "$work/no"
 [ ! -e "$work/no" ] || fail "a folder was made before the error"
 
+# ------------------------------------------------------------------------------------ correspondence
+pairs=("${analyze[@]}" correspondence --checkpoint "$work/run")
+"${pairs[@]}" "$data/cat" "$data/dog" --image_size 64 --show_nums 2 --topk 5 --json -o "$work/pairs" \
+    >"$work/pairs.out" 2>"$work/pairs.log" || fail "correspondence"
+[ "$(ls "$work/pairs")" = "$(printf 'instance_corresp%s.png\n' 0 1)" ] || fail "other files: $(ls "$work/pairs")"
+all_png "$work"/pairs/*.png
+python3 - "$work/pairs.out" <<'END' || fail "numbers"
+import json, sys
+*pairs, whole = [json.loads(line) for line in open(sys.argv[1])]
+assert len(pairs) == 40 and whole["pairs"] == 40 and whole["radius"] == 0
+assert whole["overlapping"] == sum(p["overlapping"] for p in pairs) > 500
+assert whole["correct"] == sum(p["correct"] for p in pairs)
+assert abs(whole["accuracy"] - 100 * whole["correct"] / whole["overlapping"]) < 1e-9
+assert sum("file" in p for p in pairs) == 2
+for p in pairs:
+    assert p["paths"][0] == p["paths"][1] and p["grid"] == 8 and len(p["matches"]) <= 5
+    assert all(0 <= m["from"] < 64 and 0 <= m["to"] < 64 for m in p["matches"])
+    assert p["correct"] <= p["overlapping"] <= 64
+END
+# the same views again, others by another seed; all is right within the whole picture
+"${pairs[@]}" "$data/cat" "$data/dog" --image_size 64 --show_nums 2 --topk 5 --json -o "$work/pairs" \
+    2>"$work/pairs.log" | cmp - "$work/pairs.out" || fail "other views of the same seed"
+"${pairs[@]}" "$data/cat" --image_size 64 --show_nums 0 --seed 1 -o "$work/pairs" >"$work/seed1" 2>"$work/pairs.log" || fail "seed 1"
+"${pairs[@]}" "$data/cat" --image_size 64 --show_nums 0 -o "$work/pairs" >"$work/seed0" 2>"$work/pairs.log" || fail "seed 0"
+cmp -s "$work/seed0" "$work/seed1" && fail "the seed has no effect"
+"${pairs[@]}" "$data/cat" --image_size 64 --show_nums 0 --eval_radius 7 -o "$work/pairs" >"$work/wide" 2>"$work/pairs.log" || fail "a radius"
+grep -q '^matching accuracy: 100.00 % of ' "$work/wide" || fail "not all is right: $(cat "$work/wide")"
+
+# classes: pairs within each; files: the given ones; a Swin, with the attention of a ViT of other patches
+"${pairs[@]}" "$data" --sample_type class --image_size 32 --show_nums 1 --json -o "$work/class" \
+    >"$work/class.out" 2>"$work/class.log" || fail "classes"
+python3 - "$work/class.out" <<'END' || fail "pairs of classes"
+import json, os, sys
+pairs = [json.loads(line) for line in open(sys.argv[1])]
+assert len(pairs) == 100
+for p in pairs:
+    a, b = p["paths"]
+    assert a != b and os.path.dirname(a) == os.path.dirname(b)
+    assert len(p["matches"]) == 12 and "correct" not in p["matches"][0]
+END
+"${analyze[@]}" correspondence --checkpoint "$work/swin" --attention_checkpoint "$work/run" --sample_type class \
+    --image_size 64 "$one" "$data/dog/$(ls "$data/dog" | head -n 1)" -o "$work/swin_pair" >"$work/pairs.log" 2>&1 || fail "a Swin"
+all_png "$work/swin_pair/class_corresp0.png"
+expect_error 1 'give --attention_checkpoint' "${analyze[@]}" correspondence --checkpoint "$work/swin" --image_size 64 "$one" -o "$work/no"
+expect_error 2 'no class has two images' "${pairs[@]}" --sample_type class --image_size 32 "$one" -o "$work/no"
+expect_error 2 'multiple of 8 px' "${pairs[@]}" --image_size 30 "$one" -o "$work/no"
+expect_error 2 'has no images' "${pairs[@]}" "$work/empty" -o "$work/no"
+expect_error 2 'give --checkpoint' "${analyze[@]}" correspondence "$one"
+[ ! -e "$work/no" ] || fail "a folder was made before the error"
+
 rm "$work/error.log" # what is expected is no news
 echo "pictures, numbers and errors of every analysis are right"

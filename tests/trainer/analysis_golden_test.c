@@ -12,6 +12,7 @@
 #include "tests/trainer/model_fixture.h"
 #include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_map.h"
+#include "trainer/analysis/correspondence.h"
 
 enum { SIZE = 56, GRID = 7, CELLS = GRID * GRID, HEADS = 3, WIDTH = 48, LENGTH = CELLS + 1 };
 
@@ -135,12 +136,24 @@ static void the_coloured_picture_is_the_references(void **state)
         assert_true(abs(out[i] - wanted[i]) <= 1);
 }
 
+static void patches_match_those_of_the_reference(void **state)
+{
+    static float tokens[2 * LENGTH * WIDTH];
+    int32_t match[CELLS];
+    struct scene *s = *state;
+
+    look(s, tokens, NULL);
+    correspondence_match(match, tokens + WIDTH, tokens + (LENGTH + 1) * WIDTH, CELLS, WIDTH);
+    assert_memory_equal(match, values(s, "match", DTYPE_I32, CELLS), sizeof(match));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_at_another_size_are_the_references),
         cmocka_unit_test(attention_and_masks_are_the_references),
         cmocka_unit_test(the_coloured_picture_is_the_references),
+        cmocka_unit_test(patches_match_those_of_the_reference),
     };
     return cmocka_run_group_tests(tests, open_scene, close_scene);
 }

@@ -361,9 +361,6 @@ static enum status make_folders(const struct attention_options *o)
     static const char *const parts[] = {"frames", "attention", "color"};
     char path[PICTURE_MAX_PATH];
 
-    if (strlen(o->output_dir) > PICTURE_MAX_PATH / 2)
-        FAIL(STATUS_INVALID, "--output_dir: the name has %zu bytes, at most %d are allowed",
-             strlen(o->output_dir), PICTURE_MAX_PATH / 2);
     TRY(picture_folder(o->output_dir));
     for (size_t i = 0; o->frames && i < sizeof(parts) / sizeof(parts[0]); i++) {
         snprintf(path, sizeof(path), "%s/%s", o->output_dir, parts[i]);

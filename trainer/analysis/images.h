@@ -8,6 +8,7 @@
 
 #include "proto/base/status.h"
 #include "proto/wire/data_spec.h"
+#include "trainer/analysis/image_box.h"
 
 struct images; /* opaque; called by one thread, reads with several */
 
@@ -25,11 +26,6 @@ struct image_info {
     const char *path, *name; /* name: of the image in the archive `path`; "": it is the file */
     const char *class_name;  /* "" without classes */
     int32_t label;           /* counted over all paths; -1 without classes */
-};
-
-/* A crop in its image, in pixels. */
-struct image_box {
-    int32_t left, top, width, height;
 };
 
 /* paths: image files, or data sets; in the given order. n_threads: that read; 0: one per core.

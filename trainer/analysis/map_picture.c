@@ -100,8 +100,9 @@ enum status picture_folder(const char *path)
 {
     char part[PICTURE_MAX_PATH];
 
-    if (strlen(path) >= sizeof(part))
-        FAIL(STATUS_INVALID, "the name of a folder is too long: '%.60s…'", path);
+    if (strlen(path) > sizeof(part) / 2) /* names of files follow */
+        FAIL(STATUS_INVALID, "the name of folder '%.60s…' has %zu bytes, at most %zu are allowed",
+             path, strlen(path), sizeof(part) / 2);
     strcpy(part, path);
     for (char *at = part + 1; *at != '\0'; at++)
         if (*at == '/') {
