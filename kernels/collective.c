@@ -27,13 +27,12 @@
 #include "ops/rank_exchange.h"
 #include "ops/rank_monitor.h"
 #include "proto/base/clock.h"
-#include "proto/base/log.h"
 #include "proto/base/memory.h"
 
 enum { BEGUN, DONE, N_COUNTS };
 
 struct nccl_state {
-    struct rank_monitor *monitor;
+    struct rank_monitor *monitor; /* borrowed */
     struct rank_exchange *exchange;
     struct device *device; /* borrowed */
     cudaStream_t stream;
@@ -237,18 +236,6 @@ static void look(void *context, struct rank_device *out)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* On the monitor's thread. Whoever waits for the device would wait for ever: the process ends, and
- * with it what its device does. ncclCommAbort might wait for that itself. What was computed since
- * the newest checkpoint is lost; the same command goes on from there. */
-static void end_process(void *context, const char *text)
-{
-    (void)context;
-    log_error("%s; this rank ends, too: start the run again, it goes on from its newest checkpoint",
-              text);
-    fflush(NULL);
-    _Exit(1);
-}
-
 static void nccl_abort(struct collective *c, int exit_status)
 {
     rank_monitor_fail(state_of(c)->monitor, status_message());
@@ -285,7 +272,7 @@ static void nccl_close(struct collective *c)
         return;
     if (s->comm != NULL)
         leave(s, c->world);
-    rank_monitor_close(&s->monitor);
+    rank_monitor_look(s->monitor, NULL, NULL);
     rank_exchange_close(&s->exchange);
     (void)cudaFree(s->gather);
     if (s->begun != NULL)
@@ -324,15 +311,13 @@ static enum status meet(struct nccl_state *s, const struct collective_environmen
     struct invitation invitation;
 
     TRY(rank_monitor_options_read(&options, ranks));
-    options.look = look;
-    options.fail = end_process;
-    options.context = s;
     s->call_ns = options.late_ns;
     memset(&invitation, 0, sizeof(invitation));
     struct rank_exchange_options exchange = {
         .rank = ranks->rank,
         .world = ranks->world,
         .host = options.host,
+        .key = options.key,
         .deadline_ns = 2 * options.late_ns, /* the monitor says more, and sooner */
     };
     if (ranks->rank == 0) {
@@ -343,7 +328,8 @@ static enum status meet(struct nccl_state *s, const struct collective_environmen
         TRY(rank_exchange_listen(&s->exchange, &exchange, &port));
         invitation.exchange_port = port;
     }
-    TRY(rank_monitor_open(&s->monitor, &options, &invitation, sizeof(invitation)));
+    rank_monitor_look(s->monitor, look, s);
+    TRY(rank_monitor_join(s->monitor, &invitation, sizeof(invitation)));
     if (ranks->rank != 0)
         TRY(rank_exchange_connect(&s->exchange, &exchange, invitation.exchange_port));
     *id = invitation.id;
@@ -368,7 +354,8 @@ static enum status join(struct nccl_state *s, const struct collective_environmen
     return STATUS_OK;
 }
 
-enum status kernels_collective_open(struct collective *out, struct device *device)
+enum status kernels_collective_open(struct collective *out, struct device *device,
+                                    struct rank_monitor *monitor)
 {
     struct collective_environment ranks;
     struct nccl_state *s;
@@ -377,6 +364,7 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
     TRY(memory_alloc(&s, 1, sizeof(*s), "NCCL"));
     pthread_mutex_init(&s->lock, NULL);
     s->device = device;
+    s->monitor = monitor;
     *out = (struct collective){
         .rank = ranks.rank,
         .world = ranks.world,
@@ -393,8 +381,7 @@ enum status kernels_collective_open(struct collective *out, struct device *devic
     if (status == STATUS_OK)
         status = join(s, &ranks);
     if (status != STATUS_OK) {
-        if (s->monitor != NULL) /* the others would wait for this rank */
-            rank_monitor_fail(s->monitor, status_message());
+        rank_monitor_fail(monitor, status_message()); /* before NCCL may stand still */
         collective_close(out);
     }
     return status;

@@ -30,7 +30,8 @@ struct kernels_column {
     char interface[65];
     enum status (*device_open)(struct device *out, int ordinal);
     enum status (*op_table)(const struct op_table **out);
-    enum status (*collective_open)(struct collective *out, struct device *device);
+    enum status (*collective_open)(struct collective *out, struct device *device,
+                                   struct rank_monitor *ranks);
     enum status (*attention_by)(struct device *device, enum attention_maker maker);
 };
 

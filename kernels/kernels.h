@@ -7,6 +7,7 @@
 #include "ops/collective.h"
 #include "ops/device.h"
 #include "ops/op_table.h"
+#include "ops/rank_monitor.h"
 #include "proto/base/status.h"
 
 #ifdef __cplusplus
@@ -21,9 +22,11 @@ enum status kernels_device_open(struct device *out, int ordinal) IBOT_WARN_UNUSE
 /* The ops for it; a constant table. Errors: STATUS_UNSUPPORTED. */
 enum status kernels_op_table(const struct op_table **out) IBOT_WARN_UNUSED;
 
-/* The collective of ranks that each hold an accelerator. Errors: STATUS_UNSUPPORTED, STATUS_DEVICE.
- */
-enum status kernels_collective_open(struct collective *out, struct device *device) IBOT_WARN_UNUSED;
+/* The collective of ranks that each hold an accelerator, which meet through `ranks` (borrowed until
+ * it is closed) and are told when this fails. Errors: STATUS_UNSUPPORTED, STATUS_DEVICE, those of
+ * rank_monitor_join. */
+enum status kernels_collective_open(struct collective *out, struct device *device,
+                                    struct rank_monitor *ranks) IBOT_WARN_UNUSED;
 
 /* Whose kernels compute attention in bf16: the faster, the own, or cuDNN's wherever it has some. */
 enum attention_maker { ATTENTION_BY_CHOICE, ATTENTION_BY_OWN, ATTENTION_BY_CUDNN };

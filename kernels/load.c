@@ -148,12 +148,13 @@ enum status kernels_op_table(const struct op_table **out)
     return column->op_table(out);
 }
 
-enum status kernels_collective_open(struct collective *out, struct device *device)
+enum status kernels_collective_open(struct collective *out, struct device *device,
+                                    struct rank_monitor *ranks)
 {
     const struct kernels_column *column;
 
     TRY(load(&column));
-    return column->collective_open(out, device);
+    return column->collective_open(out, device, ranks);
 }
 
 enum status kernels_attention_by(struct device *device, enum attention_maker maker)

@@ -1,4 +1,4 @@
-/* Where rank 0 is, from what launchers set. */
+/* Where rank 0 is, and the key of the run, from what launchers set. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,24 +102,92 @@ static bool is_all_local(void)
     return world != NULL && local != NULL && strcmp(world, local) == 0;
 }
 
+/* ------------------------------------------------------------------------------ the key */
+
+static int hex_digit(char c)
+{
+    const char *digits = "0123456789abcdef", *at = c != '\0' ? strchr(digits, c | 0x20) : NULL;
+    return at != NULL ? (int)(at - digits) : -1;
+}
+
+static enum status key_from_text(unsigned char key[RANK_KEY_BYTES], const char *text)
+{
+    bool ok = strlen(text) == (size_t)2 * RANK_KEY_BYTES;
+
+    for (int i = 0; ok && i < RANK_KEY_BYTES; i++) {
+        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+        ok = high >= 0 && low >= 0;
+        key[i] = (unsigned char)(16 * (high & 15) + (low & 15));
+    }
+    if (!ok)
+        FAIL(STATUS_INVALID,
+             "environment variable IBOT_RANKS_KEY: wanted %d hex digits (openssl rand -hex %d "
+             "makes some)",
+             2 * RANK_KEY_BYTES, RANK_KEY_BYTES);
+    return STATUS_OK;
+}
+
+/* Spreads a text over the key: FNV-1a, once for each eight bytes, and a final mix. No secret. */
+static void key_from_job(unsigned char key[RANK_KEY_BYTES], const char *text)
+{
+    for (int lane = 0; lane < RANK_KEY_BYTES / 8; lane++) {
+        uint64_t hash = UINT64_C(0xcbf29ce484222325) + (uint64_t)lane;
+        for (const char *at = text; *at != '\0'; at++)
+            hash = (hash ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+        hash = (hash ^ hash >> 33) * UINT64_C(0xff51afd7ed558ccd);
+        hash ^= hash >> 33;
+        memcpy(key + 8 * lane, &hash, 8);
+    }
+}
+
+/* What tells this run from others, and is the same for all of its ranks. */
+static enum status read_key(unsigned char key[RANK_KEY_BYTES],
+                            const struct collective_environment *ranks)
+{
+    static const char *const names[] = {"TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT",
+                                        "SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE"};
+    const char *own = variable("IBOT_RANKS_KEY");
+    char job[1024];
+
+    if (own != NULL)
+        return key_from_text(key, own);
+    int n = snprintf(job, sizeof(job), "ibot ranks 2|%d|%s", ranks->world, ranks->source);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *text = variable(names[i]);
+        n += snprintf(job + n, sizeof(job) - (size_t)n, "|%.150s", text != NULL ? text : "");
+    }
+    key_from_job(key, job);
+    return STATUS_OK;
+}
+
 enum status rank_monitor_options_read(struct rank_monitor_options *out,
                                       const struct collective_environment *ranks)
 {
     const char *own = variable("IBOT_RANKS_AT"), *master = variable("MASTER_ADDR");
     const char *nodes = variable("SLURM_STEP_NODELIST"), *late = variable("IBOT_RANK_DEADLINE");
-    long seconds = 1800;
+    const char *join = variable("IBOT_RANK_JOIN_DEADLINE");
+    long seconds = 1800, join_seconds = 600;
 
     *out = (struct rank_monitor_options){
         .rank = ranks->rank,
         .world = ranks->world,
-        .join_ns = 600 * second_ns,
+        .told_ns = 30 * second_ns,
+        .say_ns = 15 * second_ns,
         .silent_ns = 30 * second_ns,
+        .cut_ns = 3 * second_ns,
+        .fail = rank_monitor_end_process,
     };
+    TRY(read_key(out->key, ranks));
+    if (join != NULL)
+        TRY(number("IBOT_RANK_JOIN_DEADLINE", join, 1, 1000000, &join_seconds));
+    out->join_ns = join_seconds * second_ns;
     if (late != NULL)
         TRY(number("IBOT_RANK_DEADLINE", late, 1, 1000000, &seconds));
     out->late_ns = seconds * second_ns;
     if (out->late_ns / 2 < out->silent_ns) /* who is gone is late, too: it is called gone */
         out->silent_ns = out->late_ns / 2;
+    if (out->silent_ns < out->cut_ns)
+        out->cut_ns = out->silent_ns;
     if (own != NULL)
         return from_own(out, own);
     if (master != NULL)

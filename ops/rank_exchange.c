@@ -3,6 +3,7 @@
 #include "ops/rank_exchange.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,44 +13,35 @@
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
 
-enum { MAGIC = 0x69426532, LINGER_MS = 1000 };
-
-struct header {
-    uint32_t magic, rank; /* who sends */
-    uint64_t number;      /* of the all-gather */
-    uint64_t bytes_each;
-};
-
 struct rank_exchange {
-    struct rank_exchange_options options; /* without the host */
+    struct rank_exchange_options options; /* without host and key */
     void *context, *socket;
     uint64_t number;
     unsigned char *frame; /* header and bytes of all */
     bool *here;           /* rank 0: who has sent */
 };
 
-enum { MOST_FRAME = sizeof(struct header) + RANK_EXCHANGE_MOST_BYTES };
+enum { MOST_FRAME = sizeof(struct rank_frame) + RANK_EXCHANGE_MOST_BYTES };
 
 static enum status open_exchange(struct rank_exchange **out,
                                  const struct rank_exchange_options *options)
 {
-    int linger_ms = LINGER_MS;
-    int64_t most = MOST_FRAME;
+    int64_t deadline_ms = options->deadline_ns / 1000000;
+    int send_ms = deadline_ms < INT_MAX ? (int)deadline_ms : INT_MAX;
     struct rank_exchange *e;
     enum status status = STATUS_OK;
 
     TRY(memory_alloc(&e, 1, sizeof(*e), "rank exchange"));
     e->options = *options;
     e->options.host = NULL;
+    e->options.key = NULL;
     TRY_OUT(memory_alloc(&e->frame, MOST_FRAME, 1, "rank exchange"));
     TRY_OUT(memory_alloc(&e->here, (size_t)options->world, sizeof(bool), "rank exchange"));
     e->context = zmq_ctx_new();
-    if (e->context != NULL)
-        e->socket = zmq_socket(e->context, options->rank == 0 ? ZMQ_ROUTER : ZMQ_DEALER);
-    if (e->socket == NULL)
-        FAIL_OUT(STATUS_IO, "a ZeroMQ socket between the ranks: %s", zmq_strerror(errno));
-    (void)zmq_setsockopt(e->socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
-    (void)zmq_setsockopt(e->socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
+    if (e->context == NULL)
+        FAIL_OUT(STATUS_IO, "ZeroMQ: %s", zmq_strerror(errno));
+    TRY_OUT(rank_socket_open(&e->socket, e->context, options->rank == 0, options->key, MOST_FRAME));
+    (void)zmq_setsockopt(e->socket, ZMQ_SNDTIMEO, &send_ms, sizeof(send_ms));
 out:
     if (status == STATUS_OK)
         *out = e;
@@ -61,9 +53,7 @@ out:
 enum status rank_exchange_listen(struct rank_exchange **out,
                                  const struct rank_exchange_options *options, int *port)
 {
-    bool loopback =
-        strncmp(options->host, "127.", 4) == 0 || strcmp(options->host, "localhost") == 0;
-    const char *address = loopback ? "tcp://127.0.0.1:*" : "tcp://*:*";
+    const char *address = rank_host_is_loopback(options->host) ? "tcp://127.0.0.1:*" : "tcp://*:*";
     char bound[256] = "";
     size_t size = sizeof(bound);
     struct rank_exchange *e;
@@ -130,7 +120,7 @@ void rank_exchange_close(struct rank_exchange **pointer)
 /* The frame's header and `bytes`; to rank 0, or from it to a rank. */
 static enum status send_frame(struct rank_exchange *e, int to, size_t bytes_each, size_t bytes)
 {
-    struct header header = {MAGIC, (uint32_t)e->options.rank, e->number, bytes_each};
+    struct rank_frame header = rank_frame_of(e->options.rank, e->number, bytes_each);
     char name[32];
 
     memcpy(e->frame, &header, sizeof(header));
@@ -168,7 +158,7 @@ static enum status receive_frame(struct rank_exchange *e, size_t bytes_each, siz
                                  int *rank)
 {
     bool serves = e->options.rank == 0;
-    struct header header;
+    struct rank_frame header;
     char name[32] = "", wanted[32];
 
     for (*rank = -1;;) {
@@ -178,10 +168,8 @@ static enum status receive_frame(struct rank_exchange *e, size_t bytes_each, siz
         int n = zmq_recv(e->socket, e->frame, MOST_FRAME, ZMQ_DONTWAIT);
         if (n < 0)
             return STATUS_OK;
-        if (drop_rest(e->socket) || n < (int)sizeof(header))
-            continue;
-        memcpy(&header, e->frame, sizeof(header));
-        if (header.magic != MAGIC || header.rank >= (uint32_t)e->options.world ||
+        if (drop_rest(e->socket) || n > MOST_FRAME ||
+            !rank_frame_read(&header, e->frame, (size_t)n, e->options.world) ||
             header.number != e->number)
             continue;
         name[n_name < (int)sizeof(name) - 1 ? n_name : (int)sizeof(name) - 1] = '\0';
@@ -232,7 +220,7 @@ static enum status collect(struct rank_exchange *e, char *to, size_t bytes_each,
             TRY(wait_for_frame(e, end_ns));
             continue;
         }
-        memcpy(to + (size_t)rank * bytes_each, e->frame + sizeof(struct header), bytes_each);
+        memcpy(to + (size_t)rank * bytes_each, e->frame + sizeof(struct rank_frame), bytes_each);
         n_here += !e->here[rank];
         e->here[rank] = true;
     }
@@ -243,7 +231,7 @@ static enum status answer(struct rank_exchange *e, const char *all, size_t bytes
 {
     size_t bytes = bytes_each * (size_t)e->options.world;
 
-    memcpy(e->frame + sizeof(struct header), all, bytes);
+    memcpy(e->frame + sizeof(struct rank_frame), all, bytes);
     for (int rank = 1; rank < e->options.world; rank++)
         TRY(send_frame(e, rank, bytes_each, bytes));
     return STATUS_OK;
@@ -255,7 +243,7 @@ static enum status ask(struct rank_exchange *e, char *to, const void *from, size
     size_t bytes = bytes_each * (size_t)e->options.world;
     int rank;
 
-    memcpy(e->frame + sizeof(struct header), from, bytes_each);
+    memcpy(e->frame + sizeof(struct rank_frame), from, bytes_each);
     TRY(send_frame(e, -1, bytes_each, bytes_each));
     for (;;) {
         TRY(receive_frame(e, bytes_each, bytes, &rank));
@@ -263,7 +251,7 @@ static enum status ask(struct rank_exchange *e, char *to, const void *from, size
             break;
         TRY(wait_for_frame(e, end_ns));
     }
-    memcpy(to, e->frame + sizeof(struct header), bytes);
+    memcpy(to, e->frame + sizeof(struct rank_frame), bytes);
     return STATUS_OK;
 }
 

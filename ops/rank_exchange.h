@@ -10,28 +10,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ops/rank_link.h"
 #include "proto/base/status.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { RANK_EXCHANGE_MOST_BYTES = 1 << 20 }; /* of all ranks together */
-
 struct rank_exchange_options {
     int rank, world;
-    const char *host;    /* of rank 0; loopback: nobody else can connect */
-    int64_t deadline_ns; /* of one all-gather */
+    const char *host;         /* of rank 0; loopback: nobody else can connect */
+    const unsigned char *key; /* of the run, RANK_KEY_BYTES: nobody else is heard */
+    int64_t deadline_ns;      /* of one all-gather */
 };
 
 struct rank_exchange; /* opaque */
 
-/* Rank 0: listens at a port that is free, and says which. Errors: STATUS_IO. */
+/* Rank 0: listens at a port that is free, and says which. Errors: those of rank_socket_open. */
 enum status rank_exchange_listen(struct rank_exchange **out,
                                  const struct rank_exchange_options *options,
                                  int *port) IBOT_WARN_UNUSED;
 
-/* The others. Errors: STATUS_IO. */
+/* The others. Errors: the same. */
 enum status rank_exchange_connect(struct rank_exchange **out,
                                   const struct rank_exchange_options *options,
                                   int port) IBOT_WARN_UNUSED;

@@ -1,430 +1,510 @@
-/* One thread a rank owns the socket. Rank 0's hears all and judges; the others' tell and listen.
- * A message is one frame of a fixed size: what does not fit is dropped. */
+/* One thread a rank owns the link. Rank 0's hears all and judges (ops/rank_watch.h); the others'
+ * tell and listen. */
 #include "ops/rank_monitor.h"
 
-#include <errno.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <zmq.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "ops/rank_watch.h"
 #include "proto/base/clock.h"
+#include "proto/base/log.h"
 #include "proto/base/memory.h"
 
-enum { MAGIC = 0x69426d31, TEXT = 1024, DOING = 64, POLL_MS = 100, MAX_RANKS = 65536 };
+enum { POLL_MS = 100, TEXT = RANK_MESSAGE_TEXT };
 
 static const int64_t second_ns = 1000000000;
 
-enum message_kind {
-    HELLO = 1, /* a rank to rank 0: here I am */
-    WELCOME,   /* rank 0: all are here, and the bytes */
-    STATE,     /* a rank to rank 0, once a second */
-    ALIVE,     /* rank 0, once a second */
-    FAILED,    /* either way: the run ends, text says why */
-    GOODBYE,   /* a rank to rank 0: done, do not watch me */
-};
+enum phase { MEETING, WATCHING, OVER };
 
-struct message {
-    uint32_t magic, kind, rank, world;
-    int64_t count, step, begun, done; /* of STATE */
-    char doing[DOING];
-    char text[TEXT]; /* of FAILED; the bytes of WELCOME */
-};
-
-/* What rank 0 knows of one rank. */
-struct peer {
-    int64_t heard_ns, moved_ns, count, step;
-    int64_t begun, done; /* of its device */
-    char doing[DOING];
-    bool here, gone; /* came; said goodbye */
-};
+/* Who found that the run has failed. */
+enum origin { FOUND, HEARD, OWN };
 
 struct rank_monitor {
-    struct rank_monitor_options options; /* immutable after open, as is the next */
-    struct peer *peers;                  /* rank 0: of every rank; monitor thread only */
-    void *context, *socket;              /* socket: monitor thread only, once it runs */
+    struct rank_monitor_options options; /* immutable after open */
     pthread_t thread;
-    bool thread_started, failed;
-    int64_t server_heard_ns;
-    struct rank_device device; /* monitor thread only */
+    bool thread_started;
+
+    /* monitor thread only */
+    struct rank_link link;
+    enum phase phase;
+    struct rank_watch watch; /* rank 0: all ranks; another: rank 0, as its peer 1 of 2 */
+    uint64_t instance;
+    char host[RANK_MESSAGE_HOST];
+    char missing[TEXT]; /* what rank 0 says about who is missing; "": nothing yet */
+    int64_t said_ns;    /* when the log was last told who is missing */
+    struct rank_device device;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool joining, met, failed; /* guarded by lock, as is all up to the next line */
+    int64_t join_ns;           /* when the own join began; 0: it has not */
+    enum status code;
+    char reason[TEXT];       /* of the failure */
+    char bytes[TEXT];        /* rank 0's */
+    char own_reason[TEXT];   /* why this rank itself ends; set once, before `failing` */
+    pthread_mutex_t looking; /* guards the next two, and is held while one is called */
+    void (*look)(void *context, struct rank_device *out);
+    void *look_context;
+
     atomic_int_fast64_t count, step;
     _Atomic(const char *) doing;
-    atomic_bool closing, failing, told; /* failing: `reason` is set; told: it has gone out */
-    char reason[TEXT];
+    atomic_bool closing, failing, hurry;
 };
 
-/* ------------------------------------------------------------------------------ messages */
+/* ------------------------------------------------------------------------------ telling */
 
-static struct message message_of(const struct rank_monitor *m, enum message_kind kind)
+static struct rank_message message_of(const struct rank_monitor *m, enum rank_message_kind kind)
 {
-    struct message message;
+    struct rank_message message;
 
-    memset(&message, 0, sizeof(message));
-    message.magic = MAGIC;
-    message.kind = (uint32_t)kind;
-    message.rank = (uint32_t)m->options.rank;
-    message.world = (uint32_t)m->options.world;
+    rank_message_init(&message, kind, m->options.rank, m->options.world);
+    message.instance = m->instance;
+    memcpy(message.host, m->host, sizeof(message.host));
     return message;
 }
 
-/* To rank 0 (rank < 0), or from it to a rank. What can't be queued is dropped: it comes again. */
-static void send_to(struct rank_monitor *m, int rank, const struct message *message)
+static struct rank_message text_message(const struct rank_monitor *m, enum rank_message_kind kind,
+                                        const char *text)
 {
-    char name[16];
+    struct rank_message message = message_of(m, kind);
 
-    if (rank >= 0) {
-        int n = snprintf(name, sizeof(name), "rank %d", rank);
-        if (zmq_send(m->socket, name, (size_t)n, ZMQ_DONTWAIT | ZMQ_SNDMORE) < 0)
-            return;
-    }
-    (void)zmq_send(m->socket, message, sizeof(*message), ZMQ_DONTWAIT);
+    snprintf(message.text, sizeof(message.text), "%s", text);
+    return message;
 }
 
-static void send_to_all(struct rank_monitor *m, const struct message *message)
+/* What can't be queued is dropped: it comes again. */
+static void send_to_all(struct rank_monitor *m, const struct rank_message *message)
 {
-    for (int rank = 1; rank < m->options.world; rank++)
-        if (m->peers[rank].here && !m->peers[rank].gone)
-            send_to(m, rank, message);
-}
-
-/* The next whole message, if there is one: false when nothing is left to read. Strange frames, and
- * names that are not those of their rank, are passed over. */
-static bool receive(struct rank_monitor *m, struct message *message)
-{
-    char name[32], wanted[32];
-
-    for (;;) {
-        int n_name = 0, n, more = 0;
-        size_t size = sizeof(more);
-        if (m->options.rank == 0) {
-            n_name = zmq_recv(m->socket, name, sizeof(name) - 1, ZMQ_DONTWAIT);
-            if (n_name < 0)
-                return false;
-        }
-        n = zmq_recv(m->socket, message, sizeof(*message), ZMQ_DONTWAIT);
-        if (n < 0)
-            return false;
-        (void)zmq_getsockopt(m->socket, ZMQ_RCVMORE, &more, &size);
-        bool whole = n == (int)sizeof(*message) && more == 0 && message->magic == MAGIC;
-        while (more != 0) {
-            char rest[64];
-            (void)zmq_recv(m->socket, rest, sizeof(rest), ZMQ_DONTWAIT);
-            (void)zmq_getsockopt(m->socket, ZMQ_RCVMORE, &more, &size);
-        }
-        if (!whole)
-            continue;
-        message->doing[DOING - 1] = message->text[TEXT - 1] = '\0';
-        if (m->options.rank != 0)
-            return true;
-        snprintf(wanted, sizeof(wanted), "rank %u", message->rank);
-        name[n_name < (int)sizeof(name) - 1 ? n_name : (int)sizeof(name) - 1] = '\0';
-        if (strcmp(name, wanted) == 0 && message->rank > 0 &&
-            message->rank < (uint32_t)m->options.world)
-            return true;
+    for (int rank = 1; rank < m->watch.world; rank++) {
+        const struct rank_peer *peer = &m->watch.peers[rank];
+        if (peer->here && !peer->gone)
+            (void)rank_link_send(&m->link, &peer->name, message);
     }
 }
 
-static void wait_for_message(struct rank_monitor *m, long ms)
+/* Of HELLO and STATE */
+static struct rank_message own_state(struct rank_monitor *m, enum rank_message_kind kind)
 {
-    zmq_pollitem_t item = {m->socket, 0, ZMQ_POLLIN, 0};
-    (void)zmq_poll(&item, 1, ms);
+    struct rank_message message = message_of(m, kind);
+
+    message.count = atomic_load(&m->count);
+    message.step = atomic_load(&m->step);
+    message.begun = m->device.begun;
+    message.done = m->device.done;
+    snprintf(message.doing, sizeof(message.doing), "%s", atomic_load(&m->doing));
+    pthread_mutex_lock(&m->lock);
+    message.ready = m->join_ns != 0;
+    pthread_mutex_unlock(&m->lock);
+    return message;
 }
 
-/* ------------------------------------------------------------------------------ the meeting */
+/* ------------------------------------------------------------------------------ the end */
 
-static enum status open_socket(struct rank_monitor *m)
+/* Rank 0: ranks that come are told, until all have been, for told_ns. */
+static void tell_late_comers(struct rank_monitor *m, const char *text)
 {
-    const struct rank_monitor_options *o = &m->options;
-    bool loopback = strncmp(o->host, "127.", 4) == 0 || strcmp(o->host, "localhost") == 0;
-    int linger_ms = 1000, mandatory = 0, size = sizeof(struct message), high_water = 64;
-    int64_t most = size;
-    char address[300], name[16];
+    struct rank_message failed = text_message(m, RANK_FAILED, text), message;
+    int64_t end_ns = clock_monotonic_ns() + m->options.told_ns;
+    struct rank_peer_name from;
+    int left = 0;
 
-    m->context = zmq_ctx_new();
-    m->socket =
-        m->context != NULL ? zmq_socket(m->context, o->rank == 0 ? ZMQ_ROUTER : ZMQ_DEALER) : NULL;
-    if (m->socket == NULL)
-        FAIL(STATUS_IO, "a ZeroMQ socket for the ranks: %s", zmq_strerror(errno));
-    (void)zmq_setsockopt(m->socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
-    (void)zmq_setsockopt(m->socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
-    (void)zmq_setsockopt(m->socket, ZMQ_SNDHWM, &high_water, sizeof(high_water));
-    if (o->rank == 0) {
-        (void)zmq_setsockopt(m->socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof(mandatory));
-        snprintf(address, sizeof(address), "tcp://%s:%d", loopback ? "127.0.0.1" : "*", o->port);
-        if (zmq_bind(m->socket, address) != 0)
-            FAIL(STATUS_IO,
-                 "rank 0 can't listen for the other ranks at %s: %s; choose another port with "
-                 "MASTER_PORT or IBOT_RANKS_AT",
-                 address, zmq_strerror(errno));
-        return STATUS_OK;
-    }
-    int n = snprintf(name, sizeof(name), "rank %d", o->rank);
-    (void)zmq_setsockopt(m->socket, ZMQ_ROUTING_ID, name, (size_t)n);
-    snprintf(address, sizeof(address), "tcp://%s:%d", o->host, o->port);
-    if (zmq_connect(m->socket, address) != 0)
-        FAIL(STATUS_IO, "rank %d can't connect to rank 0 at %s: %s", o->rank, address,
-             zmq_strerror(errno));
-    return STATUS_OK;
-}
-
-/* "1, 4, 5 and 9 more" */
-static void list_missing(const struct rank_monitor *m, char *text, size_t size)
-{
-    int named = 0, left = 0;
-    size_t at = 0;
-
-    text[0] = '\0';
-    for (int rank = 1; rank < m->options.world; rank++) {
-        if (m->peers[rank].here)
-            continue;
-        if (named < 8 && at + 16 < size)
-            at += (size_t)snprintf(text + at, size - at, "%s%d", named++ > 0 ? ", " : "", rank);
-        else
-            left++;
+    for (int rank = 1; rank < m->watch.world; rank++) {
+        m->watch.peers[rank].told = m->watch.peers[rank].here;
+        left += !m->watch.peers[rank].told;
     }
     if (left > 0)
-        snprintf(text + at, size - at, " and %d more", left);
-}
-
-static enum status meet_as_server(struct rank_monitor *m, const void *bytes, size_t n_bytes)
-{
-    int64_t end_ns = clock_monotonic_ns() + m->options.join_ns;
-    struct message message, welcome = message_of(m, WELCOME);
-    int n_here = 1;
-    char missing[160];
-
-    memcpy(welcome.text, bytes, n_bytes);
-    while (n_here < m->options.world) {
-        int64_t now_ns = clock_monotonic_ns();
-        if (now_ns > end_ns) {
-            list_missing(m, missing, sizeof(missing));
-            FAIL(STATUS_TIMEOUT, "%d of %d ranks came within %lld s; missing: %s", n_here,
-                 m->options.world, (long long)(m->options.join_ns / second_ns), missing);
-        }
-        wait_for_message(m, POLL_MS);
-        while (receive(m, &message)) {
-            struct peer *peer = &m->peers[message.rank];
-            if (message.kind != HELLO)
+        log_warning("%s; rank 0 stays for at most %lld s to tell it to %d that have not come", text,
+                    (long long)(m->options.told_ns / second_ns), left);
+    while (left > 0 && clock_monotonic_ns() < end_ns && !atomic_load(&m->closing)) {
+        rank_link_wait(&m->link, POLL_MS);
+        while (rank_link_receive(&m->link, &message, &from)) {
+            if (message.rank == 0 || message.rank >= (uint32_t)m->watch.world)
                 continue;
-            if (message.world != (uint32_t)m->options.world)
-                FAIL(STATUS_MISMATCH, "rank %u says there are %u ranks, rank 0 says %d",
-                     message.rank, message.world, m->options.world);
-            n_here += !peer->here;
-            *peer = (struct peer){.heard_ns = now_ns, .moved_ns = now_ns, .here = true};
+            (void)rank_link_send(&m->link, &from, &failed);
+            left -= !m->watch.peers[message.rank].told;
+            m->watch.peers[message.rank].told = true;
         }
-    }
-    send_to_all(m, &welcome);
-    return STATUS_OK;
-}
-
-static enum status meet_as_client(struct rank_monitor *m, void *bytes, size_t n_bytes)
-{
-    int64_t end_ns = clock_monotonic_ns() + m->options.join_ns;
-    struct message hello = message_of(m, HELLO), message;
-
-    send_to(m, -1, &hello); /* queued until rank 0 is there */
-    for (;;) {
-        wait_for_message(m, POLL_MS);
-        while (receive(m, &message)) {
-            if (message.kind == FAILED)
-                FAIL(STATUS_DEVICE, "%s", message.text);
-            if (message.kind != WELCOME)
-                continue;
-            memcpy(bytes, message.text, n_bytes);
-            return STATUS_OK;
-        }
-        if (clock_monotonic_ns() > end_ns)
-            FAIL(STATUS_TIMEOUT, "rank %d waited %lld s for rank 0 at %s:%d and all other ranks",
-                 m->options.rank, (long long)(m->options.join_ns / second_ns), m->options.host,
-                 m->options.port);
     }
 }
 
-/* ------------------------------------------------------------------------------ the watch */
-
-/* Called once: the others are told, then the owner. */
-static void give_up(struct rank_monitor *m, const char *text)
+/* Another rank: to rank 0, which may still have to come: it answers. */
+static void tell_rank_0(struct rank_monitor *m, const char *text)
 {
-    struct message message = message_of(m, FAILED);
+    struct rank_message failed = text_message(m, RANK_FAILED, text), message;
+    int64_t end_ns = clock_monotonic_ns() + m->options.told_ns;
+    struct rank_peer_name from;
+    bool sent = rank_link_send(&m->link, NULL, &failed), answered = m->watch.peers[1].here;
 
-    if (m->failed)
+    if (!answered)
+        log_warning("rank 0 does not answer at %s:%d; this rank stays for at most %lld s to tell "
+                    "it why it ends",
+                    m->options.host, m->options.port, (long long)(m->options.told_ns / second_ns));
+    while ((!sent || !answered) && clock_monotonic_ns() < end_ns && !atomic_load(&m->closing)) {
+        rank_link_wait(&m->link, POLL_MS);
+        int ended;
+        while (rank_link_ended(&m->link, &ended))
+            continue;
+        while (rank_link_receive(&m->link, &message, &from))
+            answered = true;
+        sent = sent || rank_link_send(&m->link, NULL, &failed);
+    }
+}
+
+/* Once: the others are told, then the owner. */
+static void give_up(struct rank_monitor *m, enum status code, enum origin origin, const char *text)
+{
+    if (m->phase == OVER)
         return;
+    if (m->options.rank == 0) {
+        struct rank_message failed = text_message(m, RANK_FAILED, text);
+        send_to_all(m, &failed);
+        if (m->phase == MEETING && code != STATUS_TIMEOUT)
+            tell_late_comers(m, text);
+    } else if (origin != HEARD) {
+        tell_rank_0(m, text);
+    }
+    rank_link_close(&m->link); /* what is queued goes out */
+    m->phase = OVER;
+    pthread_mutex_lock(&m->lock);
+    bool call = !m->joining && !atomic_load(&m->failing) && !atomic_load(&m->closing);
+    m->code = code;
+    snprintf(m->reason, sizeof(m->reason), "%s", text);
     m->failed = true;
-    snprintf(message.text, sizeof(message.text), "%s", text);
-    if (m->options.rank == 0)
-        send_to_all(m, &message);
-    else
-        send_to(m, -1, &message);
-    zmq_close(m->socket); /* what is queued goes out while the context ends */
-    m->socket = NULL;
-    zmq_ctx_term(m->context);
-    m->context = NULL;
-    atomic_store(&m->told, true);
-    if (m->options.fail != NULL && !atomic_load(&m->failing))
+    pthread_cond_broadcast(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+    if (call && m->options.fail != NULL)
         m->options.fail(m->options.context, text);
+}
+
+void rank_monitor_end_process(void *context, const char *text)
+{
+    (void)context;
+    log_error("%s; this rank ends, too: start the run again, it goes on from its newest checkpoint",
+              text);
+    fflush(NULL);
+    _Exit(1);
+}
+
+/* ------------------------------------------------------------------------------ rank 0 */
+
+static void met(struct rank_monitor *m)
+{
+    m->phase = WATCHING;
+    pthread_mutex_lock(&m->lock);
+    m->met = true;
+    pthread_cond_broadcast(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+}
+
+static struct rank_message welcome_of(struct rank_monitor *m)
+{
+    struct rank_message welcome = message_of(m, RANK_WELCOME);
+
+    pthread_mutex_lock(&m->lock);
+    memcpy(welcome.text, m->bytes, sizeof(welcome.text));
+    pthread_mutex_unlock(&m->lock);
+    return welcome;
+}
+
+/* While they meet, a rank may come again as another process; two at a time may not. */
+static void take_instance(struct rank_monitor *m, const struct rank_message *message)
+{
+    struct rank_peer *peer = &m->watch.peers[message->rank];
+    char text[TEXT];
+
+    if (peer->here && message->instance == peer->former) {
+        snprintf(text, sizeof(text),
+                 "two processes say that they are rank %u, on %s and on %s: each needs a rank of "
+                 "its own (RANK, SLURM_PROCID or OMPI_COMM_WORLD_RANK)",
+                 message->rank, message->host, peer->host);
+        give_up(m, STATUS_MISMATCH, FOUND, text);
+        return;
+    }
+    uint64_t former = peer->here ? peer->instance : 0;
+    *peer = (struct rank_peer){.instance = message->instance, .former = former, .here = true};
+}
+
+/* Once a run goes on, nobody takes the place of a rank. */
+static void turn_away(struct rank_monitor *m, const struct rank_message *message,
+                      const struct rank_peer_name *from)
+{
+    char text[TEXT], name[96];
+
+    snprintf(text, sizeof(text),
+             "the run goes on with another process as %s: this one came after all had met",
+             rank_watch_name(&m->watch, (int)message->rank, name, sizeof(name)));
+    struct rank_message failed = text_message(m, RANK_FAILED, text);
+    (void)rank_link_send(&m->link, from, &failed);
+}
+
+static void hear(struct rank_monitor *m, const struct rank_message *message,
+                 const struct rank_peer_name *from, int64_t now_ns)
+{
+    struct rank_peer *peer = &m->watch.peers[message->rank];
+    char text[TEXT];
+
+    if (message->world != (uint32_t)m->options.world) {
+        if (message->kind != RANK_HELLO || m->phase != MEETING)
+            return;
+        snprintf(text, sizeof(text), "rank %u (%s) says there are %u ranks, rank 0 says %d",
+                 message->rank, message->host, message->world, m->options.world);
+        struct rank_message failed = text_message(m, RANK_FAILED, text);
+        (void)rank_link_send(&m->link, from, &failed);
+        give_up(m, STATUS_MISMATCH, FOUND, text);
+        return;
+    }
+    if (message->rank == 0)
+        return;
+    if (!peer->here || peer->instance != message->instance) {
+        if (m->phase != MEETING) {
+            if (message->kind == RANK_HELLO)
+                turn_away(m, message, from);
+            return;
+        }
+        take_instance(m, message);
+        if (m->phase == OVER)
+            return;
+    }
+    peer->name = *from;
+    rank_watch_hear(peer, message, now_ns);
+    if (message->kind == RANK_FAILED) {
+        give_up(m, STATUS_DEVICE, HEARD, message->text);
+    } else if (message->kind == RANK_GOODBYE) {
+        peer->gone = m->phase == WATCHING;
+    } else if (message->kind == RANK_HELLO) {
+        peer->ready = message->ready != 0;
+        if (m->phase == WATCHING) { /* the welcome was lost */
+            struct rank_message welcome = welcome_of(m);
+            (void)rank_link_send(&m->link, from, &welcome);
+        }
+    }
+}
+
+/* All here and ready, this one too? Then they are welcome. */
+static void welcome_all(struct rank_monitor *m)
+{
+    pthread_mutex_lock(&m->lock);
+    bool all_ready = m->join_ns != 0;
+    pthread_mutex_unlock(&m->lock);
+    for (int rank = 1; rank < m->watch.world; rank++)
+        all_ready = all_ready && m->watch.peers[rank].here && m->watch.peers[rank].ready;
+    if (!all_ready)
+        return;
+    struct rank_message welcome = welcome_of(m);
+    send_to_all(m, &welcome);
+    met(m);
 }
 
 static void note_own_state(struct rank_monitor *m, int64_t now_ns)
 {
-    struct peer *own = &m->peers[0];
-    int64_t count = atomic_load(&m->count);
+    struct rank_message state = own_state(m, RANK_STATE);
 
-    own->heard_ns = now_ns;
-    own->moved_ns = count != own->count || own->moved_ns == 0 ? now_ns : own->moved_ns;
-    own->count = count;
-    own->step = atomic_load(&m->step);
-    own->begun = m->device.begun;
-    own->done = m->device.done;
-    snprintf(own->doing, sizeof(own->doing), "%s", atomic_load(&m->doing));
-}
-
-static void note_state(struct peer *peer, const struct message *message, int64_t now_ns)
-{
-    peer->heard_ns = now_ns;
-    if (message->count != peer->count)
-        peer->moved_ns = now_ns;
-    peer->count = message->count;
-    peer->step = message->step;
-    peer->begun = message->begun;
-    peer->done = message->done;
-    memcpy(peer->doing, message->doing, sizeof(peer->doing));
-}
-
-/* All hosts stand at the same place for still_ns: `peer`, whose device has come least far? */
-static void judge_devices(const struct rank_monitor *m, const struct peer *peer, int64_t still_ns,
-                          char *text, size_t size)
-{
-    int64_t most = INT64_MIN;
-    const struct peer *last = NULL;
-
-    for (int rank = 0; rank < m->options.world; rank++) {
-        const struct peer *other = &m->peers[rank];
-        if (other->gone)
-            continue;
-        most = other->begun > most ? other->begun : most;
-        last = last == NULL || other->begun < last->begun ? other : last;
-    }
-    if (last->begun < most)
-        snprintf(text, size,
-                 "rank %d is late: for %lld s its device has not come to collective %lld, in which "
-                 "the others wait for it (step %lld, it %s)",
-                 (int)(last - m->peers), (long long)(still_ns / second_ns),
-                 (long long)last->begun + 1, (long long)last->step, last->doing);
-    else
-        snprintf(text, size,
-                 "no rank has moved for %lld s: all are at step %lld (rank %d %s), their devices "
-                 "have begun %lld collectives and rank %d's has finished %lld; the network between "
-                 "them may be cut",
-                 (long long)(still_ns / second_ns), (long long)peer->step, (int)(peer - m->peers),
-                 peer->doing, (long long)last->begun, (int)(last - m->peers),
-                 (long long)last->done);
-}
-
-/* Rank 0: who is gone, late or stuck; fills `text`. */
-static bool judge(struct rank_monitor *m, int64_t now_ns, char *text, size_t size)
-{
-    const struct rank_monitor_options *o = &m->options;
-    int64_t most = INT64_MIN;
-    int behind = -1;
-    bool all_still = true;
-
-    for (int rank = 0; rank < o->world; rank++) {
-        const struct peer *peer = &m->peers[rank];
-        if (peer->gone)
-            continue;
-        if (now_ns - peer->heard_ns > o->silent_ns) {
-            snprintf(text, size,
-                     "rank %d has not been heard of for %lld s (step %lld, it %s): its process or "
-                     "machine is gone; see its log",
-                     rank, (long long)((now_ns - peer->heard_ns) / second_ns),
-                     (long long)peer->step, peer->doing);
-            return true;
-        }
-        most = peer->count > most ? peer->count : most;
-        if (behind < 0 || peer->count < m->peers[behind].count)
-            behind = rank;
-        all_still = all_still && now_ns - peer->moved_ns > o->late_ns;
-    }
-    if (behind < 0)
-        return false;
-    const struct peer *peer = &m->peers[behind];
-    int64_t still_ns = now_ns - peer->moved_ns;
-    if (peer->count < most && still_ns > o->late_ns) {
-        snprintf(
-            text, size,
-            "rank %d is late: for %lld s it has been at step %lld (it %s), and the others wait "
-            "for it",
-            behind, (long long)(still_ns / second_ns), (long long)peer->step, peer->doing);
-        return true;
-    }
-    if (!all_still || strcmp(peer->doing, RANK_WAITS_FOR_DATA) == 0)
-        return false;
-    judge_devices(m, peer, still_ns, text, size);
-    return true;
+    rank_watch_hear(&m->watch.peers[0], &state, now_ns);
+    m->watch.peers[0].ready = state.ready != 0;
 }
 
 static void serve(struct rank_monitor *m, int64_t now_ns, bool tick)
 {
-    struct message message, alive = message_of(m, ALIVE);
+    struct rank_message message, alive = message_of(m, RANK_ALIVE);
+    struct rank_peer_name from;
     char text[TEXT];
+    int ended;
 
-    while (m->socket != NULL && receive(m, &message)) {
-        struct peer *peer = &m->peers[message.rank];
-        peer->heard_ns = now_ns;
-        if (message.kind == STATE)
-            note_state(peer, &message, now_ns);
-        else if (message.kind == GOODBYE)
-            peer->gone = true;
-        else if (message.kind == FAILED)
-            give_up(m, message.text);
-    }
-    if (m->socket == NULL || !tick)
+    while (rank_link_ended(&m->link, &ended))
+        rank_watch_cut(&m->watch, ended, now_ns);
+    while (m->phase != OVER && rank_link_receive(&m->link, &message, &from))
+        hear(m, &message, &from, now_ns);
+    if (m->phase == MEETING)
+        welcome_all(m);
+    if (m->phase == OVER || !tick)
         return;
     note_own_state(m, now_ns);
     send_to_all(m, &alive);
-    if (judge(m, now_ns, text, sizeof(text)))
-        give_up(m, text);
+    if (m->phase == WATCHING ? rank_watch_judge(&m->watch, now_ns, text, sizeof(text))
+                             : rank_watch_gone(&m->watch, now_ns, text, sizeof(text)))
+        give_up(m, STATUS_DEVICE, FOUND, text);
+}
+
+/* ------------------------------------------------------------------------------ the others */
+
+static void listen_to_rank_0(struct rank_monitor *m, const struct rank_message *message,
+                             int64_t now_ns)
+{
+    struct rank_peer *server = &m->watch.peers[1];
+
+    if (message->rank != 0)
+        return;
+    server->here = true;
+    rank_watch_hear(server, message, now_ns);
+    if (message->kind == RANK_FAILED) {
+        give_up(m, STATUS_DEVICE, HEARD, message->text);
+    } else if (message->kind == RANK_MISSING) {
+        memcpy(m->missing, message->text, sizeof(m->missing));
+    } else if (message->kind == RANK_GOODBYE) {
+        server->gone = m->phase == WATCHING;
+    } else if (message->kind == RANK_WELCOME && m->phase == MEETING) {
+        pthread_mutex_lock(&m->lock);
+        memcpy(m->bytes, message->text, sizeof(m->bytes));
+        pthread_mutex_unlock(&m->lock);
+        met(m);
+    }
+}
+
+static bool rank_0_is_gone(const struct rank_monitor *m, int64_t now_ns, char *text, size_t size)
+{
+    const struct rank_peer *server = &m->watch.peers[1];
+
+    if (!server->here || server->gone)
+        return false;
+    if (server->cut_ns != 0 && now_ns - server->cut_ns > m->options.cut_ns) {
+        snprintf(text, size,
+                 "rank 0 (%s) has ended without a word: its process was killed or has crashed, or "
+                 "its machine is down; see its log",
+                 server->host);
+        return true;
+    }
+    if (now_ns - server->heard_ns <= m->options.silent_ns)
+        return false;
+    snprintf(text, size,
+             "rank 0 (%s) has not been heard of for %lld s: its process or machine is stopped or "
+             "cut off; see its log",
+             server->host, (long long)((now_ns - server->heard_ns) / second_ns));
+    return true;
 }
 
 static void tell(struct rank_monitor *m, int64_t now_ns, bool tick)
 {
-    struct message message, state = message_of(m, STATE);
+    struct rank_peer *server = &m->watch.peers[1];
+    struct rank_message message;
+    struct rank_peer_name from;
     char text[TEXT];
+    int ended;
 
-    while (m->socket != NULL && receive(m, &message)) {
-        m->server_heard_ns = now_ns;
-        if (message.kind == FAILED)
-            give_up(m, message.text);
-    }
-    if (m->socket == NULL || !tick)
+    while (rank_link_ended(&m->link, &ended))
+        server->cut_ns = server->cut_ns != 0 ? server->cut_ns : now_ns;
+    while (m->phase != OVER && rank_link_receive(&m->link, &message, &from))
+        listen_to_rank_0(m, &message, now_ns);
+    if (m->phase == OVER || !tick)
         return;
-    state.count = atomic_load(&m->count);
-    state.step = atomic_load(&m->step);
-    state.begun = m->device.begun;
-    state.done = m->device.done;
-    snprintf(state.doing, sizeof(state.doing), "%s", atomic_load(&m->doing));
-    send_to(m, -1, &state);
-    if (now_ns - m->server_heard_ns > m->options.silent_ns) {
-        snprintf(text, sizeof(text),
-                 "rank 0 has not been heard of for %lld s: its process or machine is gone; see its "
-                 "log",
-                 (long long)((now_ns - m->server_heard_ns) / second_ns));
-        give_up(m, text);
+    message = own_state(m, m->phase == MEETING ? RANK_HELLO : RANK_STATE);
+    (void)rank_link_send(&m->link, NULL, &message);
+    if (rank_0_is_gone(m, now_ns, text, sizeof(text)))
+        give_up(m, STATUS_DEVICE, HEARD, text); /* nobody is there to be told */
+}
+
+/* ------------------------------------------------------------------------------ waiting */
+
+/* Why nobody answers where rank 0 should be, as far as it can be seen from here. */
+static void describe_silence(const struct rank_monitor *m, char *text, size_t size)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+    const char *host = m->options.host;
+    char bare[sizeof(m->options.host)];
+
+    snprintf(bare, sizeof(bare), "%.*s", (int)strcspn(host, "]"), host + (host[0] == '['));
+    int failed = getaddrinfo(bare, NULL, &hints, &found);
+    if (failed == 0)
+        freeaddrinfo(found);
+    if (failed != 0)
+        snprintf(text, size, "'%s' is no host that is known here: %s", bare, gai_strerror(failed));
+    else if (m->link.n_refused > 0)
+        snprintf(text, size,
+                 "handshakes have failed (%llu): a rank of another job, version or IBOT_RANKS_KEY "
+                 "is there, or no rank at all",
+                 (unsigned long long)m->link.n_refused);
+    else
+        snprintf(text, size, "it has not started, or is elsewhere");
+}
+
+/* What this rank waits for, in words. */
+static void describe_wait(const struct rank_monitor *m, char *text, size_t size)
+{
+    char missing[RANK_MESSAGE_TEXT - 256];
+
+    if (m->options.rank == 0) {
+        rank_watch_missing(&m->watch, missing, sizeof(missing));
+        snprintf(text, size, "rank 0 waits at port %d: %s", m->options.port, missing);
+        if (m->link.n_refused > 0)
+            snprintf(text + strlen(text), size - strlen(text),
+                     "; handshakes have failed (%llu), of strangers or of ranks with another "
+                     "IBOT_RANKS_KEY or job",
+                     (unsigned long long)m->link.n_refused);
+    } else if (!m->watch.peers[1].here) {
+        describe_silence(m, missing, sizeof(missing));
+        snprintf(text, size, "rank %d waits for rank 0, which does not answer at %s:%d: %.500s",
+                 m->options.rank, m->options.host, m->options.port, missing);
+    } else {
+        snprintf(text, size, "rank %d waits for the others: %.760s", m->options.rank,
+                 m->missing[0] != '\0' ? m->missing : "rank 0 has not said yet for which");
     }
 }
+
+static void tell_who_is_missing(struct rank_monitor *m)
+{
+    struct rank_message message = message_of(m, RANK_MISSING);
+
+    rank_watch_missing(&m->watch, message.text, sizeof(message.text));
+    send_to_all(m, &message);
+}
+
+/* Says again and again who is missing; ends the wait at the deadline, or when this process is asked
+ * to stop. */
+static void wait_on(struct rank_monitor *m, int64_t now_ns)
+{
+    char text[TEXT], reason[TEXT];
+
+    if (m->options.rank == 0)
+        tell_who_is_missing(m);
+    pthread_mutex_lock(&m->lock);
+    int64_t join_ns = m->join_ns;
+    pthread_mutex_unlock(&m->lock);
+    if (join_ns == 0)
+        return;
+    if (m->options.stops != NULL && m->options.stops(m->options.context)) {
+        snprintf(text, sizeof(text), "rank %d (%s) was asked to stop before all ranks had met",
+                 m->options.rank, m->host);
+        give_up(m, STATUS_INTERRUPTED, OWN, text);
+        return;
+    }
+    int64_t waited_ns = now_ns - join_ns;
+    bool over = waited_ns > m->options.join_ns;
+    if (!over && now_ns - (m->said_ns > join_ns ? m->said_ns : join_ns) < m->options.say_ns)
+        return;
+    describe_wait(m, text, sizeof(text));
+    if (over) {
+        snprintf(reason, sizeof(reason),
+                 "%.800s; %lld s have passed (IBOT_RANK_JOIN_DEADLINE=SECONDS says how many may)",
+                 text, (long long)(waited_ns / second_ns));
+        give_up(m, STATUS_TIMEOUT, m->options.rank == 0 || m->watch.peers[1].here ? FOUND : HEARD,
+                reason);
+        return;
+    }
+    m->said_ns = now_ns;
+    log_info("%s (%lld s of at most %lld)", text, (long long)(waited_ns / second_ns),
+             (long long)(m->options.join_ns / second_ns));
+}
+
+/* ------------------------------------------------------------------------------ the thread */
 
 static void look_at_device(struct rank_monitor *m)
 {
     char text[TEXT];
 
-    if (m->options.look == NULL)
-        return;
-    m->options.look(m->options.context, &m->device);
+    pthread_mutex_lock(&m->looking);
+    if (m->look != NULL)
+        m->look(m->look_context, &m->device);
+    pthread_mutex_unlock(&m->looking);
     if (m->device.error[0] == '\0')
         return;
-    snprintf(text, sizeof(text), "rank %d: %s", m->options.rank, m->device.error);
-    give_up(m, text);
+    snprintf(text, sizeof(text), "rank %d (%s): %s", m->options.rank, m->host, m->device.error);
+    give_up(m, STATUS_DEVICE, FOUND, text);
 }
 
 static void *monitor_main(void *argument)
@@ -436,65 +516,104 @@ static void *monitor_main(void *argument)
     int64_t period = shortest / 3 < second_ns ? shortest / 3 : second_ns, next_ns = 0;
 
     pthread_setname_np(pthread_self(), "rank monitor");
-    while (m->socket != NULL && !atomic_load(&m->closing)) {
-        wait_for_message(m, POLL_MS);
+    while (m->phase != OVER && !atomic_load(&m->closing)) {
+        rank_link_wait(&m->link, POLL_MS);
         int64_t now_ns = clock_monotonic_ns();
-        bool tick = now_ns >= next_ns;
+        bool tick = now_ns >= next_ns || atomic_exchange(&m->hurry, false);
         if (tick) {
             next_ns = now_ns + period;
             look_at_device(m);
         }
-        if (m->socket == NULL)
-            break;
-        if (m->options.rank == 0)
+        if (m->phase != OVER && m->options.rank == 0)
             serve(m, now_ns, tick);
-        else
+        else if (m->phase != OVER)
             tell(m, now_ns, tick);
-        if (m->socket != NULL && atomic_load(&m->failing))
-            give_up(m, m->reason);
+        if (m->phase == MEETING && tick)
+            wait_on(m, now_ns);
+        if (m->phase != OVER && atomic_load(&m->failing))
+            give_up(m, STATUS_DEVICE, OWN, m->own_reason);
     }
     return NULL;
 }
 
 /* ------------------------------------------------------------------------------ life */
 
-enum status rank_monitor_open(struct rank_monitor **out, const struct rank_monitor_options *options,
-                              void *bytes, size_t n_bytes)
+static enum status start(struct rank_monitor *m)
 {
-    enum status status = STATUS_OK;
-    struct rank_monitor *m;
-    int64_t now_ns = clock_monotonic_ns();
+    const struct rank_monitor_options *o = &m->options;
+    int world = o->rank == 0 ? o->world : 2;
 
-    CHECK(n_bytes <= TEXT && options->rank >= 0 && options->rank < options->world);
-    if (options->world > MAX_RANKS)
-        FAIL(STATUS_INVALID, "%d ranks; at most %d", options->world, MAX_RANKS);
+    if (getrandom(&m->instance, sizeof(m->instance), 0) != (ssize_t)sizeof(m->instance) ||
+        gethostname(m->host, sizeof(m->host) - 1) != 0)
+        FAIL(STATUS_IO, "no random number, or no name of this host");
+    TRY(memory_alloc(&m->watch.peers, (size_t)world, sizeof(*m->watch.peers), "ranks"));
+    m->watch.world = world;
+    m->watch.silent_ns = o->silent_ns;
+    m->watch.cut_ns = o->cut_ns;
+    m->watch.late_ns = o->late_ns;
+    m->watch.peers[0].here = true;
+    TRY(rank_link_open(&m->link, o->rank, o->host, o->port, o->key));
+    if (pthread_create(&m->thread, NULL, monitor_main, m) != 0)
+        FAIL(STATUS_NO_MEMORY, "a thread for the rank monitor");
+    m->thread_started = true;
+    return STATUS_OK;
+}
+
+enum status rank_monitor_open(struct rank_monitor **out, const struct rank_monitor_options *options)
+{
+    struct rank_monitor *m;
+
+    CHECK(options->rank >= 0 && options->rank < options->world);
+    if (options->world > RANK_MESSAGE_MAX_RANKS)
+        FAIL(STATUS_INVALID, "%d ranks; at most %d", options->world, RANK_MESSAGE_MAX_RANKS);
     TRY(memory_alloc(&m, 1, sizeof(*m), "rank monitor"));
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&m->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->looking, NULL);
     m->options = *options;
     atomic_store(&m->doing, "starts");
-    TRY_OUT(open_socket(m));
-    if (options->rank == 0) {
-        TRY_OUT(memory_alloc(&m->peers, (size_t)options->world, sizeof(*m->peers), "ranks"));
-        m->peers[0] = (struct peer){.heard_ns = now_ns, .moved_ns = now_ns, .here = true};
-        status = meet_as_server(m, bytes, n_bytes);
-        if (status != STATUS_OK) {
-            struct message message = message_of(m, FAILED);
-            snprintf(message.text, sizeof(message.text), "%s", status_message());
-            send_to_all(m, &message);
-            goto out;
-        }
-    } else {
-        TRY_OUT(meet_as_client(m, bytes, n_bytes));
-    }
-    m->server_heard_ns = clock_monotonic_ns();
-    if (pthread_create(&m->thread, NULL, monitor_main, m) != 0)
-        FAIL_OUT(STATUS_NO_MEMORY, "a thread for the rank monitor");
-    m->thread_started = true;
-out:
+    enum status status = start(m);
     if (status == STATUS_OK)
         *out = m;
     else
         rank_monitor_close(&m);
     return status;
+}
+
+enum status rank_monitor_join(struct rank_monitor *m, void *bytes, size_t n_bytes)
+{
+    enum status status = STATUS_OK;
+
+    CHECK(n_bytes <= sizeof(m->bytes));
+    pthread_mutex_lock(&m->lock);
+    CHECK(m->join_ns == 0, "ranks meet once");
+    if (m->options.rank == 0)
+        memcpy(m->bytes, bytes, n_bytes);
+    m->join_ns = clock_monotonic_ns();
+    m->joining = true;
+    atomic_store(&m->hurry, true);
+    while (!m->met && !m->failed) /* the monitor's thread has the deadline */
+        pthread_cond_wait(&m->changed, &m->lock);
+    m->joining = false;
+    if (m->failed)
+        status = status_set(m->code, "%s", m->reason);
+    else
+        memcpy(bytes, m->bytes, n_bytes);
+    pthread_mutex_unlock(&m->lock);
+    return status;
+}
+
+void rank_monitor_look(struct rank_monitor *m, void (*look)(void *context, struct rank_device *out),
+                       void *context)
+{
+    pthread_mutex_lock(&m->looking);
+    m->look = look;
+    m->look_context = context;
+    pthread_mutex_unlock(&m->looking);
 }
 
 void rank_monitor_progress(struct rank_monitor *monitor, int64_t step, const char *doing)
@@ -504,18 +623,19 @@ void rank_monitor_progress(struct rank_monitor *monitor, int64_t step, const cha
     atomic_fetch_add(&monitor->count, 1);
 }
 
-void rank_monitor_fail(struct rank_monitor *monitor, const char *text)
+void rank_monitor_fail(struct rank_monitor *m, const char *text)
 {
-    if (atomic_load(&monitor->failing))
-        return;
-    snprintf(monitor->reason, sizeof(monitor->reason), "rank %d ended: %s", monitor->options.rank,
-             text);
-    atomic_store(&monitor->failing, true);
-    for (int64_t end_ns = clock_monotonic_ns() + 2 * second_ns;
-         !atomic_load(&monitor->told) && clock_monotonic_ns() < end_ns;) {
-        struct timespec pause = {0, 5000000};
-        nanosleep(&pause, NULL);
+    pthread_mutex_lock(&m->lock);
+    if (!m->failed && !atomic_load(&m->failing)) {
+        snprintf(m->own_reason, sizeof(m->own_reason), "rank %d (%s) ended: %s", m->options.rank,
+                 m->host, text);
+        atomic_store(&m->failing, true);
+        int64_t end_ns = clock_monotonic_ns() + m->options.told_ns + 3 * second_ns;
+        struct timespec end = {.tv_sec = end_ns / second_ns, .tv_nsec = end_ns % second_ns};
+        while (!m->failed && pthread_cond_timedwait(&m->changed, &m->lock, &end) == 0)
+            continue;
     }
+    pthread_mutex_unlock(&m->lock);
 }
 
 void rank_monitor_close(struct rank_monitor **pointer)
@@ -527,15 +647,18 @@ void rank_monitor_close(struct rank_monitor **pointer)
     atomic_store(&m->closing, true);
     if (m->thread_started)
         pthread_join(m->thread, NULL);
-    if (m->socket != NULL && m->options.rank != 0 && m->thread_started) {
-        struct message message = message_of(m, GOODBYE);
-        send_to(m, -1, &message);
+    if (m->thread_started && m->phase == WATCHING) { /* before, it would be missed */
+        struct rank_message message = message_of(m, RANK_GOODBYE);
+        if (m->options.rank == 0)
+            send_to_all(m, &message);
+        else
+            (void)rank_link_send(&m->link, NULL, &message);
     }
-    if (m->socket != NULL)
-        zmq_close(m->socket);
-    if (m->context != NULL)
-        zmq_ctx_term(m->context);
-    memory_free(m->peers);
+    rank_link_close(&m->link);
+    pthread_cond_destroy(&m->changed);
+    pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->looking);
+    memory_free(m->watch.peers);
     memory_free(m);
     *pointer = NULL;
 }

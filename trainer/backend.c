@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/kernels.h"
+#include "ops/rank_monitor.h"
 
 void backend_start_process(char **argv)
 {
@@ -15,6 +16,47 @@ void backend_start_process(char **argv)
         return;
     setenv("OMP_WAIT_POLICY", "passive", 1);
     execv("/proc/self/exe", argv); /* where it fails, all that is lost is speed */
+}
+
+/* ------------------------------------------------------------------------------ ranks */
+
+static bool stops(void *context)
+{
+    const atomic_int *stop = context;
+    return stop != NULL && atomic_load(stop) != 0;
+}
+
+enum status backend_meet(struct backend *out, enum backend_kind kind, const atomic_int *stop)
+{
+    struct collective_environment environment;
+    struct rank_monitor_options options;
+
+    TRY(collective_environment_read(&environment));
+    if (environment.world == 1 || kind != BACKEND_CUDA)
+        return STATUS_OK;
+    TRY(rank_monitor_options_read(&options, &environment));
+    options.stops = stops;
+    options.context = (void *)(uintptr_t)stop;
+    return rank_monitor_open(&out->ranks, &options);
+}
+
+/* Of a process whose options are wrong: nobody knows yet what its ranks were to compute with. */
+static bool has_a_launcher_that_tells(void)
+{
+    struct collective_environment environment;
+
+    return collective_environment_read(&environment) != STATUS_OK ||
+           strcmp(environment.source, "Open MPI") == 0;
+}
+
+void backend_fail(struct backend *backend, const char *text)
+{
+    if (backend->ranks == NULL && (backend->collective.world > 0 || has_a_launcher_that_tells() ||
+                                   backend_meet(backend, BACKEND_CUDA, NULL) != STATUS_OK))
+        return;
+    if (backend->ranks != NULL)
+        rank_monitor_fail(backend->ranks, text);
+    rank_monitor_close(&backend->ranks);
 }
 
 static enum status open_collective(struct backend *backend, enum backend_kind kind)
@@ -27,13 +69,15 @@ static enum status open_collective(struct backend *backend, enum backend_kind ki
         return STATUS_OK;
     }
     if (kind == BACKEND_CUDA)
-        return kernels_collective_open(&backend->collective, &backend->device);
+        return kernels_collective_open(&backend->collective, &backend->device, backend->ranks);
     TRY(collective_open_mpi(&backend->collective));
     if (backend->collective.world != environment.world)
         FAIL(STATUS_MISMATCH, "%s says %d ranks, MPI %d: start CPU ranks with mpirun",
              environment.source, environment.world, backend->collective.world);
     return STATUS_OK;
 }
+
+/* ------------------------------------------------------------------------------ tuning */
 
 /* "": it does not fit. */
 static void append(char *path, size_t size, const char *name)
@@ -67,15 +111,18 @@ void backend_tuning_file(char *out, size_t size)
     append(out, size, "matrix_products");
 }
 
+/* ------------------------------------------------------------------------------ life */
+
 enum status backend_open(struct backend *out, enum backend_kind kind, int n_threads,
                          const struct device_tuning *tuning)
 {
     enum status status = STATUS_OK;
 
-    memset(out, 0, sizeof(*out));
     if (kind == BACKEND_CUDA) {
         struct collective_environment environment;
         TRY(collective_environment_read(&environment));
+        if (out->ranks == NULL)
+            TRY(backend_meet(out, kind, NULL));
         TRY(kernels_op_table(&out->ops));
         TRY(kernels_device_open(&out->device, environment.local_rank));
     } else {
@@ -86,8 +133,6 @@ enum status backend_open(struct backend *out, enum backend_kind kind, int n_thre
         status = out->device.tune(&out->device, tuning);
     if (status == STATUS_OK)
         status = open_collective(out, kind);
-    if (status != STATUS_OK)
-        backend_close(out);
     return status;
 }
 
@@ -104,5 +149,6 @@ void backend_close(struct backend *backend)
         return;
     collective_close(&backend->collective);
     device_close(&backend->device);
+    rank_monitor_close(&backend->ranks);
     memset(backend, 0, sizeof(*backend));
 }

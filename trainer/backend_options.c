@@ -146,10 +146,5 @@ enum status backend_options_open(struct backend *out, const struct backend_optio
         tuning.cache = file;
     }
     TRY(backend_open(out, (enum backend_kind)options->kind, options->threads, &tuning));
-    if (network == NULL)
-        return STATUS_OK;
-    enum status status = backend_attention_by(out, network->attention);
-    if (status != STATUS_OK)
-        backend_close(out);
-    return status;
+    return network != NULL ? backend_attention_by(out, network->attention) : STATUS_OK;
 }

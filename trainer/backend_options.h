@@ -40,7 +40,7 @@ enum ibot_precision network_options_precision(const struct network_options *netw
 bool network_options_gelu_tanh(const struct network_options *network,
                                enum ibot_precision precision);
 
-/* Errors: those of backend_open and backend_attention_by. */
+/* *out: as for backend_open. Errors: those of backend_open and backend_attention_by. */
 enum status backend_options_open(struct backend *out, const struct backend_options *options,
                                  const struct network_options *network) IBOT_WARN_UNUSED;
 

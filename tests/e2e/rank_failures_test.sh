@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# rank_failures_test.sh IBOT_TRAIN_EMULATED RUN_RANKS: one of two ranks is killed, is stopped, has a device
-# that hangs, or a network that does. Both end in bounded time with status 1, and say which rank it was.
-# The scenes wait for their deadlines side by side.
+# rank_failures_test.sh IBOT_TRAIN_EMULATED RUN_RANKS: one of two ranks fails before they have met, does not
+# come, is killed, is stopped, has a device that hangs, or a network that does. Both end in bounded time, and
+# say which rank it was. The scenes wait for their deadlines side by side.
 source "$(dirname "$0")/processes.sh"
 program=$1 run_ranks=$2
 export IBOT_EMULATOR_DEVICES=2 OMP_NUM_THREADS=1 IBOT_RANK_DEADLINE=30 XDG_CACHE_HOME=$work/cache
@@ -10,7 +10,7 @@ for class in "$data"/*; do
     find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n '2,$p' | xargs -r rm
 done
 declare -A scene
-lost='rank 1 has not been heard of\|rank 1 is late'
+lost='rank 1 (.*) \(has ended without a word\|has not been heard of\|is late\)'
 
 # begin NAME VARIABLES…: two ranks that would train for ever
 begin() {
@@ -42,6 +42,22 @@ end() {
     grep -q "$4" "$work/$name.log" || fail "$name: no '$4'"
 }
 
+# before they have met; without being told, the other would wait for ten minutes
+begin option 1:IBOT_LR=fast
+begin device 1:IBOT_EMULATOR_DEVICES=1
+mkdir "$work/folder.run"
+exec 9>"$work/folder.run/.lock"
+flock 9
+begin folder
+begin address 1:IBOT_RANKS_AT=127.0.0.1:9 0:IBOT_RANK_JOIN_DEADLINE=20 1:IBOT_RANK_JOIN_DEADLINE=20
+end option 1 2 'error: rank 1 (.*) ended: --lr fast'
+end device 1 1 'error: rank 1 (.*) ended: CUDA device 1'
+end folder 1 1 'error: rank 0 (.*) ended: another ibot-train works in'
+wait_for "$work/address.log" 'info: rank 0 waits at port .*: rank 1 has not come'
+end address 1 1 'error: rank 0 waits at port .*: rank 1 has not come; 2[0-9] s have passed'
+grep -q 'error: rank 1 waits for rank 0, which does not answer at 127.0.0.1:9: ' "$work/address.log" ||
+    fail "the wrong address is not named"
+
 begin hangs 1:IBOT_EMULATOR_KERNEL_HANGS=1500
 begin network 1:IBOT_EMULATOR_NCCL_HANGS=10
 begin error 1:IBOT_EMULATOR_NCCL_FAILS=10
@@ -60,7 +76,7 @@ end killed 1 137 "$lost"
 wait_for "$work/stopped.log" "$lost"
 kill -CONT "$(cat "$work/stopped.1")" # it finds that it is alone
 end stopped 1 1 "$lost"
-end hangs 1 1 'rank 1 is late' # its device, or its host that waits for it
+end hangs 1 1 'rank 1 (.*) is late' # its device, or its host that waits for it
 end network 1 1 'no rank has moved for .* their devices have begun 10 collectives'
 end error 1 1 'rank 1.*NCCL.*remote process exited'
 end start 1 1 'joins the communicator\|initialisation: still in progress'

@@ -62,7 +62,7 @@ static void a_column_opens_devices_and_has_ops(void **state)
     device_close(&device);
     assert_int_equal(column->op_table(&table), STATUS_OK);
     assert_string_equal(table->name, "of the column");
-    assert_int_equal(column->collective_open(&ranks, &device), STATUS_OK);
+    assert_int_equal(column->collective_open(&ranks, &device, NULL), STATUS_OK);
     assert_int_equal(ranks.rank, 3);
 }
 

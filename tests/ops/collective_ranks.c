@@ -250,8 +250,9 @@ static enum status check_all(struct collective *c, struct device *device, int wa
 }
 
 static enum status open_backend(const char *backend, struct device *device,
-                                struct collective *collective)
+                                struct rank_monitor **ranks, struct collective *collective)
 {
+    struct rank_monitor_options options;
     struct collective_environment environment;
     const struct op_table *table;
 
@@ -264,12 +265,15 @@ static enum status open_backend(const char *backend, struct device *device,
         FAIL(STATUS_UNSUPPORTED, "backend '%s' is not in this build", backend);
     TRY(collective_environment_read(&environment));
     TRY(kernels_device_open(device, environment.local_rank));
-    return kernels_collective_open(collective, device);
+    TRY(rank_monitor_options_read(&options, &environment));
+    TRY(rank_monitor_open(ranks, &options));
+    return kernels_collective_open(collective, device, *ranks);
 }
 
 int main(int argc, char **argv)
 {
     struct collective collective = {0};
+    struct rank_monitor *ranks = NULL;
     struct device device = {0};
     bool aborts = argc == 4;
     int world = argc == 3 || aborts ? atoi(argv[2]) : 0;
@@ -278,7 +282,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s BACKEND N [abort]\n", argv[0]);
         return 2;
     }
-    enum status status = open_backend(argv[1], &device, &collective);
+    enum status status = open_backend(argv[1], &device, &ranks, &collective);
     if (status == STATUS_UNSUPPORTED || (status == STATUS_NOT_FOUND && device.state == NULL)) {
         printf("skipped: %s\n", status_message());
         return 77;
@@ -295,6 +299,7 @@ int main(int argc, char **argv)
     if (status != STATUS_OK && collective.state != NULL) /* the others may be elsewhere in it */
         collective.abort(&collective, 1);
     collective_close(&collective);
+    rank_monitor_close(&ranks);
     device_close(&device);
     return status == STATUS_OK ? 0 : 1;
 }

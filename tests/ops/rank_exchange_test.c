@@ -20,10 +20,12 @@ enum { RANKS = 3, ROUNDS = 300, MOST_EACH = RANK_EXCHANGE_MOST_BYTES / RANKS };
 
 static const int64_t second_ns = 1000000000;
 
+static const unsigned char key[RANK_KEY_BYTES] = "thirty-two bytes, of which one 0";
+
 static struct rank_exchange_options options_of(int rank, int64_t deadline_ns)
 {
     return (struct rank_exchange_options){
-        .rank = rank, .world = RANKS, .host = "127.0.0.1", .deadline_ns = deadline_ns};
+        .rank = rank, .world = RANKS, .host = "127.0.0.1", .key = key, .deadline_ns = deadline_ns};
 }
 
 static unsigned char byte_of(int rank, int round, size_t i)

@@ -63,8 +63,14 @@ struct scene {
     atomic_int n_failed, n_met;
     atomic_int begun[RANKS]; /* by the device of each, where `devices` is set */
     bool devices;
+    int64_t told_ns;       /* 0: long enough for all */
+    int absent, twice;     /* a rank that does not come; one that rank 2 says it is; 0: none */
+    char log[64];          /* of rank 0, where it has one */
+    bool patient;          /* nobody is late or silent in this scene */
     atomic_int broken;     /* the rank whose device fails; 0: none */
-    char text[RANKS][512]; /* of the failure that each rank was told */
+    char text[RANKS][512]; /* of the failure that each rank was told, or that join returned */
+    /* What each does between open and join; NULL: nothing. */
+    void (*before)(struct scene *, struct rank_monitor *, int rank);
     char secret[RANKS][SECRET];
 };
 
@@ -128,11 +134,13 @@ static enum status join(struct scene *scene, struct rank_context *context, int r
         .rank = rank,
         .world = world,
         .port = port,
-        .join_ns = 8000 * ms_ns,
-        .silent_ns = 1000 * ms_ns,
-        .late_ns = 1400 * ms_ns,
+        .join_ns = 40000 * ms_ns,
+        .told_ns = scene->told_ns > 0 ? scene->told_ns : 20000 * ms_ns,
+        .say_ns = 200 * ms_ns,
+        .silent_ns = scene->patient ? 50000 * ms_ns : 1000 * ms_ns,
+        .cut_ns = scene->patient ? 1500 * ms_ns : 1000 * ms_ns,
+        .late_ns = scene->patient ? 50000 * ms_ns : 1400 * ms_ns,
         .fail = note_failure,
-        .look = scene->devices ? look_at_device : NULL,
         .context = context,
     };
 
@@ -140,7 +148,12 @@ static enum status join(struct scene *scene, struct rank_context *context, int r
     *context = (struct rank_context){scene, rank};
     if (rank == 0)
         snprintf(secret, sizeof(secret), "the bytes of rank 0");
-    TRY(rank_monitor_open(monitor, &options, secret, sizeof(secret)));
+    TRY(rank_monitor_open(monitor, &options));
+    if (scene->devices)
+        rank_monitor_look(*monitor, look_at_device, context);
+    if (scene->before != NULL)
+        scene->before(scene, *monitor, rank);
+    TRY(rank_monitor_join(*monitor, secret, sizeof(secret)));
     memcpy(scene->secret[rank], secret, sizeof(secret));
     atomic_fetch_add(&scene->n_met, 1);
     return STATUS_OK;
@@ -161,8 +174,12 @@ static void start(struct scene *scene, pid_t pids[RANKS],
         struct rank_context context;
         alarm(60);
         usleep((useconds_t)(RANKS - rank) * 30000); /* rank 0 last: the others wait for it */
-        if (join(scene, &context, rank, RANKS, port, &monitor) != STATUS_OK) {
-            fprintf(stderr, "rank %d: %s\n", rank, status_message());
+        if (rank > 0 && rank == scene->absent)
+            _exit(0);
+        int told = scene->twice > 0 && rank == 2 ? scene->twice : rank;
+        if (join(scene, &context, told, RANKS, port, &monitor) != STATUS_OK) {
+            note_failure(&context, status_message());
+            rank_monitor_close(&monitor);
             _exit(9);
         }
         int result = act(scene, monitor, rank);
@@ -192,6 +209,18 @@ static void expect_told(const struct scene *scene, int rank, const char *words)
     snprintf(what, sizeof(what), "rank %d was told '%s', wanted '%s'", rank, scene->text[rank],
              words);
     expect(strstr(scene->text[rank], words) != NULL, what);
+}
+
+/* It begins and (unless NULL) ends with these words. */
+static void expect_text(const struct scene *scene, int rank, const char *first, const char *last)
+{
+    const char *text = scene->text[rank];
+    size_t n = strlen(text), n_last = last != NULL ? strlen(last) : 0;
+
+    expect_told(scene, rank, first);
+    expect(strncmp(text, first, strlen(first)) == 0, "they do not come first");
+    expect(n >= n_last && (last == NULL || strcmp(text + n - n_last, last) == 0),
+           "other words come last");
 }
 
 static int make_progress(struct scene *scene, struct rank_monitor *monitor, int rank)
@@ -237,7 +266,8 @@ static void a_late_rank_is_named_on_every_rank(void **state)
         start(scene, pids, stop_at_seven);
         expect_exits(pids, (const int[RANKS]){4, 4, 4});
         for (int rank = 0; rank < RANKS; rank++) {
-            expect_told(scene, rank, "rank 2 is late");
+            expect_told(scene, rank, "rank 2 (");
+            expect_told(scene, rank, ") is late: ");
             expect_told(scene, rank, "step 7");
             expect_told(scene, rank, "reads a checkpoint");
         }
@@ -261,10 +291,12 @@ static void a_killed_rank_is_named_on_the_others(void **state)
     (void)state;
     while (again()) {
         struct scene *scene = scene_open();
+        scene->patient = true;
         start(scene, pids, die_if_one);
         expect_exits(pids, (const int[RANKS]){4, -SIGKILL, 4});
-        expect_told(scene, 0, "rank 1 has not been heard of");
-        expect_told(scene, 2, "rank 1 has not been heard of");
+        expect_text(scene, 0, "rank 1 (", NULL);
+        expect_told(scene, 0, ") has ended without a word (step ");
+        expect_text(scene, 2, scene->text[0], NULL);
     }
 }
 
@@ -285,9 +317,13 @@ static void the_others_notice_when_rank_0_is_killed(void **state)
     (void)state;
     while (again()) {
         struct scene *scene = scene_open();
+        scene->patient = true;
         start(scene, pids, die_if_zero);
         expect_exits(pids, (const int[RANKS]){-SIGKILL, 4, 4});
-        expect_told(scene, 1, "rank 0 has not been heard of");
+        for (int rank = 1; rank < RANKS; rank++) {
+            expect_text(scene, rank, "rank 0 (", NULL);
+            expect_told(scene, rank, ") has ended without a word");
+        }
     }
 }
 
@@ -345,7 +381,8 @@ static void a_device_that_is_behind_is_named_when_all_hosts_wait(void **state)
         start(scene, pids, all_stand_still);
         expect_exits(pids, (const int[RANKS]){4, 4, 4});
         for (int rank = 0; rank < RANKS; rank++)
-            expect_told(scene, rank, "rank 1 is late: ");
+            expect_text(scene, rank, "rank 1 (", NULL);
+        expect_told(scene, 2, ") is late: ");
         expect_told(scene, 2, "its device has not come to collective 7");
     }
 }
@@ -369,7 +406,7 @@ static void a_device_that_fails_ends_all_ranks(void **state)
         start(scene, pids, wait_for_failure);
         expect_exits(pids, (const int[RANKS]){4, 4, 4});
         for (int rank = 0; rank < RANKS; rank++)
-            expect_told(scene, rank, "rank 2: its network card is gone");
+            expect_text(scene, rank, "rank 2 (", "): its network card is gone");
     }
 }
 
@@ -392,101 +429,252 @@ static void the_reason_of_a_rank_that_ends_reaches_the_others(void **state)
         struct scene *scene = scene_open();
         start(scene, pids, fail_if_one);
         expect_exits(pids, (const int[RANKS]){4, 5, 4});
-        expect_told(scene, 0, "rank 1 ended: its disk is full");
-        expect_told(scene, 2, "rank 1 ended: its disk is full");
+        expect_text(scene, 0, "rank 1 (", ") ended: its disk is full");
+        expect_text(scene, 2, "rank 1 (", ") ended: its disk is full");
         expect(scene->text[1][0] == '\0', "rank 1 is told its own reason");
     }
+}
+
+/* ------------------------------------------------------------------------------ meeting */
+
+/* What every rank was told, or says itself. */
+static void expect_texts(const struct scene *scene, const char *first, const char *last)
+{
+    for (int rank = 0; rank < RANKS; rank++)
+        expect_text(scene, rank, first, last);
+}
+
+static int never(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    (void)scene, (void)monitor, (void)rank;
+    return 3;
+}
+
+static void fail_if_two(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    (void)scene;
+    if (rank == 2)
+        rank_monitor_fail(monitor, "no CUDA device is to be had");
+}
+
+static void a_rank_that_fails_before_all_have_met_is_named(void **state)
+{
+    pid_t pids[RANKS];
+
+    (void)state;
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->patient = true;
+        scene->before = fail_if_two;
+        start(scene, pids, never);
+        expect_exits(pids, (const int[RANKS]){9, 9, 9});
+        expect_texts(scene, "rank 2 (", ") ended: no CUDA device is to be had");
+    }
+}
+
+static void fail_if_zero(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    (void)scene;
+    if (rank == 0)
+        rank_monitor_fail(monitor, "--data has no images");
+}
+
+/* It stays until those that come later have been told. */
+static void rank_0_that_fails_before_all_have_met_is_named(void **state)
+{
+    pid_t pids[RANKS];
+
+    (void)state;
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->patient = true;
+        scene->before = fail_if_zero;
+        start(scene, pids, never);
+        expect_exits(pids, (const int[RANKS]){9, 9, 9});
+        expect_texts(scene, "rank 0 (", ") ended: --data has no images");
+    }
+}
+
+static void fail_each(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    (void)scene, (void)rank;
+    rank_monitor_fail(monitor, "an option is wrong");
+}
+
+static void ranks_that_all_fail_do_not_wait_for_each_other(void **state)
+{
+    pid_t pids[RANKS];
+
+    (void)state;
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->patient = true;
+        scene->before = fail_each;
+        start(scene, pids, never);
+        expect_exits(pids, (const int[RANKS]){9, 9, 9});
+        expect_texts(scene, "rank ", ") ended: an option is wrong");
+    }
+}
+
+/* Waits until a file, which others write, has the text. */
+static void wait_for_line(const char *path, const char *text)
+{
+    char line[2048];
+
+    for (;;) {
+        FILE *file = fopen(path, "r");
+        while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+            if (strstr(line, text) != NULL) {
+                fclose(file);
+                return;
+            }
+        if (file != NULL)
+            fclose(file);
+        usleep(10000);
+    }
+}
+
+/* Rank 0 says in its log that rank 1 has come and that rank 2 has not: then rank 1 dies. */
+static void die_when_seen(struct scene *scene, struct rank_monitor *monitor, int rank)
+{
+    (void)monitor;
+    if (rank == 0 && freopen(scene->log, "w", stderr) == NULL)
+        _exit(8);
+    if (rank == 1) {
+        wait_for_line(scene->log, "rank 2 has not come; rank 1 (");
+        raise(SIGKILL);
+    }
+}
+
+static void a_rank_that_dies_before_all_have_met_is_named(void **state)
+{
+    pid_t pids[RANKS];
+
+    (void)state;
+    while (again()) {
+        struct scene *scene = scene_open();
+        snprintf(scene->log, sizeof(scene->log), "/tmp/ibot-rank-monitor-XXXXXX");
+        int file = mkstemp(scene->log);
+        assert_true(file >= 0);
+        close(file);
+        scene->patient = true;
+        scene->told_ns = 100 * ms_ns; /* rank 2 does not come */
+        scene->absent = 2;
+        scene->before = die_when_seen;
+        start(scene, pids, never);
+        expect_exits(pids, (const int[RANKS]){9, -SIGKILL, 0});
+        expect_text(scene, 0, "rank 1 (", NULL);
+        expect_told(scene, 0, ") has ended without a word (step 0, it starts)");
+        unlink(scene->log);
+    }
+}
+
+/* Rank 2 says that it is rank 1. */
+static void two_processes_that_are_one_rank_are_named(void **state)
+{
+    pid_t pids[RANKS];
+
+    (void)state;
+    while (again()) {
+        struct scene *scene = scene_open();
+        scene->patient = true;
+        scene->told_ns = 100 * ms_ns;
+        scene->twice = 1;
+        start(scene, pids, never);
+        expect_exits(pids, (const int[RANKS]){9, 9, 9});
+        expect_text(scene, 0, "two processes say that they are rank 1, on ", NULL);
+    }
+}
+
+static struct rank_monitor_options quick_options(int rank, int world, int port)
+{
+    struct rank_monitor_options options = {.rank = rank,
+                                           .world = world,
+                                           .host = "127.0.0.1",
+                                           .port = port,
+                                           .join_ns = 50 * ms_ns,
+                                           .told_ns = 50 * ms_ns,
+                                           .say_ns = 20 * ms_ns,
+                                           .silent_ns = 300 * ms_ns,
+                                           .cut_ns = 300 * ms_ns,
+                                           .late_ns = 300 * ms_ns};
+    return options;
 }
 
 static void who_has_not_come_is_named(void **state)
 {
     struct rank_monitor *monitor = NULL;
-    struct rank_monitor_options options = {
-        .rank = 0, .world = 3, .host = "127.0.0.1", .port = free_port(), .join_ns = 50 * ms_ns};
+    struct rank_monitor_options options = quick_options(0, 3, free_port());
     char byte = 0;
 
     (void)state;
-    assert_int_equal(rank_monitor_open(&monitor, &options, &byte, 1), STATUS_TIMEOUT);
-    assert_non_null(strstr(status_message(), "1 of 3 ranks"));
-    assert_non_null(strstr(status_message(), "1, 2"));
+    assert_int_equal(rank_monitor_open(&monitor, &options), STATUS_OK);
+    assert_int_equal(rank_monitor_join(monitor, &byte, 1), STATUS_TIMEOUT);
+    assert_non_null(strstr(status_message(), "rank 1, rank 2 have not come"));
+    assert_non_null(strstr(status_message(), "IBOT_RANK_JOIN_DEADLINE"));
+    rank_monitor_close(&monitor);
     assert_null(monitor);
 }
 
-/* ------------------------------------------------------------------------------ addresses */
-
-static const char *const variables[] = {
-    "IBOT_RANKS_AT", "IBOT_RANK_DEADLINE",           "MASTER_ADDR",
-    "MASTER_PORT",   "TORCHELASTIC_USE_AGENT_STORE", "SLURM_STEP_NODELIST",
-    "SLURM_JOB_ID",  "OMPI_COMM_WORLD_SIZE",         "OMPI_COMM_WORLD_LOCAL_SIZE",
-    "PMIX_NAMESPACE"};
-
-/* name, value, name, value, …, NULL */
-static enum status read_with(struct rank_monitor_options *out, const char *source, ...)
+static void rank_0_that_does_not_answer_is_named_with_its_address(void **state)
 {
-    struct collective_environment ranks = {.rank = 1, .world = 4, .source = source};
-    va_list list;
-
-    for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
-        unsetenv(variables[i]);
-    va_start(list, source);
-    for (const char *name; (name = va_arg(list, const char *)) != NULL;)
-        setenv(name, va_arg(list, const char *), 1);
-    va_end(list);
-    return rank_monitor_options_read(out, &ranks);
-}
-
-static void rank_0_is_where_the_launcher_says(void **state)
-{
-    struct rank_monitor_options o;
+    struct rank_monitor *monitor = NULL;
+    struct rank_monitor_options options = quick_options(1, 3, free_port());
+    char byte = 0, place[64];
 
     (void)state;
-    assert_int_equal(read_with(&o, "torchrun", "IBOT_RANKS_AT", "a.b:123", "MASTER_ADDR", "x",
-                               "IBOT_RANK_DEADLINE", "7", NULL),
-                     STATUS_OK);
-    assert_string_equal(o.host, "a.b");
-    assert_int_equal(o.port, 123);
-    assert_int_equal(o.rank, 1);
-    assert_int_equal(o.world, 4);
-    assert_int_equal(o.late_ns, 7000 * ms_ns);
-    assert_int_equal(o.silent_ns, 3500 * ms_ns);
-    assert_int_equal(read_with(&o, "torchrun", "MASTER_ADDR", "node1", "MASTER_PORT", "2000", NULL),
-                     STATUS_OK);
-    assert_string_equal(o.host, "node1");
-    assert_int_equal(o.port, 2000);
-    assert_int_equal(o.late_ns, 1800000 * ms_ns);
-    assert_int_equal(o.silent_ns, 30000 * ms_ns);
-    assert_int_equal(read_with(&o, "torchrun", "MASTER_ADDR", "node1", "MASTER_PORT", "2000",
-                               "TORCHELASTIC_USE_AGENT_STORE", "True", NULL),
-                     STATUS_OK);
-    assert_int_equal(o.port, 2001);
-    assert_int_equal(read_with(&o, "Slurm", "SLURM_STEP_NODELIST", "gpu[07-09,12],x[1-2]",
-                               "SLURM_JOB_ID", "20005", NULL),
-                     STATUS_OK);
-    assert_string_equal(o.host, "gpu07");
-    assert_int_equal(o.port, 20005);
-    assert_int_equal(read_with(&o, "Slurm", "SLURM_STEP_NODELIST", "left,right", NULL), STATUS_OK);
-    assert_string_equal(o.host, "left");
-    assert_int_equal(read_with(&o, "Open MPI", "OMPI_COMM_WORLD_SIZE", "4",
-                               "OMPI_COMM_WORLD_LOCAL_SIZE", "4", "PMIX_NAMESPACE", "77", NULL),
-                     STATUS_OK);
-    assert_string_equal(o.host, "127.0.0.1");
+    snprintf(place, sizeof(place), "does not answer at 127.0.0.1:%d", options.port);
+    assert_int_equal(rank_monitor_open(&monitor, &options), STATUS_OK);
+    assert_int_equal(rank_monitor_join(monitor, &byte, 1), STATUS_TIMEOUT);
+    assert_non_null(strstr(status_message(), place));
+    rank_monitor_close(&monitor);
+    snprintf(options.host, sizeof(options.host), "nowhere.invalid");
+    assert_int_equal(rank_monitor_open(&monitor, &options), STATUS_OK);
+    assert_int_equal(rank_monitor_join(monitor, &byte, 1), STATUS_TIMEOUT);
+    assert_non_null(strstr(status_message(), "'nowhere.invalid' is no host that is known here"));
+    rank_monitor_close(&monitor);
 }
 
-static void an_address_that_is_none_is_an_error(void **state)
+static bool always(void *context)
 {
-    struct rank_monitor_options o;
+    (void)context;
+    return true;
+}
+
+static void the_wait_for_others_can_be_ended(void **state)
+{
+    struct rank_monitor *monitor = NULL;
+    struct rank_monitor_options options = quick_options(0, 3, free_port());
+    char byte = 0;
 
     (void)state;
-    assert_int_equal(read_with(&o, "torchrun", NULL), STATUS_INVALID);
-    assert_non_null(strstr(status_message(), "MASTER_ADDR"));
-    assert_int_equal(read_with(&o, "torchrun", "IBOT_RANKS_AT", "host", NULL), STATUS_INVALID);
-    assert_int_equal(read_with(&o, "torchrun", "IBOT_RANKS_AT", ":5", NULL), STATUS_INVALID);
-    assert_int_equal(read_with(&o, "torchrun", "IBOT_RANKS_AT", "h:70000", NULL), STATUS_INVALID);
-    assert_int_equal(read_with(&o, "torchrun", "MASTER_ADDR", "h", "MASTER_PORT", "x", NULL),
-                     STATUS_INVALID);
-    assert_int_equal(read_with(&o, "Open MPI", "OMPI_COMM_WORLD_SIZE", "4",
-                               "OMPI_COMM_WORLD_LOCAL_SIZE", "2", NULL),
-                     STATUS_INVALID);
+    options.join_ns = 50000 * ms_ns;
+    options.stops = always;
+    assert_int_equal(rank_monitor_open(&monitor, &options), STATUS_OK);
+    assert_int_equal(rank_monitor_join(monitor, &byte, 1), STATUS_INTERRUPTED);
+    rank_monitor_close(&monitor);
+}
+
+/* One of two ranks has the key of another run: neither hears the other, and both say so. */
+static void a_rank_with_another_key_does_not_come_in(void **state)
+{
+    struct rank_monitor *first = NULL, *second = NULL;
+    struct rank_monitor_options options = quick_options(0, 2, free_port());
+    char byte = 0;
+
+    (void)state;
+    assert_int_equal(rank_monitor_open(&first, &options), STATUS_OK);
+    options.rank = 1;
+    options.key[7] ^= 1;
+    options.join_ns = 3000 * ms_ns;
+    assert_int_equal(rank_monitor_open(&second, &options), STATUS_OK);
+    assert_int_equal(rank_monitor_join(second, &byte, 1), STATUS_TIMEOUT);
+    assert_non_null(strstr(status_message(), "handshakes have failed"));
+    assert_int_equal(rank_monitor_join(first, &byte, 1), STATUS_TIMEOUT);
+    assert_non_null(strstr(status_message(), "rank 1 has not come"));
+    assert_non_null(strstr(status_message(), "handshakes have failed"));
+    rank_monitor_close(&first);
+    rank_monitor_close(&second);
 }
 
 int main(void)
@@ -501,9 +689,15 @@ int main(void)
         cmocka_unit_test(a_device_that_is_behind_is_named_when_all_hosts_wait),
         cmocka_unit_test(a_device_that_fails_ends_all_ranks),
         cmocka_unit_test(the_reason_of_a_rank_that_ends_reaches_the_others),
+        cmocka_unit_test(a_rank_that_fails_before_all_have_met_is_named),
+        cmocka_unit_test(rank_0_that_fails_before_all_have_met_is_named),
+        cmocka_unit_test(ranks_that_all_fail_do_not_wait_for_each_other),
+        cmocka_unit_test(a_rank_that_dies_before_all_have_met_is_named),
+        cmocka_unit_test(two_processes_that_are_one_rank_are_named),
         cmocka_unit_test(who_has_not_come_is_named),
-        cmocka_unit_test(rank_0_is_where_the_launcher_says),
-        cmocka_unit_test(an_address_that_is_none_is_an_error),
+        cmocka_unit_test(rank_0_that_does_not_answer_is_named_with_its_address),
+        cmocka_unit_test(the_wait_for_others_can_be_ended),
+        cmocka_unit_test(a_rank_with_another_key_does_not_come_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

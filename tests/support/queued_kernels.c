@@ -15,10 +15,12 @@ enum status kernels_op_table(const struct op_table **out)
     return STATUS_OK;
 }
 
-enum status kernels_collective_open(struct collective *out, struct device *device)
+enum status kernels_collective_open(struct collective *out, struct device *device,
+                                    struct rank_monitor *ranks)
 {
     (void)out;
     (void)device;
+    (void)ranks;
     FAIL(STATUS_UNSUPPORTED, "the queued device works alone");
 }
 

@@ -24,6 +24,7 @@ enum {
 };
 
 static struct collective ranks, alone;
+static struct rank_monitor *monitor;
 static struct device device;
 static const struct op_table *ops;
 
@@ -250,6 +251,7 @@ static void recorded_steps_end_with_the_same_bits(void **state)
 static enum status open_backend(const char *backend)
 {
     struct collective_environment environment;
+    struct rank_monitor_options options;
 
     collective_open_alone(&alone);
     if (strcmp(backend, op_table_cpu.name) == 0) {
@@ -262,7 +264,9 @@ static enum status open_backend(const char *backend)
         FAIL(STATUS_UNSUPPORTED, "backend '%s' is not in this build", backend);
     TRY(collective_environment_read(&environment));
     TRY(kernels_device_open(&device, environment.local_rank));
-    return kernels_collective_open(&ranks, &device);
+    TRY(rank_monitor_options_read(&options, &environment));
+    TRY(rank_monitor_open(&monitor, &options));
+    return kernels_collective_open(&ranks, &device, monitor);
 }
 
 int main(int argc, char **argv)
@@ -284,6 +288,7 @@ int main(int argc, char **argv)
     if (failed > 0 && ranks.world > 1 && ops != &op_table_cpu)
         ranks.abort(&ranks, 1); /* the others may be elsewhere in it */
     collective_close(&ranks);
+    rank_monitor_close(&monitor);
     device_close(&device);
     return failed;
 }

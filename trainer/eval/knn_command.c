@@ -186,12 +186,12 @@ static enum status knn(void *values, const struct options *parsed, const atomic_
 {
     struct knn_options *o = values;
     struct features train = {0}, test = {0};
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(check(o));
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     if (o->load_features != NULL)
         TRY_OUT(features_read_both(&train, &test, o->load_features));
     else

@@ -207,7 +207,7 @@ static enum status linear(void *values, const struct options *parsed, const atom
     struct linear_classifier classifiers[LINEAR_PROBE_MAX];
     struct linear_result best, last;
     struct feature_model model = {0};
-    struct backend backend;
+    struct backend backend = {0};
     char identity[4096];
     enum status status;
     int32_t n;
@@ -220,7 +220,7 @@ static enum status linear(void *values, const struct options *parsed, const atom
     if (o->n_lr == 0)
         default_rates(o);
     TRY(combine(o, classifiers, &n));
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     struct frozen_choice choice = {
         .model = &o->model,
         .data = &o->data,

@@ -89,12 +89,12 @@ static enum status logistic(void *values, const struct options *parsed, const at
     struct logistic_options *o = values;
     struct logistic_result results[MAX_LAMBDAS];
     struct features train = {0}, test = {0};
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, NULL, parsed);
     TRY(backend_options_check(&o->backend, NULL));
-    TRY(backend_options_open(&backend, &o->backend, NULL));
+    TRY_OUT(backend_options_open(&backend, &o->backend, NULL));
     TRY_OUT(features_read_both(&train, &test, o->load_features));
     TRY_OUT(features_check_both(&train, &test));
     for (int32_t i = 0; i < o->n_lambd; i++)

@@ -153,6 +153,7 @@ enum status run_open(struct run *run, struct run_options *options, const struct 
 
     *run = (struct run){
         .options = options, .parsed = parsed, .stop = stop, .saved_step = -1, .loss = NAN};
+    TRY(backend_meet(&run->backend, (enum backend_kind)options->backend.kind, stop));
     metrics_init(&run->metrics);
     if (notify_open(&run->notify) != STATUS_OK)
         log_warning("%s", status_message());
@@ -277,6 +278,8 @@ enum status run_train(struct run *run)
 
 void run_close(struct run *run)
 {
+    if (run->options == NULL)
+        return;
     progress_clear(&run->progress);
     run_monitor_close(&run->monitor);
     receiver_close(&run->receiver);

@@ -31,6 +31,7 @@ struct run {
     struct notify notify;              /* the manager of this service, if there is one */
     struct run_monitor monitor;        /* whoever watches over HTTP */
     struct backend backend;
+    bool opened; /* all of it: what ends one rank from now on is agreed on, or aborts all */
     struct receiver receiver;
     struct ibot *ibot;
     struct dataset_info dataset;

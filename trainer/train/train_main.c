@@ -8,36 +8,38 @@
 #include "proto/config/stop.h"
 #include "trainer/train/run.h"
 
-/* When *stop is set: finish the step, save, end. */
-static enum status train(struct run_options *values, const struct options *parsed,
+/* When *stop is set: finish the step, save, end. The caller closes the run. */
+static enum status train(struct run *run, struct run_options *values, const struct options *parsed,
                          const atomic_int *stop)
 {
-    static struct run run;
-
     run_options_settle(values, parsed);
     TRY(run_options_check(values));
     if (values->check)
         return options_dump(parsed, stdout);
-    enum status status = run_open(&run, values, parsed, stop);
-    bool opened = status == STATUS_OK;
-    int world = run.backend.collective.world;
-    if (opened)
-        status = run_train(&run);
-    if (status == STATUS_OK && run.backend.collective.rank == 0)
-        log_info("done: %lld steps, %lld bad images; the run is in '%s'", (long long)run.step,
-                 (long long)run.n_bad_images, values->output_dir);
-    /* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. */
-    bool agreed = status == STATUS_OK || (status == STATUS_INTERRUPTED && opened);
-    if (!agreed && world > 1) {
-        log_error("%s", status_message());
-        run.backend.collective.abort(&run.backend.collective, status_exit_code(status));
-    }
-    run_close(&run);
-    return status;
+    TRY(run_open(run, values, parsed, stop));
+    run->opened = true;
+    TRY(run_train(run));
+    if (run->backend.collective.rank == 0)
+        log_info("done: %lld steps, %lld bad images; the run is in '%s'", (long long)run->step,
+                 (long long)run->n_bad_images, values->output_dir);
+    return STATUS_OK;
+}
+
+/* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. */
+static void tell_ranks(struct run *run, enum status status)
+{
+    struct collective *ranks = &run->backend.collective;
+
+    if (status == STATUS_OK || (status == STATUS_INTERRUPTED && run->opened))
+        return;
+    if (ranks->world > 1)
+        ranks->abort(ranks, status_exit_code(status));
+    backend_fail(&run->backend, status_message());
 }
 
 int main(int argc, char **argv)
 {
+    static struct run run;
     struct run_options values;
     struct options options = {0};
 
@@ -48,11 +50,13 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
     enum status status = options_parse(&options, &run_program, &values, argc, argv);
     if (status == STATUS_OK && !options.finished)
-        status = train(&values, &options, stop);
+        status = train(&run, &values, &options, stop);
     if (status == STATUS_INTERRUPTED)
         log_warning("%s", status_message());
     else if (status != STATUS_OK)
         log_error("%s", status_message());
+    tell_ranks(&run, status);
+    run_close(&run);
     options_release(&options);
     return status_exit_code(status);
 }
