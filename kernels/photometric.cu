@@ -37,6 +37,7 @@ enum {
     SMALL_PLANE_BYTES = 48 << 10,
     SMALL_SCRATCH_BYTES = 16 << 10,
     RESERVED_BYTES = 1 << 10, /* of shared memory: for what is declared below */
+    UNASKED_BYTES = 48 << 10, /* a block has, declared and dynamic, unless more is asked for */
     PACK = 4,                 /* pixels */
     PACK_BYTES = 3 * PACK,
     PACK_WORDS = PACK_BYTES / 4,
@@ -502,6 +503,9 @@ static enum status find_room(struct room *room, const struct cuda_device *cuda, 
     if (room->scratch > most)
         room->scratch = most;
     room->scratch = room->scratch / 16 * 16;
+    int64_t dynamic = room->scratch + (room->resident ? room->plane : 0);
+    if (dynamic <= UNASKED_BYTES && dynamic > UNASKED_BYTES - RESERVED_BYTES)
+        room->scratch += RESERVED_BYTES; /* so that launch() asks for it */
     if (room->scratch > limit || room->plane > INT32_MAX / 2)
         FAIL(STATUS_UNSUPPORTED,
              "photometric: crops of %lld x %lld px; a line of them takes %lld bytes of shared "
