@@ -25,7 +25,8 @@ static enum status cuda_alloc(struct device *device, void **out, size_t bytes, c
     size_t free_bytes = 0, total_bytes = 0;
     cudaError_t error = cudaMalloc(out, bytes > 0 ? bytes : 1);
 
-    if (error == cudaErrorMemoryAllocation) {
+    /* a size beyond every machine is no valid value to some drivers */
+    if (error == cudaErrorMemoryAllocation || error == cudaErrorInvalidValue) {
         (void)cudaGetLastError();
         CUDA_TRY(cudaMemGetInfo(&free_bytes, &total_bytes));
         FAIL(
