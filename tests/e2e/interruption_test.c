@@ -142,6 +142,7 @@ static void a_full_disk_leaves_older_checkpoints_intact_and_training_goes_on(voi
 
     command_add(&command, "--stop_at_step", "6", NULL);
     process_run(&trainer, &command, 0, SCENE_SECONDS);
+    assert_non_null(strstr(trainer.text, "step 6 of 18, where --stop_at_step ends it"));
     process_release(&trainer);
 
     command = scene_train(scene, "full", "1");
@@ -156,6 +157,7 @@ static void a_full_disk_leaves_older_checkpoints_intact_and_training_goes_on(voi
 
     command = scene_train(scene, "full", "1");
     process_run(&trainer, &command, 0, SCENE_SECONDS);
+    assert_non_null(strstr(trainer.text, "done: 18 steps"));
     process_release(&trainer);
     assert_true(scene_final_digest(scene, "full") == wanted);
 }

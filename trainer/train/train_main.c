@@ -8,6 +8,20 @@
 #include "proto/config/stop.h"
 #include "trainer/train/run.h"
 
+static void tell_end(const struct run *run)
+{
+    long long step = run->step, n_steps = run->schedule.steps_per_epoch * run->schedule.epochs;
+    long long n_bad = run->n_bad_images;
+    const char *folder = run->options->output_dir;
+
+    if (step < n_steps)
+        log_info("step %lld of %lld, where --stop_at_step ends it, %lld bad images; the same "
+                 "command without it goes on; the run is in '%s'",
+                 step, n_steps, n_bad, folder);
+    else
+        log_info("done: %lld steps, %lld bad images; the run is in '%s'", step, n_bad, folder);
+}
+
 /* When *stop is set: finish the step, save, end. The caller closes the run. */
 static enum status train(struct run *run, struct run_options *values, const struct options *parsed,
                          const atomic_int *stop)
@@ -20,8 +34,7 @@ static enum status train(struct run *run, struct run_options *values, const stru
     run->opened = true;
     TRY(run_train(run));
     if (run->backend.collective.rank == 0)
-        log_info("done: %lld steps, %lld bad images; the run is in '%s'", (long long)run->step,
-                 (long long)run->n_bad_images, values->output_dir);
+        tell_end(run);
     return STATUS_OK;
 }
 
