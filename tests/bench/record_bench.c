@@ -1,28 +1,22 @@
 /* What recording costs a trainer: the same stream taken in by a stand-in for one (each step is a
  * wait, as for an accelerator) without a recording, with ids and with everything, by turns. Loaders
  * are stand-ins that allocate, hash and send. */
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
-#include "proto/base/memory.h"
-#include "proto/base/queue.h"
 #include "proto/config/options.h"
 #include "proto/wire/consumer.h"
-#include "proto/wire/producer.h"
 #include "proto/wire/recorder.h"
+#include "tests/bench/stand_in_loader.h"
 
 enum { BATCH = 64, CREDIT = 8, WARM = 5, MAX_ROUNDS = 100 };
 
@@ -81,79 +75,7 @@ struct result {
     double step_s, waited, cpu_s, sync_s;
 };
 
-static void stop_on(enum status status)
-{
-    if (status == STATUS_OK)
-        return;
-    fprintf(stderr, "record_bench: %s\n", status_message());
-    exit(1);
-}
-
-/* ---- loaders ---- */
-
-struct loader {
-    struct producer *producer;
-    struct queue *jobs;
-};
-
-static void *work(void *argument)
-{
-    struct loader *loader = argument;
-    void *item;
-
-    while (queue_pop(loader->jobs, &item, INT64_MAX) == STATUS_OK) {
-        struct slice_job *job = item;
-        stop_on(memory_alloc_unset(&job->payload, (size_t)job->n_samples,
-                                   data_spec_record_bytes(job->spec), "slice"));
-        for (int32_t i = 0; i < job->n_samples; i++)
-            memset(job->payload + (size_t)i * data_spec_record_bytes(job->spec) +
-                       data_spec_mask_offset(job->spec, 0),
-                   0, (size_t)job->spec->n_global * data_spec_mask_bytes(job->spec));
-        producer_submit(loader->producer, job);
-    }
-    return NULL;
-}
-
-static void take(void *context, struct slice_job *job)
-{
-    struct loader *loader = context;
-    stop_on(queue_push(loader->jobs, job, 0));
-}
-
-static pid_t start_loader(const char *endpoint)
-{
-    struct loader loader;
-    pthread_t thread;
-    atomic_int stop = 0;
-    const struct producer_options options = {
-        .endpoints = {endpoint},
-        .n_endpoints = 1,
-        .dataset = {.index_digest = 1, .n_samples = 1 << 20, .n_classes = 1},
-        .credit = CREDIT,
-        .n_threads = 1,
-    };
-    pid_t child = fork();
-
-    if (child != 0)
-        return child;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    stop_on(queue_open(&loader.jobs, CREDIT));
-    stop_on(producer_open(&loader.producer, &options, take, &loader));
-    if (pthread_create(&thread, NULL, work, &loader) != 0)
-        exit(1);
-    stop_on(producer_run(loader.producer, &stop, true));
-    exit(0);
-}
-
 /* ---- one measurement ---- */
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-}
 
 static void pass_time(double milliseconds)
 {
@@ -174,10 +96,10 @@ static struct result train(struct consumer *consumer, struct recorder *recorder,
         int64_t before_ns = clock_monotonic_ns();
         if (step == WARM) {
             begin_ns = before_ns;
-            begin_cpu = cpu_seconds();
+            begin_cpu = bench_cpu_seconds();
             waited_ns = 0;
         }
-        stop_on(consumer_next(consumer, &batch, before_ns + 60000000000));
+        bench_stop_on(consumer_next(consumer, &batch, before_ns + 60000000000));
         waited_ns += clock_monotonic_ns() - before_ns;
         pass_time(bench->step_ms);
         if (recorder != NULL)
@@ -188,7 +110,7 @@ static struct result train(struct consumer *consumer, struct recorder *recorder,
     double seconds = 1e-9 * (double)(clock_monotonic_ns() - begin_ns);
     return (struct result){.step_s = seconds / bench->steps,
                            .waited = 1e-9 * (double)waited_ns / seconds,
-                           .cpu_s = (cpu_seconds() - begin_cpu) / bench->steps};
+                           .cpu_s = (bench_cpu_seconds() - begin_cpu) / bench->steps};
 }
 
 static struct result measure(const struct bench_options *bench, enum mode mode, const char *folder)
@@ -207,23 +129,24 @@ static struct result measure(const struct bench_options *bench, enum mode mode, 
                                        .batch_size = BATCH,
                                        .world = 1,
                                        .drop_last = true};
-    pid_t loader = start_loader(endpoint); /* before there are threads */
-    stop_on(consumer_open(&consumer, &options));
-    stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
-    stop_on(consumer_start(consumer, 0, 1000));
+    pid_t loader =
+        stand_in_loader_start(endpoint, CREDIT, NULL, NULL); /* before there are threads */
+    bench_stop_on(consumer_open(&consumer, &options));
+    bench_stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
+    bench_stop_on(consumer_start(consumer, 0, 1000));
     struct recorder_options recorded = {.folder = recording,
                                         .pixels = mode == FULL,
                                         .spec = options.spec,
                                         .world = 1,
                                         .batch_size = BATCH};
     if (mode != PLAIN)
-        stop_on(recorder_open(&recorder, consumer, &recorded));
+        bench_stop_on(recorder_open(&recorder, consumer, &recorded));
     result = train(consumer, recorder, bench);
     int64_t sync_ns = clock_monotonic_ns();
     if (recorder != NULL)
-        stop_on(recorder_sync(recorder));
+        bench_stop_on(recorder_sync(recorder));
     result.sync_s = 1e-9 * (double)(clock_monotonic_ns() - sync_ns);
-    stop_on(recorder_close(&recorder));
+    bench_stop_on(recorder_close(&recorder));
     consumer_close(&consumer);
     kill(loader, SIGKILL);
     waitpid(loader, NULL, 0);
@@ -282,7 +205,7 @@ int main(int argc, char **argv)
     const struct data_spec spec = data_spec_default();
 
     log_start("record_bench", LOG_WARNING);
-    stop_on(options_parse(&parsed, &program, &bench, argc, argv));
+    bench_stop_on(options_parse(&parsed, &program, &bench, argc, argv));
     if (parsed.finished)
         return 0;
     for (int32_t round = 0; round < bench.rounds; round++)

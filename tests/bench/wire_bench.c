@@ -1,9 +1,7 @@
 /* What one consumer takes in over the wire: from stand-ins that only allocate, hash and send (the
  * limit of wire and receiver), or with --data from real loaders, end to end. Slices of images of 2
  * x 224 + 10 x 96 pixels, each loader a process. */
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +14,10 @@
 #include <zmq.h>
 
 #include "proto/base/clock.h"
-#include "proto/base/memory.h"
-#include "proto/base/queue.h"
 #include "proto/config/options.h"
 #include "proto/wire/consumer.h"
 #include "proto/wire/producer.h"
+#include "tests/bench/stand_in_loader.h"
 
 enum { MAX_LOADERS = 64, BATCH = 64, CREDIT = 4 };
 
@@ -100,76 +97,7 @@ static const struct options_program program = {
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
 
-struct loader {
-    struct producer *producer;
-    struct queue *jobs;
-};
-
-static void stop_on(enum status status)
-{
-    if (status == STATUS_OK)
-        return;
-    fprintf(stderr, "wire_bench: %s\n", status_message());
-    exit(1);
-}
-
-static void *work(void *argument)
-{
-    struct loader *loader = argument;
-    void *item;
-
-    while (queue_pop(loader->jobs, &item, INT64_MAX) == STATUS_OK) {
-        struct slice_job *job = item;
-        stop_on(memory_alloc_unset(&job->payload, (size_t)job->n_samples,
-                                   data_spec_record_bytes(job->spec), "slice"));
-        for (int32_t i = 0; i < job->n_samples; i++)
-            memset(job->payload + (size_t)i * data_spec_record_bytes(job->spec) +
-                       data_spec_mask_offset(job->spec, 0),
-                   0, (size_t)job->spec->n_global * data_spec_mask_bytes(job->spec));
-        producer_submit(loader->producer, job);
-    }
-    return NULL;
-}
-
-static void take(void *context, struct slice_job *job)
-{
-    struct loader *loader = context;
-    stop_on(queue_push(loader->jobs, job, 0));
-}
-
 static struct key_pair trainer_keys, loader_keys; /* made before processes part */
-
-static void run_loader(const char *endpoint, bool keys)
-{
-    struct loader loader;
-    pthread_t thread;
-    atomic_int stop = 0;
-    const struct producer_options options = {
-        .endpoints = {endpoint},
-        .n_endpoints = 1,
-        .dataset = {.index_digest = 1, .n_samples = 1 << 20, .n_classes = 1},
-        .credit = CREDIT,
-        .n_threads = 1,
-        .keys = keys ? &loader_keys : NULL,
-        .server_key = keys ? &trainer_keys.public_half : NULL,
-    };
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    stop_on(queue_open(&loader.jobs, CREDIT));
-    stop_on(producer_open(&loader.producer, &options, take, &loader));
-    if (pthread_create(&thread, NULL, work, &loader) != 0)
-        exit(1);
-    stop_on(producer_run(loader.producer, &stop, true));
-    exit(0);
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-           1e-6 * (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-}
 
 /* A real one, from beside this program. */
 static void exec_loader(const char *endpoint, const struct bench_options *bench)
@@ -209,13 +137,16 @@ static void exec_replay(const char *endpoint, const struct bench_options *bench)
 static void start_loaders(const struct bench_options *bench, const char *endpoint, pid_t *children)
 {
     for (int32_t i = 0; i < bench->loaders; i++) {
+        if (bench->replay == NULL && bench->data == NULL) {
+            children[i] = stand_in_loader_start(endpoint, CREDIT, bench->keys ? &loader_keys : NULL,
+                                                bench->keys ? &trainer_keys.public_half : NULL);
+            continue;
+        }
         children[i] = fork();
         if (children[i] == 0 && bench->replay != NULL)
             exec_replay(endpoint, bench);
-        if (children[i] == 0 && bench->data != NULL)
-            exec_loader(endpoint, bench);
         if (children[i] == 0)
-            run_loader(endpoint, bench->keys);
+            exec_loader(endpoint, bench);
     }
 }
 
@@ -230,12 +161,12 @@ static void take_batches(struct consumer *consumer, const struct bench_options *
 
     while (n_batches < 30 || 1e-9 * (double)(now_ns - begin_ns) < (double)bench->seconds) {
         struct batch *batch;
-        stop_on(consumer_next(consumer, &batch, clock_monotonic_ns() + 60000000000));
+        bench_stop_on(consumer_next(consumer, &batch, clock_monotonic_ns() + 60000000000));
         consumer_return(consumer, batch);
         now_ns = clock_monotonic_ns();
         if (++n_batches == 20) { /* warm */
             begin_ns = now_ns;
-            begin_cpu = cpu_seconds();
+            begin_cpu = bench_cpu_seconds();
         }
     }
     double elapsed = 1e-9 * (double)(now_ns - begin_ns), images = (double)(n_batches - 20) * BATCH;
@@ -245,7 +176,7 @@ static void take_batches(struct consumer *consumer, const struct bench_options *
     printf("%d loaders: %.2f GB/s, %.0f images/s, %.3f CPU s/GB in the consumer, %ld MB, "
            "%llu slices again\n",
            bench->loaders, gigabytes / elapsed, images / elapsed,
-           (cpu_seconds() - begin_cpu) / gigabytes, usage.ru_maxrss / 1024,
+           (bench_cpu_seconds() - begin_cpu) / gigabytes, usage.ru_maxrss / 1024,
            (unsigned long long)stats.n_reissued);
 }
 
@@ -255,8 +186,8 @@ static void make_keys(const char *path, struct consumer_options *options)
     char hex[KEY_TEXT_BYTES];
     FILE *file = fopen(path, "w");
 
-    stop_on(key_pair_generate(&trainer_keys));
-    stop_on(key_pair_generate(&loader_keys));
+    bench_stop_on(key_pair_generate(&trainer_keys));
+    bench_stop_on(key_pair_generate(&loader_keys));
     if (file == NULL || fprintf(file, "%s\n", key_format(&loader_keys.public_half, hex)) < 0 ||
         fclose(file) != 0)
         exit(1);
@@ -300,13 +231,13 @@ static void time_raw(const char *endpoint, int32_t seconds)
         now_ns = clock_monotonic_ns();
         if (++n == 1000) { /* warm */
             begin_ns = now_ns;
-            begin_cpu = cpu_seconds();
+            begin_cpu = bench_cpu_seconds();
         }
     }
     double gigabytes = 1e-9 * (double)(n - 1000) * FRAME_BYTES;
     printf("bare ZeroMQ, frames of 1 MiB: %.2f GB/s, %.3f CPU s/GB in the receiver\n",
            gigabytes / (1e-9 * (double)(now_ns - begin_ns)),
-           (cpu_seconds() - begin_cpu) / gigabytes);
+           (bench_cpu_seconds() - begin_cpu) / gigabytes);
     zmq_msg_close(&frame);
     kill(sender, SIGKILL);
     waitpid(sender, NULL, 0);
@@ -323,7 +254,7 @@ int main(int argc, char **argv)
     struct dataset_info dataset;
     struct consumer *consumer;
 
-    stop_on(options_parse(&parsed, &program, &bench, argc, argv));
+    bench_stop_on(options_parse(&parsed, &program, &bench, argc, argv));
     if (parsed.finished)
         return 0;
     struct consumer_options options = {.n_endpoints = 1,
@@ -345,9 +276,9 @@ int main(int argc, char **argv)
     }
     /* Loaders first: they wait for the consumer, and a process with threads should not fork. */
     start_loaders(&bench, options.endpoints[0], children);
-    stop_on(consumer_open(&consumer, &options));
-    stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
-    stop_on(consumer_start(consumer, 0, 100000));
+    bench_stop_on(consumer_open(&consumer, &options));
+    bench_stop_on(consumer_dataset(consumer, &dataset, clock_monotonic_ns() + 10000000000));
+    bench_stop_on(consumer_start(consumer, 0, 100000));
     take_batches(consumer, &bench, &options.spec);
     for (int32_t i = 0; i < bench.loaders; i++) {
         kill(children[i], SIGKILL);
