@@ -350,6 +350,8 @@ static struct option_spec *write_rows(struct option_spec *out, const struct opti
             out = write_rows(out, spec->part->specs, spec->part->n_specs, at, flags | spec->flags);
             if (spec->group != NULL)
                 first->group = spec->group;
+            if (spec->text != NULL)
+                first->text = spec->text;
             continue;
         }
         *out = *spec;

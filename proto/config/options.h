@@ -65,8 +65,8 @@ struct option_part;
 
 struct option_spec {
     /* A table that stands here whole, as if its rows were written out, its fields from `offset` on.
-     * Of the rest of this row only two count: `group` becomes the first row's, `flags` are added to
-     * those of each. */
+     * Of the rest of this row three count: `group` and `text` (unless NULL) become the first row's,
+     * `flags` are added to those of each. */
     const struct option_part *part;
     const char *name;  /* lower_snake, the official name where there is one */
     const char *alias; /* another accepted name, or NULL */

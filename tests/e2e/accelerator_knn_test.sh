@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# accelerator_knn_test.sh IBOT_EVAL: features, neighbours and linear classifiers on an accelerator, or
-# on what stands in for one, are nearly those of the CPU.
+# accelerator_knn_test.sh IBOT_EVAL: features, neighbours, linear classifiers and clusters on an accelerator,
+# or on what stands in for one, are nearly those of the CPU.
 source "$(dirname "$0")/processes.sh"
 eval=$1
 
@@ -48,5 +48,13 @@ loss() { sed -n 's/^last: .*(loss \([0-9.]*\),.*/\1/p' "$1"; }
 [ -n "$(loss "$work/linear_cpu.log")" ] || fail "linear printed no result"
 awk -v a="$(loss "$work/linear_cpu.log")" -v b="$(loss "$work/linear_f32.log")" \
     'BEGIN { exit b == "" || a - b > 0.01 || b - a > 0.01 }' || fail "linear in f32 is another"
+cluster=(cluster --test "$data" --threads 1 --checkpoint "$work/run")
+"$IBOT_BIN/ibot-eval" "${cluster[@]}" >"$work/cluster_cpu.log" 2>&1 || fail "clusters on the CPU"
+"$eval" "${cluster[@]}" --backend cuda --precision f32 >"$work/cluster_f32.log" 2>&1 ||
+    fail "clusters in f32"
+accuracy() { sed -n 's/^NMI: .*, ACC: \([0-9.]*\) (200 images of 10 classes.*/\1/p' "$1"; }
+[ -n "$(accuracy "$work/cluster_cpu.log")" ] || fail "cluster printed no result"
+awk -v a="$(accuracy "$work/cluster_cpu.log")" -v b="$(accuracy "$work/cluster_f32.log")" \
+    'BEGIN { exit b == "" || a - b > 1 || b - a > 1 }' || fail "clusters in f32 are others"
 echo "5-NN: CPU $(top1 "$work/knn_cpu.log"), f32 $(top1 "$work/knn_f32.log")," \
     "bf16 $(top1 "$work/knn_bf16.log")"

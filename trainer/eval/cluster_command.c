@@ -14,7 +14,7 @@
 #include "trainer/pretrained.h"
 
 struct cluster_options {
-    struct frozen_model_options model;
+    struct pretrained_options weights;
     struct frozen_data_options data;
     struct backend_options backend;
     struct network_options network;
@@ -25,16 +25,9 @@ struct cluster_options {
 #define AT(field) .offset = offsetof(struct cluster_options, field)
 
 static const struct option_spec specs[] = {
-    {.part = &rows_frozen_model, AT(model), .group = "Model"},
+    {.part = &rows_pretrained, AT(weights), .group = "Model"},
     {.part = &rows_frozen_test, AT(data), .group = "Data"},
-    {.name = "batch_size_per_gpu",
-     .type = OPTION_INT32,
-     AT(batch_size_per_gpu),
-     .text = "32",
-     .minimum = 1,
-     .maximum = 4096,
-     .unit = "images",
-     .help = "images at a time"},
+    {.part = &row_frozen_batch, AT(batch_size_per_gpu)},
     {.part = &row_json, AT(json), .group = "Results"},
     {.part = &rows_backend, AT(backend), .group = "Process"},
     {.part = &rows_network, AT(network)},
@@ -58,14 +51,10 @@ static const struct options_program program = {
 static enum status open_head(const struct cluster_options *o, struct backend *backend,
                              int32_t width, struct prototypes **out)
 {
-    struct pretrained_options options = {.path = o->model.checkpoint,
-                                         .key = o->model.checkpoint_key,
-                                         .arch = o->model.arch,
-                                         .n_heads = o->model.num_heads};
     struct pretrained pretrained;
     char activation[32];
 
-    TRY(pretrained_open(&pretrained, &options));
+    TRY(pretrained_open(&pretrained, &o->weights));
     bool relu = pretrained_option(&pretrained, "act_in_head", activation, sizeof(activation)) &&
                 strcmp(activation, "relu") == 0;
     enum status status = prototypes_open(out, backend, &pretrained.selection, width, relu);
@@ -100,11 +89,11 @@ static enum status cluster(void *values, const struct options *parsed, const ato
 {
     struct cluster_options *o = values;
     struct frozen_choice choice = {
-        .model = &o->model,
+        .weights = &o->weights,
         .data = &o->data,
         .network = &o->network,
         .kind = (enum backend_kind)o->backend.kind,
-        .n_last_blocks = 1,
+        .features = {.n_last_blocks = 1},
         .batch_size = o->batch_size_per_gpu,
     };
     struct feature_model model = {0};
@@ -116,7 +105,7 @@ static enum status cluster(void *values, const struct options *parsed, const ato
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
-    if (o->model.checkpoint == NULL || o->data.test == NULL)
+    if (o->weights.path == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint and --test");
     TRY(backend_options_open(&backend, &o->backend, &o->network));
     TRY_OUT(frozen_model_open(&model, &backend, &choice));

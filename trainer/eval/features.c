@@ -12,7 +12,6 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
-#include "trainer/pretrained.h"
 
 /* Limits of a file of features. */
 enum { MAX_DIM = 1 << 24, MAX_CLASSES = 1 << 24 };
@@ -41,15 +40,13 @@ static struct ibot_options model_options(const struct backbone_options *backbone
 enum status feature_model_open(struct feature_model *out, struct backend *backend,
                                const struct feature_model_options *o)
 {
-    struct pretrained_options options = {
-        .path = o->checkpoint, .key = o->key, .arch = o->arch, .n_heads = o->n_heads};
     struct pretrained pretrained;
     struct pretrained_report report;
     char text[1024];
     enum status status;
 
     memset(out, 0, sizeof(*out));
-    TRY(pretrained_open(&pretrained, &options));
+    TRY(pretrained_open(&pretrained, &o->weights));
     struct ibot_options model = model_options(&pretrained.backbone);
     model.batch_size = o->batch_size;
     model.precision = o->precision;

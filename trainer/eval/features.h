@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "trainer/backend.h"
+#include "trainer/pretrained.h"
 #include "trainer/receiver.h"
 
 /* A network for evaluation: the backbone of any weights, in the place of the teacher's. */
@@ -17,9 +18,7 @@ struct feature_model {
 };
 
 struct feature_model_options {
-    const char *checkpoint; /* as trainer/pretrained.h */
-    const char *key, *arch; /* NULL: the teacher, or what there is; as the file says */
-    int32_t n_heads;        /* 0: the same */
+    struct pretrained_options weights;
     int32_t n_last_blocks, avgpool, batch_size;
     int32_t crop_size_px; /* 0: the run's global crop size */
     enum ibot_precision precision;

@@ -6,38 +6,36 @@
 
 #define N(array) (sizeof(array) / sizeof((array)[0]))
 
-#define AT(field) .offset = offsetof(struct frozen_model_options, field)
+#define AT(field) .offset = offsetof(struct frozen_feature_options, field)
 
-static const struct option_spec model_specs[] = {
-    {.name = "checkpoint",
-     .alias = "pretrained_weights",
-     .type = OPTION_STRING,
-     AT(checkpoint),
-     .argument = "PATH",
-     .help = "run folder (its newest checkpoint), one checkpoint folder, or a file of weights: "
-             "safetensors or PyTorch's, a full checkpoint of iBOT or DINO, or a backbone alone "
-             "(iBOT, DINO, DeiT, timm)"},
-    {.name = "checkpoint_key",
-     .type = OPTION_STRING,
-     AT(checkpoint_key),
-     .argument = "KEY",
-     .help = "which network of it: teacher, student, state_dict, model, …; without, the first of "
-             "teacher, state_dict, model, student that is there, or the whole of a flat file"},
-    {.name = "arch",
-     .type = OPTION_STRING,
-     AT(arch),
-     .argument = "NAME",
-     .help = "what the weights must be, as in ibot-train; without, their shapes say it"},
-    {.name = "num_heads",
+static const struct option_spec feature_specs[] = {
+    {.name = "n_last_blocks",
      .type = OPTION_INT32,
-     AT(num_heads),
+     AT(n_last_blocks),
+     .text = "1",
+     .minimum = 1,
+     .maximum = 256,
+     .help = "concatenate the [CLS] tokens (of a Swin: the mean tokens) of this many last blocks"},
+    {.name = "avgpool_patchtokens",
+     .type = OPTION_INT32,
+     AT(avgpool_patchtokens),
      .text = "0",
      .minimum = 0,
-     .maximum = 256,
-     .help = "attention heads of a ViT, which its shapes don't tell; 0: as the run or --arch "
-             "says, else one for each 64 of its width"},
+     .maximum = 2,
+     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
 };
-const struct option_part rows_frozen_model = {model_specs, N(model_specs)};
+const struct option_part rows_frozen_features = {feature_specs, N(feature_specs)};
+
+static const struct option_spec batch = {
+    .name = "batch_size_per_gpu",
+    .type = OPTION_INT32,
+    .text = "32",
+    .minimum = 1,
+    .maximum = 4096,
+    .unit = "images",
+    .help = "images at a time",
+};
+const struct option_part row_frozen_batch = {&batch, 1};
 
 #undef AT
 #define AT(field) .offset = offsetof(struct frozen_data_options, field)
@@ -86,12 +84,9 @@ enum status frozen_model_open(struct feature_model *out, struct backend *backend
                               const struct frozen_choice *choice)
 {
     struct feature_model_options options = {
-        .checkpoint = choice->model->checkpoint,
-        .key = choice->model->checkpoint_key,
-        .arch = choice->model->arch,
-        .n_heads = choice->model->num_heads,
-        .n_last_blocks = choice->n_last_blocks,
-        .avgpool = choice->avgpool_patchtokens,
+        .weights = *choice->weights,
+        .n_last_blocks = choice->features.n_last_blocks,
+        .avgpool = choice->features.avgpool_patchtokens,
         .batch_size = choice->batch_size,
         .crop_size_px = choice->data->crop_size,
     };

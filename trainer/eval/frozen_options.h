@@ -6,13 +6,16 @@
 #include "proto/config/options.h"
 #include "trainer/backend_options.h"
 #include "trainer/eval/features.h"
+#include "trainer/pretrained_rows.h"
 
-/* --checkpoint, --checkpoint_key, --arch, --num_heads */
-struct frozen_model_options {
-    const char *checkpoint, *checkpoint_key, *arch;
-    int32_t num_heads;
+/* --n_last_blocks, --avgpool_patchtokens */
+struct frozen_feature_options {
+    int32_t n_last_blocks, avgpool_patchtokens;
 };
-extern const struct option_part rows_frozen_model;
+extern const struct option_part rows_frozen_features;
+
+/* --batch_size_per_gpu, an int32_t: of images that pass once, so that it changes no result. */
+extern const struct option_part row_frozen_batch;
 
 /* --train, --test, --resize_size, --crop_size, --loaders, --loader_threads */
 struct frozen_data_options {
@@ -24,11 +27,12 @@ extern const struct option_part rows_frozen_test; /* the same without --train */
 
 /* A network as options say it; all borrowed. */
 struct frozen_choice {
-    const struct frozen_model_options *model;
+    const struct pretrained_options *weights;
     const struct frozen_data_options *data;
     const struct network_options *network;
     enum backend_kind kind;
-    int32_t n_last_blocks, avgpool_patchtokens, batch_size;
+    struct frozen_feature_options features;
+    int32_t batch_size;
 };
 
 /* Errors: those of feature_model_open. */

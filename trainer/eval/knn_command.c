@@ -15,13 +15,14 @@
 enum { MAX_K = 16 };
 
 struct knn_options {
-    struct frozen_model_options model;
+    struct pretrained_options weights;
+    struct frozen_feature_options features;
     struct frozen_data_options data;
     const char *dump_features, *load_features;
     struct backend_options backend;
     struct network_options network;
     float nb_knn[MAX_K];
-    int32_t n_nb_knn, n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
+    int32_t n_nb_knn, batch_size_per_gpu;
     double temperature;
     bool json;
 };
@@ -29,30 +30,10 @@ struct knn_options {
 #define AT(field) .offset = offsetof(struct knn_options, field)
 
 static const struct option_spec knn_specs[] = {
-    {.part = &rows_frozen_model, AT(model), .group = "Model"},
-    {.name = "n_last_blocks",
-     .type = OPTION_INT32,
-     AT(n_last_blocks),
-     .text = "1",
-     .minimum = 1,
-     .maximum = 256,
-     .help = "concatenate the [CLS] tokens (of a Swin: the mean tokens) of this many last blocks"},
-    {.name = "avgpool_patchtokens",
-     .type = OPTION_INT32,
-     AT(avgpool_patchtokens),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
+    {.part = &rows_pretrained, AT(weights), .group = "Model"},
+    {.part = &rows_frozen_features, AT(features)},
     {.part = &rows_frozen_data, AT(data), .group = "Data"},
-    {.name = "batch_size_per_gpu",
-     .type = OPTION_INT32,
-     AT(batch_size_per_gpu),
-     .text = "32",
-     .minimum = 1,
-     .maximum = 4096,
-     .unit = "images",
-     .help = "images at a time"},
+    {.part = &row_frozen_batch, AT(batch_size_per_gpu)},
     {.name = "dump_features",
      .type = OPTION_STRING,
      AT(dump_features),
@@ -100,13 +81,13 @@ static enum status check(const struct knn_options *o)
         if (o->nb_knn[i] != floorf(o->nb_knn[i]))
             FAIL(STATUS_INVALID, "--nb_knn: got %g, wanted whole numbers", (double)o->nb_knn[i]);
     if (o->load_features != NULL) {
-        if (o->model.checkpoint != NULL || o->data.train != NULL || o->data.test != NULL ||
+        if (o->weights.path != NULL || o->data.train != NULL || o->data.test != NULL ||
             o->dump_features != NULL)
             FAIL(STATUS_INVALID, "--load_features takes the place of --checkpoint, --train, --test "
                                  "and --dump_features: give it alone, or leave it out");
         return STATUS_OK;
     }
-    if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
+    if (o->weights.path == NULL || o->data.train == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint, --train and --test (or --load_features with kept "
                              "features)");
     return class_folders_check(o->data.train, o->data.test);
@@ -117,12 +98,11 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
                                const atomic_int *stop)
 {
     struct frozen_choice choice = {
-        .model = &o->model,
+        .weights = &o->weights,
         .data = &o->data,
         .network = &o->network,
         .kind = (enum backend_kind)o->backend.kind,
-        .n_last_blocks = o->n_last_blocks,
-        .avgpool_patchtokens = o->avgpool_patchtokens,
+        .features = o->features,
         .batch_size = o->batch_size_per_gpu,
     };
     struct feature_model model;

@@ -15,11 +15,12 @@ enum optimizer_choice { CHOICE_SGD, CHOICE_LARS, CHOICE_BOTH };
 static const char *const optimizers[] = {"sgd", "lars", "both", NULL};
 
 struct linear_options {
-    struct frozen_model_options model;
+    struct pretrained_options weights;
+    struct frozen_feature_options features;
     struct frozen_data_options data;
     struct backend_options backend;
     struct network_options network;
-    int32_t n_last_blocks, avgpool_patchtokens, batch_size_per_gpu;
+    int32_t batch_size_per_gpu;
     float lr[MAX_RATES], weight_decay[MAX_DECAYS];
     int32_t n_lr, n_weight_decay, epochs, val_freq;
     int64_t seed;
@@ -31,23 +32,8 @@ struct linear_options {
 #define AT(field) .offset = offsetof(struct linear_options, field)
 
 static const struct option_spec specs[] = {
-    {.part = &rows_frozen_model, AT(model), .group = "Model"},
-    {.name = "n_last_blocks",
-     .type = OPTION_INT32,
-     AT(n_last_blocks),
-     .text = "4",
-     .minimum = 1,
-     .maximum = 256,
-     .help = "concatenate the [CLS] tokens (of a Swin: the mean tokens) of this many last blocks. "
-             "The published figures: 4 with --avgpool_patchtokens 0 for ViT-S and Swin, 1 with 2 "
-             "for ViT-B and ViT-L"},
-    {.name = "avgpool_patchtokens",
-     .type = OPTION_INT32,
-     AT(avgpool_patchtokens),
-     .text = "0",
-     .minimum = 0,
-     .maximum = 2,
-     .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
+    {.part = &rows_pretrained, AT(weights), .group = "Model"},
+    {.part = &rows_frozen_features, AT(features), .text = "4"},
     {.part = &rows_frozen_data, AT(data), .group = "Data"},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
@@ -124,10 +110,13 @@ static const struct options_program program = {
     .name = "ibot-eval linear",
     .summary = "Linear accuracy of a frozen backbone: linear classifiers of many learning rates, "
                "trained at once on augmented crops.",
-    .epilogue = "  ibot-eval linear --checkpoint runs/small --train DIR/train --test DIR/val -o "
-                "runs/small/linear\n\n"
-                "The result is that of the classifier and epoch that are best on the test images, "
-                "as it is published; beside it stands the best classifier of the last epoch.",
+    .epilogue =
+        "  ibot-eval linear --checkpoint runs/small --train DIR/train --test DIR/val -o "
+        "runs/small/linear\n\n"
+        "The published figures are with --n_last_blocks 4 --avgpool_patchtokens 0 of ViT-S and "
+        "Swin, 1 and 2 of ViT-B and ViT-L. The result is that of the classifier and epoch that are "
+        "best on the test images, "
+        "as it is published; beside it stands the best classifier of the last epoch.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
@@ -180,9 +169,9 @@ static void describe(const struct linear_options *o, const struct feature_model 
     snprintf(out, n_bytes,
              "checkpoint %s, key %s, %d last blocks, avgpool %d, crop %d px, train %s, test %s, "
              "batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
-             o->model.checkpoint, o->model.checkpoint_key != NULL ? o->model.checkpoint_key : "-",
-             o->n_last_blocks, o->avgpool_patchtokens, model->crop_size_px, o->data.train,
-             o->data.test, o->batch_size_per_gpu, n, optimizers[o->optimizer],
+             o->weights.path, o->weights.key != NULL ? o->weights.key : "-",
+             o->features.n_last_blocks, o->features.avgpool_patchtokens, model->crop_size_px,
+             o->data.train, o->data.test, o->batch_size_per_gpu, n, optimizers[o->optimizer],
              (unsigned long long)hash_bytes(settings, 2 * (size_t)n * sizeof(double)), o->epochs,
              (long long)o->seed);
 }
@@ -214,7 +203,7 @@ static enum status linear(void *values, const struct options *parsed, const atom
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
-    if (o->model.checkpoint == NULL || o->data.train == NULL || o->data.test == NULL)
+    if (o->weights.path == NULL || o->data.train == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint, --train and --test");
     TRY(class_folders_check(o->data.train, o->data.test));
     if (o->n_lr == 0)
@@ -222,12 +211,11 @@ static enum status linear(void *values, const struct options *parsed, const atom
     TRY(combine(o, classifiers, &n));
     TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     struct frozen_choice choice = {
-        .model = &o->model,
+        .weights = &o->weights,
         .data = &o->data,
         .network = &o->network,
         .kind = (enum backend_kind)o->backend.kind,
-        .n_last_blocks = o->n_last_blocks,
-        .avgpool_patchtokens = o->avgpool_patchtokens,
+        .features = o->features,
         .batch_size = o->batch_size_per_gpu,
     };
     TRY_OUT(frozen_model_open(&model, &backend, &choice));

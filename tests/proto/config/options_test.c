@@ -285,6 +285,7 @@ static const struct option_spec kit_specs[] = {
     {.name = "warm", .type = OPTION_BOOL, .text = "off", .group = "Own"},
     {.part = &pace_rows,
      .offset = offsetof(struct outing, kit.pace) - offsetof(struct outing, kit),
+     .text = "4",
      .flags = OPTION_OUTSIDE_DIGEST},
 };
 static const struct option_part kit_rows = {kit_specs, 2};
@@ -330,6 +331,7 @@ static void a_table_stands_within_another(void **state)
     assert_true(options_digest(&options) == digest);
     options_release(&options);
     assert_int_equal(parse_outing(&options, &values, 1, (char *[]){"outing"}), STATUS_OK);
+    assert_int_equal(values.kit.pace.steps, 4); /* not 3, as elsewhere */
     assert_true(options_digest(&options) != digest);
     options_release(&options);
     assert_int_equal(parse_outing(&options, &values, 2, (char *[]){"outing", "--step=x"}),
