@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,11 +37,16 @@ static enum status write_all(int file, const char *bytes, size_t n)
 enum status index_write(const struct index *index, const char *path)
 {
     char temporary[INDEX_MAX_PATH_BYTES];
+    uint64_t number;
 
-    if (snprintf(temporary, sizeof(temporary), "%s.tmp-%d", path, (int)getpid()) >=
-        (int)sizeof(temporary))
+    /* A name that nobody else has: loaders on many machines, or in containers where each has the
+     * same process id, may write the same index at once. */
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+        FAIL(STATUS_IO, "index '%s': getrandom: %s", path, strerror(errno));
+    if (snprintf(temporary, sizeof(temporary), "%s.tmp-%016llx", path,
+                 (unsigned long long)number) >= (int)sizeof(temporary))
         FAIL(STATUS_INVALID, "index path '%s' is too long", path);
-    int file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (file < 0)
         FAIL(STATUS_IO, "index '%s' can't be written: %s; choose another place with --output", path,
              strerror(errno));

@@ -7,8 +7,8 @@
  *   enum status index_open(struct index **out, const char *path)
  *   {
  *       if (!exists)
- *           FAIL(STATUS_NOT_FOUND, "index '%s' does not exist; make it with: ibot-index DIR",
- * path); TRY(header_read(...));          // hands the callee's code and text on
+ *           FAIL(STATUS_NOT_FOUND, "index '%s' does not exist; make it: ibot-index DIR", path);
+ *       TRY(header_read(...)); // hands the callee's code and text on
  *       ...
  *   }
  */

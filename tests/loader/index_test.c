@@ -419,6 +419,28 @@ static void lies_inside_a_whole_file_are_refused(void **state)
     free(bytes);
 }
 
+/* In containers that share a folder everybody may be process 1: what another one is at stays. */
+static void a_writer_does_not_touch_the_file_of_another(void **state)
+{
+    const struct folder *folder = *state;
+    char place[512], other[600], name[600];
+    struct index index = {0};
+    struct stat info;
+
+    put(folder, "images/a/1.jpg", 5);
+    folder_path(folder, "images", place, sizeof(place));
+    assert_int_equal(index_build(&index, place, NULL, NULL), STATUS_OK);
+    folder_path(folder, "index", place, sizeof(place));
+    snprintf(name, sizeof(name), "index.tmp-%d", (int)getpid());
+    put(folder, name, 3);
+    folder_path(folder, name, other, sizeof(other));
+    assert_int_equal(index_write(&index, place), STATUS_OK);
+    assert_int_equal(stat(other, &info), 0);
+    assert_int_equal(info.st_size, 3);
+    assert_int_equal(stat(place, &info), 0);
+    index_close(&index);
+}
+
 static void a_place_that_cannot_be_written_leaves_nothing(void **state)
 {
     struct folder *folder = *state;
@@ -452,6 +474,7 @@ int main(void)
         TEST(reading_can_be_stopped),
         TEST(a_cut_or_changed_file_is_refused),
         TEST(lies_inside_a_whole_file_are_refused),
+        TEST(a_writer_does_not_touch_the_file_of_another),
         TEST(a_place_that_cannot_be_written_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
