@@ -144,15 +144,32 @@ static bool is_part(const struct image_place *place)
     return place->name != NULL && place->name[0] != '\0';
 }
 
-/* Bytes of an image, in memory of the decoder until its next use. O_NONBLOCK: a pipe with an
- * image's name must not hold a thread for ever. */
-static enum status load(struct image_decoder *decoder, const struct image_place *place,
+/* O_NONBLOCK: a pipe with an image's name must not hold a thread for ever. */
+static int open_file(const struct image_place *place)
+{
+    return open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+}
+
+int image_fetch(const struct image_place *place)
+{
+    int file = open_file(place);
+
+    if (file >=
+        0) /* all of it, or the part of the archive; where that does nothing, it is read later */
+        (void)!posix_fadvise(file, is_part(place) ? (off_t)place->offset : 0,
+                             is_part(place) ? (off_t)place->size : 0, POSIX_FADV_WILLNEED);
+    return file;
+}
+
+/* Bytes of an image, in memory of the decoder until its next use. Takes the file. */
+static enum status load(struct image_decoder *decoder, const struct image_place *place, int file,
                         size_t *n_bytes)
 {
     enum status status = STATUS_OK;
     struct stat info;
-    int file = open(place->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 
+    if (file < 0)
+        file = open_file(place);
     if (file < 0)
         FAIL(errno == ENOENT || errno == ENOTDIR                     ? STATUS_NOT_FOUND
              : errno == EMFILE || errno == ENFILE || errno == ENOMEM ? STATUS_NO_MEMORY
@@ -185,9 +202,15 @@ int64_t image_decoder_read_ns(const struct image_decoder *decoder)
 enum status image_read(struct image_decoder *decoder, const struct image_place *place,
                        struct image *out)
 {
+    return image_read_from(decoder, place, -1, out);
+}
+
+enum status image_read_from(struct image_decoder *decoder, const struct image_place *place,
+                            int file, struct image *out)
+{
     size_t n_bytes = 0;
     int64_t start_ns = clock_monotonic_ns();
-    enum status status = load(decoder, place, &n_bytes);
+    enum status status = load(decoder, place, file, &n_bytes);
 
     decoder->read_ns += clock_monotonic_ns() - start_ns;
     if (status == STATUS_OK)

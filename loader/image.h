@@ -75,6 +75,14 @@ struct image_place {
 enum status image_read(struct image_decoder *decoder, const struct image_place *place,
                        struct image *out) IBOT_WARN_UNUSED;
 
+/* Opens the file for image_read_from and has the system fetch the image's bytes meanwhile, without
+ * waiting for them. -1: it can't be opened. */
+int image_fetch(const struct image_place *place);
+
+/* image_read from an opened file, which is closed; -1: opens it. */
+enum status image_read_from(struct image_decoder *decoder, const struct image_place *place,
+                            int file, struct image *out) IBOT_WARN_UNUSED;
+
 /* Time that image_read has spent with reading, all in all. */
 int64_t image_decoder_read_ns(const struct image_decoder *decoder);
 

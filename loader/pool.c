@@ -53,11 +53,21 @@ static void note_bad_image(void *context, enum bad_image_kind kind, uint32_t ind
     snprintf(bad->reason, sizeof(bad->reason), "%s", reason);
 }
 
+/* Sample i of the slice comes soon, if there is one. */
+static void fetch(struct worker *worker, const struct slice_job *job, int32_t i)
+{
+    if (i < job->n_samples)
+        view_fetch(&worker->maker, job->spec, job->epoch,
+                   job->first_position + (uint64_t)i * job->stride);
+}
+
 static void make_slice(struct worker *worker, struct slice_job *job)
 {
     size_t record = data_spec_record_bytes(job->spec);
 
     job->status = memory_alloc_unset(&job->payload, (size_t)job->n_samples, record, "slice");
+    for (int32_t i = 0; i < VIEW_AHEAD && i < job->n_samples; i++)
+        fetch(worker, job, i);
     for (int32_t i = 0; i < job->n_samples && job->status == STATUS_OK; i++) {
         if (atomic_load_explicit(&worker->pool->stopping, memory_order_relaxed)) {
             job->status = status_set(STATUS_CLOSED, "the loader is stopping");
@@ -67,7 +77,9 @@ static void make_slice(struct worker *worker, struct slice_job *job)
         job->status = view_make(
             &worker->maker, job->spec, job->epoch, job->first_position + (uint64_t)i * job->stride,
             job->payload + (size_t)i * record, &job->samples[i], note_bad_image, &making);
+        fetch(worker, job, i + VIEW_AHEAD);
     }
+    view_fetch_end(&worker->maker);
     if (job->status != STATUS_OK)
         snprintf(job->reason, sizeof(job->reason), "%s", status_message());
 }

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "loader/draw.h"
 #include "proto/base/clock.h"
@@ -138,6 +139,45 @@ enum status view_render(struct view_maker *maker, const struct data_spec *spec, 
     return STATUS_OK;
 }
 
+void view_fetch(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                uint64_t position)
+{
+    char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
+    uint32_t sample;
+
+    if (maker->n_ahead == VIEW_AHEAD ||
+        order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position, &sample) !=
+            STATUS_OK ||
+        index_image(maker->index, sample, path, &place) != STATUS_OK)
+        return;
+    int64_t start_ns = clock_monotonic_ns();
+    int file = image_fetch(&place);
+    maker->stage_ns[VIEW_READ] += clock_monotonic_ns() - start_ns;
+    if (file < 0)
+        return; /* told of when it is made */
+    maker->ahead[maker->n_ahead].sample = sample;
+    maker->ahead[maker->n_ahead++].file = file;
+}
+
+void view_fetch_end(struct view_maker *maker)
+{
+    while (maker->n_ahead > 0)
+        close(maker->ahead[--maker->n_ahead].file);
+}
+
+/* The opened file of a sample that was fetched, or -1. */
+static int take_fetched(struct view_maker *maker, uint32_t sample)
+{
+    for (int i = 0; i < maker->n_ahead; i++)
+        if (maker->ahead[i].sample == sample) {
+            int file = maker->ahead[i].file;
+            maker->ahead[i] = maker->ahead[--maker->n_ahead];
+            return file;
+        }
+    return -1;
+}
+
 enum status view_make(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                       uint64_t position, uint8_t *record, struct batch_sample *sample,
                       view_bad_image *bad, void *context)
@@ -154,7 +194,8 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
         TRY(index_image(maker->index, sample->index, path, &place));
         int64_t read_ns = image_decoder_read_ns(maker->decoder);
         maker->stage_start_ns = clock_monotonic_ns();
-        enum status status = image_read(maker->decoder, &place, &maker->image);
+        int file = take_fetched(maker, sample->index);
+        enum status status = image_read_from(maker->decoder, &place, file, &maker->image);
         read_ns = image_decoder_read_ns(maker->decoder) - read_ns;
         maker->stage_ns[VIEW_READ] += read_ns;
         maker->stage_start_ns += read_ns;
@@ -197,6 +238,7 @@ void view_maker_close(struct view_maker *maker)
 {
     if (maker == NULL)
         return;
+    view_fetch_end(maker);
     image_decoder_close(&maker->decoder);
     image_release(&maker->image);
     image_release(&maker->turned);

@@ -26,6 +26,8 @@ enum view_stage {
 
 extern const char *const view_stage_names[VIEW_STAGES];
 
+enum { VIEW_AHEAD = 4 }; /* images that are fetched before they are asked for */
+
 /* One thread's tools. Worker thread only. */
 struct view_maker {
     const struct index *index; /* borrowed, shared */
@@ -35,6 +37,11 @@ struct view_maker {
     struct planes planes; /* the view in work */
     struct resampler resampler;
     struct photometric photometric;
+    struct {
+        uint32_t sample;
+        int file; /* opened, its bytes on their way */
+    } ahead[VIEW_AHEAD];
+    int n_ahead;
     int64_t stage_ns[VIEW_STAGES]; /* spent so far */
     int64_t stage_start_ns;        /* of the stage in work */
 };
@@ -53,6 +60,14 @@ void view_maker_close(struct view_maker *maker);
 enum status view_make(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                       uint64_t position, uint8_t *record, struct batch_sample *sample,
                       view_bad_image *bad, void *context) IBOT_WARN_UNUSED;
+
+/* The sample at this position will be made soon: its image is read in the background, unless
+ * VIEW_AHEAD others are. What is made stays the same. */
+void view_fetch(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
+                uint64_t position);
+
+/* What was fetched and not made will not be. */
+void view_fetch_end(struct view_maker *maker);
 
 /* The same from a decoded image: all views and masks of sample number `sample`. The spec has passed
  * data_spec_check. */

@@ -2,6 +2,7 @@
  * makes it, whatever was made before. Probabilities, substitutes and the evaluation transform. */
 #include "loader/view.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -232,6 +233,55 @@ static void the_next_good_sample_takes_the_place_of_a_bad_one(void **state)
         view_make(&scene->maker, &scene->spec, 0, 6, scene->record, &sample, note_bad, scene),
         STATUS_OK);
     assert_int_equal(scene->last_kind, BAD_IMAGE_MISSING);
+}
+
+static int n_open_files(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    int n = 0;
+
+    assert_non_null(folder);
+    while (readdir(folder) != NULL)
+        n++;
+    closedir(folder);
+    return n;
+}
+
+/* An image that was fetched is read from the file that was opened then; none stays open. */
+static void fetched_images_are_those_that_are_made(void **state)
+{
+    struct scene *scene = *state;
+    uint64_t wanted[N_FILES];
+    struct batch_sample sample;
+    char path[512];
+    uint32_t first;
+    int n_files = n_open_files();
+
+    for (uint64_t p = 0; p < N_FILES; p++)
+        wanted[p] = make(scene, 0, p);
+    for (uint64_t p = 0; p < N_FILES; p++)
+        view_fetch(&scene->maker, &scene->spec, 0, p);
+    assert_int_equal(n_open_files(), n_files + VIEW_AHEAD);
+    for (uint64_t p = N_FILES; p-- > 0;)
+        assert_int_equal(make(scene, 0, p), wanted[p]);
+    assert_int_equal(n_open_files(), n_files);
+
+    view_fetch(&scene->maker, &scene->spec, 0, 5);
+    view_fetch(&scene->maker, &scene->spec, 0, 6);
+    assert_int_equal(order_sample(scene->order, true, 0, 0, 5, &first), STATUS_OK);
+    folder_path(scene->folder, scene->index.strings + scene->index.entries[first].path, path,
+                sizeof(path));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(make(scene, 0, 5), wanted[5]);
+    assert_int_equal(
+        view_make(&scene->maker, &scene->spec, 0, 5, scene->record, &sample, note_bad, scene),
+        STATUS_OK); /* gone by now: the fetched one at 6 takes its place */
+    assert_int_equal(sample.n_substituted, 1);
+    assert_int_equal(n_open_files(), n_files);
+    view_fetch(&scene->maker, &scene->spec, 0, 5); /* nothing to open, and no harm */
+    view_fetch(&scene->maker, &scene->spec, 0, 7);
+    view_fetch_end(&scene->maker);
+    assert_int_equal(n_open_files(), n_files);
 }
 
 /* One of the stored pictures; the caller's. */
@@ -548,6 +598,7 @@ int main(void)
         TEST(the_next_good_sample_takes_the_place_of_a_bad_one),
         TEST(the_policy_fail_names_the_bad_file),
         TEST(a_repaired_image_is_used_and_counted),
+        TEST(fetched_images_are_those_that_are_made),
         TEST(a_data_set_of_bad_images_ends_in_an_error),
         TEST(each_transform_has_its_probability),
         TEST(a_flip_mirrors_whatever_else_is_done),
