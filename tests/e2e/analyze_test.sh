@@ -136,5 +136,65 @@ expect_error 2 'has no images' "${pairs[@]}" "$work/empty" -o "$work/no"
 expect_error 2 'give --checkpoint' "${analyze[@]}" correspondence "$one"
 [ ! -e "$work/no" ] || fail "a folder was made before the error"
 
+# ------------------------------------------------------------------------------------ patterns
+patterns=("${analyze[@]}" patterns --checkpoint "$work/run")
+"${patterns[@]}" "$data" --image_size 32 --show_pics 3 --topk 9 --patch_window 3 --json -o "$work/patterns" \
+    --memory "$work/memory.safetensors" >"$work/patterns.out" 2>"$work/patterns.log" || fail "patterns"
+grep -q '3200 tokens of 200 images in [0-9]* of 64 clusters' "$work/patterns.log" || fail "other counts"
+python3 - "$work/patterns.out" "$work/patterns" "$work/memory.safetensors" <<'END' || fail "numbers"
+import json, os, struct, sys
+clusters = [json.loads(line) for line in open(sys.argv[1])]
+assert [c["rank"] for c in clusters] == list(range(len(clusters))) and 1 <= len(clusters) <= 3
+assert sorted(os.listdir(sys.argv[2])) == sorted(os.path.basename(c["file"]) for c in clusters if "file" in c)
+raw = open(sys.argv[3], "rb").read()
+n, = struct.unpack("<Q", raw[:8])
+header = json.loads(raw[8:8 + n])
+def read(name, letter):
+    a, b = header[name]["data_offsets"]
+    return struct.unpack(f"<{(b - a) // 4}{letter}", raw[8 + n + a:8 + n + b])
+index, value, sizes = read("memory_bank.index", "i"), read("memory_bank.value", "f"), read("num_per_cluster", "i")
+assert header["memory_bank.index"]["shape"] == [200, 16] and len(sizes) == 64
+assert sum(sizes) == 3200 and all(sizes[k] == index.count(k) for k in range(64))
+assert [c["tokens"] for c in clusters] == sorted(sizes, reverse=True)[:len(clusters)]
+for c in clusters:
+    shown, last = c["shown"], 2
+    assert sizes[c["cluster"]] == c["tokens"] and len(shown) <= 9
+    assert len({t["index"] for t in shown}) == len(shown)
+    for t in shown:
+        at = t["index"] * 16 + t["row"] * 4 + t["column"]
+        assert index[at] == c["cluster"] and abs(value[at] - t["value"]) < 1e-6 and t["value"] <= last
+        last = t["value"]
+        mine = [value[i] for i in range(t["index"] * 16, t["index"] * 16 + 16) if index[i] == c["cluster"]]
+        assert value[at] == max(mine)
+END
+all_png "$work"/patterns/*.png
+# whatever the batch; [CLS] tokens; a head that was kept with its backbone; a Swin
+"${patterns[@]}" "$data" --image_size 32 --show_pics 3 --topk 9 --patch_window 3 --json -o "$work/patterns" --batch_size 7 \
+    2>"$work/patterns.log" | python3 -c '
+import json, sys
+a, b = ([json.loads(line) for line in file] for file in (open(sys.argv[1]), sys.stdin))
+assert [c["cluster"] for c in a] == [c["cluster"] for c in b]' "$work/patterns.out" || fail "the batch counts"
+"$IBOT_BIN/ibot-convert" "$work/run" "$work/head.pth" --with_head 2>"$work/convert.log" || fail "--with_head"
+for weights in "$work/run" "$work/head.pth"; do
+    "${analyze[@]}" patterns --checkpoint "$weights" --num_heads 2 --type cls "$data" --image_size 32 --show_pics 2 --topk 4 \
+        -o "$work/cls" >"$work/cls.$(basename "$weights")" 2>"$work/patterns.log" || fail "patterns of $weights"
+done
+cmp "$work/cls.run" "$work/cls.head.pth" || fail "another head"
+grep -q 'ccls_crank0_cid[0-9]*_top4.png' "$work/cls.run" || fail "no picture of [CLS] tokens"
+"${analyze[@]}" patterns --checkpoint "$work/swin" "$data/cat" --image_size 32 --show_pics 1 -o "$work/swin_patterns" \
+    >"$work/patterns.log" 2>&1 || fail "patterns of a Swin"
+
+"$IBOT_BIN/ibot-convert" "$work/run" "$work/backbone.pth" 2>"$work/convert.log" || fail "a backbone"
+expect_error 1 'no projection head' "${analyze[@]}" patterns --checkpoint "$work/backbone.pth" --num_heads 2 --image_size 32 "$data" -o "$work/no"
+train --data "$data" --loaders 1 --norm_in_head bn --shared_head off --shared_head_teacher off --stop_at_step 1 \
+    -o "$work/bn" >"$work/bn.log" 2>&1 || fail "training with batch norm"
+expect_error 1 'batch norm' "${analyze[@]}" patterns --checkpoint "$work/bn" --image_size 32 "$data" -o "$work/no"
+expect_error 2 'an odd number' "${patterns[@]}" --patch_window 4 "$data" -o "$work/no"
+expect_error 2 'multiple of 8 px' "${patterns[@]}" --image_size 30 "$data" -o "$work/no"
+expect_error 2 'smaller than the crop' "${patterns[@]}" --image_size 32 --resize_size 31 "$data" -o "$work/no"
+expect_error 2 'has no images' "${patterns[@]}" "$work/empty" -o "$work/no"
+expect_error 1 'broken.jpg' "${patterns[@]}" "$one" "$work/broken.jpg" --image_size 32 -o "$work/odd"
+[ ! -e "$work/no" ] || fail "a folder was made before the error"
+
 rm "$work/error.log" # what is expected is no news
 echo "pictures, numbers and errors of every analysis are right"

@@ -40,8 +40,10 @@ static int open_scene(void **state)
     assert_non_null(data);
     snprintf(path, sizeof(path), "%s/golden/analysis.safetensors", data);
     snprintf(checkpoint, sizeof(checkpoint), "%s/golden/official_checkpoint.pth", data);
-    struct analysis_model_options options = {
-        .weights = {.path = checkpoint, .n_heads = HEADS}, .batch_size = 2, .size_px = SIZE};
+    struct analysis_model_options options = {.weights = {.path = checkpoint, .n_heads = HEADS},
+                                             .batch_size = 2,
+                                             .size_px = SIZE,
+                                             .head = true};
     assert_int_equal(safetensors_open(&s.golden, path), STATUS_OK);
     assert_int_equal(backend_open(&s.backend, BACKEND_CPU, 1, NULL), STATUS_OK);
     assert_int_equal(analysis_model_open(&s.model, &s.backend, &options), STATUS_OK);
@@ -147,6 +149,28 @@ static void patches_match_those_of_the_reference(void **state)
     assert_memory_equal(match, values(s, "match", DTYPE_I32, CELLS), sizeof(match));
 }
 
+static void prototypes_are_those_of_the_reference(void **state)
+{
+    struct scene *s = *state;
+    const uint8_t *a = values(s, "image_a", DTYPE_U8, 3 * SIZE * SIZE);
+    static const struct {
+        const char *index, *value;
+        int32_t n;
+    } kinds[2] = {{"prototype_cls", "value_cls", 1}, {"prototype_patch", "value_patch", CELLS}};
+
+    assert_int_equal(s->model.n_prototypes[0], 96);
+    assert_int_equal(s->model.n_prototypes[1], 96);
+    for (int patch = 0; patch < 2; patch++) {
+        int32_t n = kinds[patch].n, index[CELLS];
+        float value[CELLS];
+        struct ibot_prototypes out = {patch == 1, index, value};
+        assert_int_equal(analysis_model_prototypes(&s->model, a, 1, &out), STATUS_OK);
+        assert_memory_equal(index, values(s, kinds[patch].index, DTYPE_I32, n),
+                            (size_t)n * sizeof(int32_t));
+        assert_true(relative_error(value, values(s, kinds[patch].value, DTYPE_F32, n), n) < 1e-5);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -154,6 +178,7 @@ int main(void)
         cmocka_unit_test(attention_and_masks_are_the_references),
         cmocka_unit_test(the_coloured_picture_is_the_references),
         cmocka_unit_test(patches_match_those_of_the_reference),
+        cmocka_unit_test(prototypes_are_those_of_the_reference),
     };
     return cmocka_run_group_tests(tests, open_scene, close_scene);
 }

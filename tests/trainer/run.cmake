@@ -5,6 +5,7 @@ ibot_test(NAME trainer.linear_probe SOURCES linear_probe_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.batch_upload SOURCES batch_upload_test.c LIBS ibot_trainer queued_device)
 ibot_test(NAME trainer.analysis_golden SOURCES analysis_golden_test.c
   LIBS model_fixture ibot_analysis)
+ibot_test(NAME trainer.patterns SOURCES patterns_test.c LIBS ibot_analysis)
 ibot_test(NAME trainer.checkpoint SOURCES checkpoint_test.c LIBS model_fixture ibot_trainer)
 
 # A stored run that is handed over as a checkpoint of the original after its first and second epoch.

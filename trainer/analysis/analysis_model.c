@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "proto/base/log.h"
+#include "trainer/pretrained_head.h"
 
 struct analysis_model_options analysis_model_options(const struct pretrained_options *weights,
                                                      const struct backend_options *backend,
@@ -15,7 +16,7 @@ struct analysis_model_options analysis_model_options(const struct pretrained_opt
     return options;
 }
 
-/* No head is built. */
+/* A head is built where it is asked for. */
 static struct ibot_options model_options(const struct backbone_options *backbone,
                                          const struct analysis_model_options *o)
 {
@@ -71,9 +72,17 @@ enum status analysis_model_open(struct analysis_model *out, struct backend *back
     out->grid = backbone_grid(&model.backbone, out->size_px);
     out->width = backbone_width(&model.backbone);
     out->n_heads = model.backbone.n_stages > 0 ? 0 : model.backbone.n_heads;
+    if (o->head) {
+        TRY_OUT(pretrained_head_options(&pretrained, &model.head));
+        model.inference_head = true;
+        out->n_prototypes[0] = model.head.out_dim;
+        out->n_prototypes[1] = model.head.patch_out_dim;
+    }
     TRY_OUT(check_size(out->size_px, out->cell_px, model.backbone.arch));
     TRY_OUT(ibot_open(&out->ibot, device, backend->ops, &backend->collective, &model));
     TRY_OUT(pretrained_load(&pretrained, out->ibot, device, false, &report));
+    if (o->head)
+        TRY_OUT(pretrained_load_head(&pretrained, out->ibot, device));
     size_t bytes = 3 * (size_t)o->batch_size * (size_t)out->size_px * (size_t)out->size_px;
     TRY_OUT(device->alloc(device, (void **)&out->pixels, bytes, "pictures"));
     log_info("%s", pretrained_describe(&pretrained, &report, text, sizeof(text)));
@@ -118,4 +127,13 @@ enum status analysis_model_tokens(struct analysis_model *model, const uint8_t *r
 
     TRY(upload(model, rgb, n, &pixels));
     return ibot_tokens(model->ibot, pixels, out);
+}
+
+enum status analysis_model_prototypes(struct analysis_model *model, const uint8_t *rgb, int32_t n,
+                                      const struct ibot_prototypes *out)
+{
+    struct tensor pixels;
+
+    TRY(upload(model, rgb, n, &pixels));
+    return ibot_prototypes(model->ibot, pixels, out);
 }

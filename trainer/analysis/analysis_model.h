@@ -15,6 +15,7 @@ struct analysis_model {
     int32_t grid, cell_px;       /* patch tokens along a side, and the pixels of each */
     int32_t width;               /* of a token */
     int32_t n_heads;             /* of the last block; 0: there is no [CLS] token */
+    int32_t n_prototypes[2];     /* of [CLS] and of patch tokens; 0 without a head */
 };
 
 struct analysis_model_options {
@@ -23,6 +24,7 @@ struct analysis_model_options {
     int32_t size_px; /* 0: the run's global crop size */
     enum ibot_precision precision;
     bool gelu_tanh;
+    bool head; /* with the projection head */
 };
 
 /* Of one image or more; what the rows of a table say. */
@@ -30,7 +32,8 @@ struct analysis_model_options analysis_model_options(const struct pretrained_opt
                                                      const struct backend_options *backend,
                                                      const struct network_options *network);
 
-/* Loads strictly; says in the log what was loaded. Errors: STATUS_NOT_FOUND, STATUS_MISMATCH,
+/* Loads strictly; says in the log what was loaded. Errors: those of pretrained_open and, with a
+ * head, pretrained_head_options; STATUS_MISMATCH,
  * STATUS_INVALID (a size that is no multiple of the patch). */
 enum status analysis_model_open(struct analysis_model *out, struct backend *backend,
                                 const struct analysis_model_options *options) IBOT_WARN_UNUSED;
@@ -42,5 +45,8 @@ enum status analysis_model_wants_attention(const struct analysis_model *model) I
 /* rgb [n, size, size, 3] in host memory, n <= batch_size; out as in ibot_tokens. */
 enum status analysis_model_tokens(struct analysis_model *model, const uint8_t *rgb, int32_t n,
                                   const struct ibot_tokens *out) IBOT_WARN_UNUSED;
+/* The same for ibot_prototypes; of a model with a head. */
+enum status analysis_model_prototypes(struct analysis_model *model, const uint8_t *rgb, int32_t n,
+                                      const struct ibot_prototypes *out) IBOT_WARN_UNUSED;
 
 #endif

@@ -5,8 +5,8 @@
 #include "trainer/analysis/command.h"
 #include "trainer/backend.h"
 
-static const struct analyze_command *const commands[] = {&attention_command,
-                                                         &correspondence_command};
+static const struct analyze_command *const commands[] = {
+    &attention_command, &correspondence_command, &patterns_command};
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

@@ -14,6 +14,6 @@ struct analyze_command {
     enum status (*run)(void *values, const struct options *parsed, const atomic_int *stop);
 };
 
-extern const struct analyze_command attention_command, correspondence_command;
+extern const struct analyze_command attention_command, correspondence_command, patterns_command;
 
 #endif
