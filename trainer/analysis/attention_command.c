@@ -373,7 +373,7 @@ static enum status attention(void *values, const struct options *parsed, const a
 {
     struct attention_options *o = values;
     struct attention_run run = {.options = o};
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
@@ -382,7 +382,7 @@ static enum status attention(void *values, const struct options *parsed, const a
         FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights");
     if (o->frames && o->maps)
         FAIL(STATUS_INVALID, "--frames makes other files than --maps: give one of the two");
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(make_folders(o));
     TRY_OUT(show_all(&run, stop));

@@ -457,14 +457,14 @@ static enum status correspondence(void *values, const struct options *parsed,
 {
     struct correspondence_options *o = values;
     struct correspondence_run run = {.options = o};
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
     if (o->weights.path == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights");
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(find_pairs(&run));
     TRY_OUT(picture_folder(o->output_dir));

@@ -361,7 +361,7 @@ static enum status patterns(void *values, const struct options *parsed, const at
 {
     struct patterns_options *o = values;
     struct patterns_run run = {.options = o, .stop = stop};
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
@@ -373,7 +373,7 @@ static enum status patterns(void *values, const struct options *parsed, const at
              "--patch_window %d: wanted an odd number, so that the patch is in the "
              "middle",
              o->patch_window);
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(picture_folder(o->output_dir));
     TRY_OUT(fill_bank(&run));
