@@ -37,9 +37,9 @@ enum status plot_log(const char *out_path, const char *log_path) IBOT_WARN_UNUSE
 
 /* k-NN and linear accuracy against epochs and minutes, a curve for each run that the lines of a log
  * name: {"run": "ibot", "epoch": 10, "minutes": 1.5, "knn_top1": 71.2, "linear_top1": 75.0}. Other
- * lines are passed over; a run's later line for the same epoch counts. Errors: STATUS_NOT_FOUND,
- * STATUS_IO, STATUS_NO_MEMORY, STATUS_INVALID (nothing to draw, or more than PLOT_MAX_SERIES
- * runs). */
+ * lines are passed over. Of several lines of a run for the same epoch each adds what it has, and
+ * the last one that has a number counts. Errors: STATUS_NOT_FOUND, STATUS_IO, STATUS_NO_MEMORY,
+ * STATUS_INVALID (nothing to draw, or more than PLOT_MAX_SERIES runs). */
 enum status plot_accuracies(const char *out_path, const char *log_path) IBOT_WARN_UNUSED;
 
 /* A picture of an SVG file, twice its size. Errors: STATUS_UNSUPPORTED (libvips without SVG),

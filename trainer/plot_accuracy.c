@@ -65,7 +65,7 @@ static enum status track_grow(struct track *track)
     return STATUS_OK;
 }
 
-/* Room for the point of an epoch at its place; one that is there is written over. */
+/* The point of an epoch at its place, which is made, without numbers, unless it is there. */
 static enum status track_place(struct track *track, double epoch, size_t *at)
 {
     double *columns[2 + N_KINDS];
@@ -81,6 +81,9 @@ static enum status track_place(struct track *track, double epoch, size_t *at)
         columns[2 + k] = track->top1[k];
     for (int c = 0; c < 2 + N_KINDS; c++)
         memmove(columns[c] + *at + 1, columns[c] + *at, (track->n - *at) * sizeof(double));
+    for (int c = 0; c < 2 + N_KINDS; c++)
+        columns[c][*at] = NAN;
+    track->epoch[*at] = epoch;
     track->n++;
     return STATUS_OK;
 }
@@ -89,6 +92,13 @@ static double number(const json_t *line, const char *key)
 {
     const json_t *value = json_object_get(line, key);
     return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+/* What a line does not say stays as an earlier one said it. */
+static void put(double *to, double value)
+{
+    if (isfinite(value))
+        *to = value;
 }
 
 static enum status tracks_add(struct tracks *tracks, const json_t *line)
@@ -103,10 +113,9 @@ static enum status tracks_add(struct tracks *tracks, const json_t *line)
         return STATUS_OK;
     TRY(track_find(tracks, name, &track));
     TRY(track_place(track, epoch, &at));
-    track->epoch[at] = epoch;
-    track->minutes[at] = number(line, "minutes");
+    put(&track->minutes[at], number(line, "minutes"));
     for (int k = 0; k < N_KINDS; k++)
-        track->top1[k][at] = number(line, keys[k]);
+        put(&track->top1[k][at], number(line, keys[k]));
     return STATUS_OK;
 }
 

@@ -161,6 +161,16 @@ static void accuracies_of_runs_are_drawn_against_epochs_and_minutes(void **state
     assert_non_null(strstr(text, "<circle")); /* torch is one point */
 }
 
+static void lines_of_one_epoch_add_up(void **state)
+{
+    struct fixture *fixture = *state;
+
+    log_put(fixture, "{\"run\": \"ibot\", \"epoch\": 1, \"minutes\": 2, \"knn_top1\": 60}\n"
+                     "{\"run\": \"ibot\", \"epoch\": 1, \"linear_top1\": 65}\n");
+    assert_int_equal(plot_accuracies(fixture->svg, fixture->log), STATUS_OK);
+    assert_int_equal(count(svg_text(fixture), "class=\"f\""), 4); /* both, against both axes */
+}
+
 static void accuracies_want_lines_that_have_some(void **state)
 {
     struct fixture *fixture = *state;
@@ -211,6 +221,7 @@ int main(void)
         TEST(an_empty_log_draws_nothing_and_a_missing_one_is_not_found),
         TEST(flat_and_extreme_curves_have_finite_axes),
         TEST(accuracies_of_runs_are_drawn_against_epochs_and_minutes),
+        TEST(lines_of_one_epoch_add_up),
         TEST(accuracies_want_lines_that_have_some),
         TEST(a_curve_becomes_a_picture),
     };
