@@ -100,14 +100,14 @@ static enum status cluster(void *values, const struct options *parsed, const ato
     struct features features = {0};
     struct prototypes *head = NULL;
     int32_t *clusters = NULL;
-    struct backend backend;
+    struct backend backend = {0};
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
     if (o->weights.path == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint and --test");
-    TRY(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
     TRY_OUT(frozen_model_open(&model, &backend, &choice));
     TRY_OUT(open_head(o, &backend, model.dim, &head));
     struct feature_data_options data = {
