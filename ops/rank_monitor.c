@@ -162,12 +162,14 @@ static void give_up(struct rank_monitor *m, enum status code, enum origin origin
 {
     if (m->phase == OVER)
         return;
+    /* whoever was asked to stop, or has waited to the end, does not wait for ranks to tell it to */
+    bool stays = code != STATUS_TIMEOUT && code != STATUS_INTERRUPTED;
     if (m->options.rank == 0) {
         struct rank_message failed = text_message(m, RANK_FAILED, text);
         send_to_all(m, &failed);
-        if (m->phase == MEETING && code != STATUS_TIMEOUT)
+        if (m->phase == MEETING && stays)
             tell_late_comers(m, text);
-    } else if (origin != HEARD) {
+    } else if (origin != HEARD && (stays || m->watch.peers[1].here)) {
         tell_rank_0(m, text);
     }
     rank_link_close(&m->link); /* what is queued goes out */
@@ -482,8 +484,7 @@ static void wait_on(struct rank_monitor *m, int64_t now_ns)
         snprintf(reason, sizeof(reason),
                  "%.800s; %lld s have passed (IBOT_RANK_JOIN_DEADLINE=SECONDS says how many may)",
                  text, (long long)(waited_ns / second_ns));
-        give_up(m, STATUS_TIMEOUT, m->options.rank == 0 || m->watch.peers[1].here ? FOUND : HEARD,
-                reason);
+        give_up(m, STATUS_TIMEOUT, FOUND, reason);
         return;
     }
     m->said_ns = now_ns;

@@ -72,8 +72,10 @@ static enum status open_collective(struct backend *backend, enum backend_kind ki
         return kernels_collective_open(&backend->collective, &backend->device, backend->ranks);
     TRY(collective_open_mpi(&backend->collective));
     if (backend->collective.world != environment.world)
-        FAIL(STATUS_MISMATCH, "%s says %d ranks, MPI %d: start CPU ranks with mpirun",
-             environment.source, environment.world, backend->collective.world);
+        FAIL(STATUS_INVALID,
+             "the environment says %d ranks (%s), MPI says %d: start CPU ranks with mpirun, or one "
+             "process without these variables; others start ranks with GPUs (--backend cuda)",
+             environment.world, environment.source, backend->collective.world);
     return STATUS_OK;
 }
 

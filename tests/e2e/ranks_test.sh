@@ -45,4 +45,9 @@ timeout 60 mpirun -np 2 --oversubscribe "$IBOT_BIN/ibot-train" "${tiny[@]}" --ba
     --weight_decay_end 100 --clip_grad 0 --warmup_epochs 0 >"$work/wild.log" 2>&1 || status=$?
 [ "$status" -eq 1 ] || fail "exit status $status of a run that is not finite"
 grep -q 'not finite' "$work/wild.log" || fail "a loss that is not finite is not named"
+grep -q 'ibot-train rank [01]\[.*not finite' "$work/wild.log" || fail "a line does not say whose it is"
+
+# What starts GPU ranks does not make processes find each other on the CPU.
+expect_error 2 'start CPU ranks with mpirun' env RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 \
+    timeout 60 "$IBOT_BIN/ibot-train" "${tiny[@]}" --data "$data" -o "$work/alone"
 echo "two ranks end where one does, in one go and in parts"

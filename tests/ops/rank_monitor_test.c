@@ -649,6 +649,7 @@ static void the_wait_for_others_can_be_ended(void **state)
 
     (void)state;
     options.join_ns = 50000 * ms_ns;
+    options.told_ns = 1000000 * ms_ns; /* it does not stay for the others, whom it would tell */
     options.stops = always;
     assert_int_equal(rank_monitor_open(&monitor, &options), STATUS_OK);
     assert_int_equal(rank_monitor_join(monitor, &byte, 1), STATUS_INTERRUPTED);

@@ -50,6 +50,17 @@ static void tell_ranks(struct run *run, enum status status)
     backend_fail(&run->backend, status_message());
 }
 
+/* Lines of several ranks come together in one log: each says whose it is. */
+static const char *name_in_log(void)
+{
+    static char name[32] = "ibot-train";
+    struct collective_environment ranks;
+
+    if (collective_environment_read(&ranks) == STATUS_OK && ranks.world > 1)
+        snprintf(name, sizeof(name), "ibot-train rank %d", ranks.rank);
+    return name;
+}
+
 int main(int argc, char **argv)
 {
     static struct run run;
@@ -57,7 +68,7 @@ int main(int argc, char **argv)
     struct options options = {0};
 
     backend_start_process(argv);
-    log_start("ibot-train", LOG_INFO);
+    log_start(name_in_log(), LOG_INFO);
     const atomic_int *stop = stop_on_signals();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
