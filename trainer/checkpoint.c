@@ -25,6 +25,7 @@ static int compare_steps(const void *a, const void *b)
 enum status checkpoint_steps(const char *folder, int64_t **steps, size_t *n)
 {
     size_t capacity = 0;
+    enum status status = STATUS_OK;
     struct dirent *item;
     DIR *dir = opendir(folder);
 
@@ -40,14 +41,20 @@ enum status checkpoint_steps(const char *folder, int64_t **steps, size_t *n)
         char rest;
         if (sscanf(item->d_name, "step_%lld%c", &step, &rest) != 1 || step < 0)
             continue;
-        if (memory_grow(steps, &capacity, *n + 1, sizeof(int64_t), "checkpoint list") != STATUS_OK)
+        status = memory_grow(steps, &capacity, *n + 1, sizeof(int64_t), "checkpoint list");
+        if (status != STATUS_OK)
             break;
         (*steps)[(*n)++] = step;
     }
     closedir(dir);
-    if (*n > 1)
+    if (status == STATUS_OK && *n > 1)
         qsort(*steps, *n, sizeof(int64_t), compare_steps);
-    return STATUS_OK;
+    if (status != STATUS_OK) {
+        memory_free(*steps);
+        *steps = NULL;
+        *n = 0;
+    }
+    return status;
 }
 
 enum status checkpoint_json_digest(const json_t *json, uint64_t *out)

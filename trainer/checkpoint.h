@@ -62,9 +62,10 @@ enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device
                             const struct checkpoint_option *options,
                             size_t n_options) IBOT_WARN_UNUSED;
 
-/* Removes all but the newest `keep_last`, step 0 and every multiple of keep_every (0: none), and
- * what a killed process did not finish. */
-enum status checkpoint_prune(const char *folder, int32_t keep_last,
+/* Removes all but the newest `keep_last` up to `step`, step 0 and every multiple of keep_every (0:
+ * none), and what a killed process did not finish. Those beyond `step`, which the run has yet to
+ * make again, were passed over as damaged when it began: they count as none, and stay. */
+enum status checkpoint_prune(const char *folder, int64_t step, int32_t keep_last,
                              int64_t keep_every) IBOT_WARN_UNUSED;
 
 /* The newest good checkpoint of a folder, opened. Bad ones are passed over with a warning in the

@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,20 @@ static enum status sync_path(const char *path)
     if (failed != 0)
         FAIL(STATUS_IO, "cannot sync '%s': %s", path, strerror(failed));
     return STATUS_OK;
+}
+
+/* mkdir; one that is new is there after a power cut, too. */
+static enum status make_folder(const char *path)
+{
+    char parent[CHECKPOINT_MAX_PATH];
+
+    if (mkdir(path, 0777) != 0) {
+        if (errno == EEXIST)
+            return STATUS_OK;
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", path, strerror(errno));
+    }
+    snprintf(parent, sizeof(parent), "%s", path);
+    return sync_path(dirname(parent));
 }
 
 /* With whatever is in it: a killed process may have left more than we write. */
@@ -49,8 +64,11 @@ static enum status put_in_place(const char *temporary, const char *path)
         remove_folder(temporary);
         return STATUS_OK;
     }
-    if (errno != ENOENT)
+    if (errno == EINVAL || errno == ENOSYS)
         remove_folder(path); /* a file system that cannot exchange */
+    else if (errno != ENOENT)
+        FAIL(STATUS_IO, "cannot put '%s' in the place of '%s': %s", temporary, path,
+             strerror(errno));
     if (rename(temporary, path) != 0)
         FAIL(STATUS_IO, "cannot rename '%s': %s", temporary, strerror(errno));
     return STATUS_OK;
@@ -171,8 +189,7 @@ enum status checkpoint_save(const char *folder, struct ibot *ibot, struct device
     checkpoint_name(path, sizeof(path), folder, state->step);
     snprintf(temporary, sizeof(temporary), "%s.tmp", path);
     remove_folder(temporary);
-    if (mkdir(folder, 0777) != 0 && errno != EEXIST)
-        FAIL_OUT(STATUS_IO, "cannot make folder '%s': %s", folder, strerror(errno));
+    TRY_OUT(make_folder(folder));
     if (mkdir(temporary, 0777) != 0)
         FAIL_OUT(STATUS_IO, "cannot make folder '%s': %s", temporary, strerror(errno));
     snprintf(file, sizeof(file), "%s/model.safetensors", temporary);
@@ -213,16 +230,19 @@ static void remove_unfinished(const char *folder)
         closedir(dir);
 }
 
-enum status checkpoint_prune(const char *folder, int32_t keep_last, int64_t keep_every)
+enum status checkpoint_prune(const char *folder, int64_t step, int32_t keep_last,
+                             int64_t keep_every)
 {
     char path[CHECKPOINT_MAX_PATH];
     int64_t *steps = NULL;
+    int32_t n_kept = 0;
     size_t n = 0;
 
     remove_unfinished(folder);
     TRY(checkpoint_steps(folder, &steps, &n));
-    for (size_t i = (size_t)keep_last; i < n; i++) {
-        if (steps[i] == 0 || (keep_every > 0 && steps[i] % keep_every == 0))
+    for (size_t i = 0; i < n; i++) {
+        if (steps[i] > step || n_kept++ < keep_last || steps[i] == 0 ||
+            (keep_every > 0 && steps[i] % keep_every == 0))
             continue;
         checkpoint_name(path, sizeof(path), folder, steps[i]);
         remove_folder(path);

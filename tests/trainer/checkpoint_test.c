@@ -288,7 +288,7 @@ static void old_ones_are_removed_but_the_first_the_newest_and_every_nth(void **s
 
     for (int64_t step = 0; step <= 70; step += 10)
         save(f, step);
-    assert_int_equal(checkpoint_prune(f->folder, 2, 30), STATUS_OK);
+    assert_int_equal(checkpoint_prune(f->folder, 70, 2, 30), STATUS_OK);
     assert_true(is_there(f, "step_00000000"));
     assert_false(is_there(f, "step_00000010"));
     assert_false(is_there(f, "step_00000020"));
@@ -297,6 +297,29 @@ static void old_ones_are_removed_but_the_first_the_newest_and_every_nth(void **s
     assert_false(is_there(f, "step_00000050"));
     assert_true(is_there(f, "step_00000060"));
     assert_true(is_there(f, "step_00000070"));
+}
+
+static void damaged_ones_beyond_the_run_do_not_push_out_good_ones(void **state)
+{
+    struct fixture *f = *state;
+    char path[160];
+
+    for (int64_t step = 10; step <= 40; step += 10)
+        save(f, step);
+    for (int step = 30; step <= 40; step += 10) {
+        snprintf(path, sizeof(path), "%s/step_%08d/state.json", f->folder, step);
+        assert_int_equal(truncate(path, 20), 0);
+    }
+    assert_int_equal(newest(f), 20);
+    save(f, 25); /* the run that went on from there */
+    assert_int_equal(checkpoint_prune(f->folder, 25, 2, 0), STATUS_OK);
+    assert_false(is_there(f, "step_00000010"));
+    assert_true(is_there(f, "step_00000020"));
+    assert_int_equal(newest(f), 25);
+    save(f, 40); /* made again: it counts */
+    assert_int_equal(checkpoint_prune(f->folder, 40, 2, 0), STATUS_OK);
+    assert_false(is_there(f, "step_00000025"));
+    assert_int_equal(newest(f), 40);
 }
 
 static void what_a_killed_save_left_is_neither_taken_nor_in_the_way(void **state)
@@ -317,7 +340,7 @@ static void what_a_killed_save_left_is_neither_taken_nor_in_the_way(void **state
     assert_int_equal(newest(f), 9);
     snprintf(path, sizeof(path), "%s/step_00000011.tmp", f->folder);
     mkdir(path, 0777);
-    assert_int_equal(checkpoint_prune(f->folder, 3, 0), STATUS_OK);
+    assert_int_equal(checkpoint_prune(f->folder, 9, 3, 0), STATUS_OK);
     assert_false(is_there(f, "step_00000009.tmp"));
     assert_false(is_there(f, "step_00000011.tmp"));
 }
@@ -351,6 +374,7 @@ int main(void)
         TEST(only_bad_ones_are_an_error_and_not_a_fresh_start),
         TEST(another_architecture_is_refused_and_names_the_tensor),
         TEST(old_ones_are_removed_but_the_first_the_newest_and_every_nth),
+        TEST(damaged_ones_beyond_the_run_do_not_push_out_good_ones),
         TEST(what_a_killed_save_left_is_neither_taken_nor_in_the_way),
         TEST(a_save_that_fails_leaves_nothing_and_spares_the_older_ones),
     };

@@ -214,8 +214,9 @@ enum status run_save(struct run *run)
     if (status == STATUS_OK && run->backend.collective.rank == 0) {
         status = checkpoint_save(folder, run->ibot, &run->backend.device, &state, run->stored,
                                  run->n_stored);
-        if (status == STATUS_OK)
-            status = checkpoint_prune(folder, run->options->keep_checkpoints, keep);
+        if (status == STATUS_OK &&
+            checkpoint_prune(folder, run->step, run->options->keep_checkpoints, keep) != STATUS_OK)
+            log_warning("old checkpoints stay: %s", status_message());
     }
     memory_free(state.labels);
     memory_free(state.clusters);
