@@ -13,7 +13,7 @@ struct attention_case {
     int64_t n_tokens, head_dim;
     int32_t n_heads, n_groups;
     struct attention_group groups[3];
-    double scale; /* of q, k, v */
+    double scale; /* of q, k, v; negative: q below 0, k above, so that no key's score reaches 0 */
 };
 
 static const struct attention_case cases[] = {
@@ -44,6 +44,9 @@ static const struct attention_case cases[] = {
     {97, 32, 1, 1, {{0, 1, 97}}, 1.0},
     {260, 64, 1, 1, {{0, 1, 260}}, 1.0}, /* more rows than strips take, all of them in memory */
     {260, 32, 1, 1, {{0, 1, 260}}, 1.0},
+    {37, 32, 1, 1, {{0, 1, 37}}, -6.0},
+    {100, 64, 1, 1, {{0, 1, 100}}, -6.0},
+    {37, 128, 1, 1, {{0, 1, 37}}, -6.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]), MOST_DIFFERENCES = 100 /* tokens */ };
 
@@ -164,18 +167,25 @@ static void expect_gradient(struct op_fixture *f, struct attention_problem *p, s
 static struct attention_problem make_problem(struct op_fixture *f, const struct attention_case *c)
 {
     int64_t width = c->head_dim * c->n_heads;
-
-    /* a score of size s is off by s * 2^-24, and so is the logarithm of its probability */
-    f->condition = fmax(1.0, c->scale * c->scale / 8.0);
-    return (struct attention_problem){
+    struct attention_problem p = {
         .c = *c,
         .width = width,
-        .qkv = op_random(f, f->dtype, c->n_tokens * 3 * width, c->scale),
+        .qkv = op_random(f, f->dtype, c->n_tokens * 3 * width, fabs(c->scale)),
         .d_out = op_random(f, f->dtype, c->n_tokens * width, 1.0),
         .out = op_zeros(f, c->n_tokens * width),
         .lse = op_zeros(f, c->n_tokens * c->n_heads),
         .row = op_zeros(f, c->n_tokens),
     };
+
+    /* a score of size s is off by s * 2^-24, and so is the logarithm of its probability; products
+     * of one sign make it greater */
+    f->condition = fmax(1.0, c->scale * c->scale / (c->scale < 0.0 ? 4.0 : 8.0));
+    for (int64_t i = 0; i < c->n_tokens * 3 * width && c->scale < 0.0; i++) {
+        int64_t column = i % (3 * width);
+        if (column < 2 * width)
+            p.qkv[i] = column < width ? -fabs(p.qkv[i]) : fabs(p.qkv[i]);
+    }
+    return p;
 }
 
 /* Rows that no group covers must keep what they held: zeros here, in both. */
