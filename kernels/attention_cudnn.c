@@ -515,9 +515,9 @@ enum status attention_cudnn_find(struct device *device, enum attention_cudnn_kin
             memcmp(&cache->plans[i].shape, shape, sizeof(*shape)) == 0)
             plan = &cache->plans[i];
     if (plan == NULL) {
-        CHECK(!cuda_device_of(device)->capturing, "an attention plan is made in a captured step");
         if (cache->n == MOST_PLANS)
             return STATUS_OK; /* the own kernels serve the rest */
+        CHECK(!cuda_device_of(device)->capturing, "an attention plan is made in a captured step");
         if (cache->handle == NULL)
             CUDNN_TRY(cudnnCreate(&cache->handle));
         plan = &cache->plans[cache->n];
