@@ -27,6 +27,11 @@ PYTHON
 "${cluster[@]}" --checkpoint "$work/whole.pth" --num_heads 2 --crop_size 32 >"$work/whole.txt" \
     2>"$work/whole.log" || fail "a checkpoint of the original"
 cmp "$work/teacher.txt" "$work/whole.txt" || fail "other clusters from a file of the original"
+"$IBOT_BIN/ibot-convert" "$work/run" "$work/with_head.pth" --with_head >"$work/convert.log" 2>&1 ||
+    fail "conversion"
+"${cluster[@]}" --checkpoint "$work/with_head.pth" --num_heads 2 --crop_size 32 \
+    >"$work/with_head.txt" 2>"$work/with_head.log" || fail "a backbone with its head"
+cmp "$work/teacher.txt" "$work/with_head.txt" || fail "other clusters from a backbone with its head"
 "$IBOT_BIN/ibot-convert" "$work/run" "$work/backbone.pth" >"$work/convert.log" 2>&1 ||
     fail "conversion"
 expect_error 3 'no projection head' "${cluster[@]}" --checkpoint "$work/backbone.pth" --num_heads 2

@@ -48,8 +48,8 @@ static enum status need(const struct weight_selection *s, const char *name, int3
 
     if (entry == NULL)
         FAIL(STATUS_MISMATCH,
-             "weights file '%s', key '%s': there is no '%s', so no projection head; give a whole "
-             "checkpoint, not a backbone alone",
+             "weights file '%s', key '%s': there is no '%s', so no projection head; give a run, "
+             "a whole checkpoint, or what ibot-convert --with_head made of one",
              s->file->path, s->key, name);
     if (entry->rank != rank || entry->shape[0] < 1 || (rows > 0 && entry->shape[0] != rows) ||
         (rank == 2 && (entry->shape[1] < 1 || (columns > 0 && entry->shape[1] != columns))))
