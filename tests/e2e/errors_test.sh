@@ -93,6 +93,8 @@ cp -r "$data" "$work/renamed" && mv "$work/renamed/airplane" "$work/renamed/zepp
 expect_error 3 "class 0 is 'airplane' in one" "${eval[@]}" --checkpoint "$work/waiting" --test "$work/renamed"
 expect_error 1 "no features in '$work/nowhere'" "$IBOT_BIN/ibot-eval" logistic --load_features "$work/nowhere"
 expect_error 2 'takes the place of' "${eval[@]}" --load_features "$work/nowhere"
+expect_error 2 'one process, and here are 2 ranks (torchrun)' env RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 \
+    MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "${eval[@]}" --checkpoint "$work/waiting"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
 grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
 

@@ -1,4 +1,5 @@
 /* ibot-eval: evaluations of a trained backbone, one sub-command each. */
+#include "ops/collective.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/stop.h"
@@ -10,6 +11,20 @@ static const struct eval_command *const commands[] = {
 
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
+/* Ranks would all do the same. */
+static enum status check_alone(void)
+{
+    struct collective_environment environment;
+
+    TRY(collective_environment_read(&environment));
+    if (environment.world > 1)
+        FAIL(STATUS_INVALID,
+             "ibot-eval is one process, and here are %d ranks (%s): start it without mpirun, srun "
+             "-n or torchrun",
+             environment.world, environment.source);
+    return STATUS_OK;
+}
+
 static enum status run(const struct eval_command *command, int argc, char **argv,
                        const atomic_int *stop)
 {
@@ -18,6 +33,8 @@ static enum status run(const struct eval_command *command, int argc, char **argv
 
     TRY(memory_alloc(&values, 1, command->values_bytes, "options"));
     enum status status = options_parse(&options, command->program, values, argc, argv);
+    if (status == STATUS_OK && !options.finished)
+        status = check_alone();
     if (status == STATUS_OK && !options.finished)
         status = command->run(values, &options, stop);
     options_release(&options);
