@@ -12,7 +12,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(realpath -m "${1:-$root/build-arm64}")
 libraries=(libc6-dev libjpeg62-turbo-dev libxxhash-dev libzmq3-dev libprotobuf-c-dev libjansson-dev
     libyaml-dev libmicrohttpd-dev libzip-dev zlib1g-dev libcmocka-dev)
-tests='^(loader\.|proto\.(cpus|hash|memory|queue|rng|status|tfrecord)$|proto\.wire\.(data_spec|key|message|recording))'
+tests='^(loader\.(archive|golden_image_ops|index|order|pixel_kernels|pool|turns|view)|proto\.(cpus|hash|memory|queue|rng|status|tfrecord)$|proto\.wire\.(data_spec|key|message|recording))'
 
 for program in aarch64-linux-gnu-gcc qemu-aarch64 apt-get dpkg-deb cmake ninja; do
     command -v $program > /dev/null || {
