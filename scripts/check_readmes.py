@@ -17,10 +17,8 @@ FOREIGN = ("cmake", "ctest", "git", "sbatch", "srun", "scontrol", "kubectl", "po
 # Options of others that stand alone.
 FOREIGN_OPTIONS = {"ntasks-per-node", "mpi", "signal", "no-kill"}  # Slurm's
 SOURCES = (".c", ".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".sbatch", ".cmake", "CMakeLists.txt")
-# Sub-commands are told apart by --help of their own.
-SUB_COMMANDS = {"ibot-stream": ("inspect", "verify", "watch", "replay", "keygen"),
-                "ibot-eval": ("knn", "logistic", "linear", "curve"),
-                "ibot-convert": ("inspect", "diff")}
+# Sub-commands have a --help of their own; most programs list them in theirs.
+SUB_COMMANDS = {"ibot-convert": ("inspect", "diff")}
 OPTION = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 
 
@@ -74,7 +72,8 @@ class Programs:
         ours = name.startswith("ibot-") or name.endswith(".sh")
         if ours and (not text or re.search(r"^(set -|case )", text, re.MULTILINE)):
             self.helpless.append(name)
-        for sub in SUB_COMMANDS.get(name, ()):
+        listed = re.findall(r"^  (\w+) ", text.partition("\nCommands:\n")[2], re.MULTILINE)
+        for sub in SUB_COMMANDS.get(name, listed):
             text += help_of([*command, sub])
         self.options[name] = {canonical(o) for o in OPTION.findall(text)}
 
