@@ -51,12 +51,11 @@ static const char *bottleneck(const struct message_status *now, const struct rat
     return rates->waited > 0.01 ? "data is the limit" : "compute is the limit";
 }
 
-int report_print(FILE *out, const char *endpoint, const struct message_status *before,
-                 const struct message_status *now)
+void report_print(FILE *out, const char *endpoint, const struct message_status *before,
+                  const struct message_status *now)
 {
     const struct message_recording *stream = &now->stream;
     struct rates rates = rates_between(before, now);
-    int n_lines = 3;
 
     if (now->has_stream)
         fprintf(out, "%s  rank %d of %d  step %lld of %lld, epoch %lld", endpoint, stream->rank,
@@ -80,7 +79,7 @@ int report_print(FILE *out, const char *endpoint, const struct message_status *b
             now->n_loaders, now->n_loaders == 1 ? "" : "s", (unsigned long long)now->n_bad_images,
             (unsigned long long)now->n_repaired, (unsigned long long)now->n_corrupt,
             (unsigned long long)now->n_refused);
-    for (int32_t i = 0; i < now->n_listed; i++, n_lines++) {
+    for (int32_t i = 0; i < now->n_listed; i++) {
         const struct status_loader *loader = &now->loaders[i];
         double rate = loader_rate(before, now, loader);
         fprintf(out, "    %-24s %3d thread%s  %2d of %2d slices in hand  %9llu images",
@@ -94,10 +93,27 @@ int report_print(FILE *out, const char *endpoint, const struct message_status *b
             fprintf(out, "  silent for %.1f s", 1e-3 * loader->silent_ms);
         fputs("\n", out);
     }
-    if (now->n_listed < now->n_loaders) {
+    if (now->n_listed < now->n_loaders)
         fprintf(out, "    and %d more\n", now->n_loaders - now->n_listed);
-        n_lines++;
+}
+
+int report_fit(char *text, int columns, int rows)
+{
+    const char *from = text;
+    char *to = text;
+    int n_lines = 0;
+
+    for (; *from != '\0' && n_lines < rows; n_lines++) {
+        for (int column = 0; *from != '\0' && *from != '\n'; from++) {
+            column += ((unsigned char)*from & 0xc0) != 0x80; /* not the rest of a character */
+            if (column <= columns)
+                *to++ = *from;
+        }
+        if (*from == '\n' || to < from)
+            *to++ = '\n';
+        from += *from == '\n';
     }
+    *to = '\0';
     return n_lines;
 }
 

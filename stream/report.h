@@ -6,9 +6,13 @@
 
 #include "proto/wire/message.h"
 
-/* `before` may be NULL: then rates are missing. Returns the number of lines. */
-int report_print(FILE *out, const char *endpoint, const struct message_status *before,
-                 const struct message_status *now);
+/* `before` may be NULL: then rates are missing. */
+void report_print(FILE *out, const char *endpoint, const struct message_status *before,
+                  const struct message_status *now);
+
+/* Cuts a text, in place, to what a terminal of this size shows without a line that wraps or scrolls
+ * away. Returns the number of lines that are left. */
+int report_fit(char *text, int columns, int rows);
 
 /* One line. Errors: STATUS_IO. */
 enum status report_json(FILE *out, const char *endpoint, const struct message_status *before,

@@ -1,7 +1,6 @@
 /* ibot-stream watch: how the streams of trainers stand, now and again. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -129,43 +128,30 @@ static enum status ask_all(struct watch *watch, const atomic_int *stop)
     return STATUS_OK;
 }
 
-/* Lines as long as the terminal is wide: longer ones would take several. */
-static void put_lines(const char *text)
-{
-    struct winsize size;
-    int width = 80;
-
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-        width = size.ws_col;
-    while (*text != '\0') {
-        const char *end = strchr(text, '\n');
-        int n = (int)(end - text);
-        printf("%.*s\n", n < width ? n : width - 1, text);
-        text = end + 1;
-    }
-}
-
 /* On a terminal each report is written over the one before. */
 static enum status show_over(struct watch *watch)
 {
+    struct winsize size = {.ws_row = 24, .ws_col = 80}, found;
     char *text = NULL;
     size_t n_text = 0;
-    int n_lines = 0;
     FILE *out = open_memstream(&text, &n_text);
 
     if (out == NULL)
         FAIL(STATUS_NO_MEMORY, "no memory for a report");
     for (int i = 0; i < watch->endpoints.n; i++) {
         const struct watched *trainer = &watch->trainers[i];
-        n_lines += report_print(out, trainer->endpoint,
-                                trainer->has_before ? &trainer->before : NULL, &trainer->now);
+        report_print(out, trainer->endpoint, trainer->has_before ? &trainer->before : NULL,
+                     &trainer->now);
     }
     fclose(out);
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &found) == 0 && found.ws_col > 0 && found.ws_row > 1)
+        size = found;
     if (watch->n_lines > 0)
         printf("\033[%dA\033[J", watch->n_lines);
-    put_lines(text);
+    /* The cursor stands below the last line: what went out at the top would stay there. */
+    watch->n_lines = report_fit(text, size.ws_col - 1, size.ws_row - 1);
+    fputs(text, stdout);
     free(text);
-    watch->n_lines = n_lines;
     return fflush(stdout) == 0 ? STATUS_OK : status_set(STATUS_IO, "cannot write to the terminal");
 }
 
