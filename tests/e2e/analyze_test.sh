@@ -98,7 +98,7 @@ import json, sys
 assert len(pairs) == 40 and whole["pairs"] == 40 and whole["radius"] == 0
 assert whole["overlapping"] == sum(p["overlapping"] for p in pairs) > 500
 assert whole["correct"] == sum(p["correct"] for p in pairs)
-assert abs(whole["accuracy"] - 100 * whole["correct"] / whole["overlapping"]) < 1e-9
+assert abs(whole["accuracy"] - 100 * whole["correct"] / whole["overlapping"]) < 1e-6
 assert sum("file" in p for p in pairs) == 2
 for p in pairs:
     assert p["paths"][0] == p["paths"][1] and p["grid"] == 8 and len(p["matches"]) <= 5

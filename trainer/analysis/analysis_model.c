@@ -5,6 +5,17 @@
 #include "proto/base/log.h"
 #include "trainer/pretrained_head.h"
 
+enum status analysis_backend_open(struct backend *out, const struct pretrained_options *weights,
+                                  struct backend_options *backend, struct network_options *network,
+                                  const struct options *parsed)
+{
+    backend_options_settle(backend, network, parsed);
+    TRY(backend_options_check(backend, network));
+    if (weights->path == NULL)
+        FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights");
+    return backend_options_open(out, backend, network);
+}
+
 struct analysis_model_options analysis_model_options(const struct pretrained_options *weights,
                                                      const struct backend_options *backend,
                                                      const struct network_options *network)

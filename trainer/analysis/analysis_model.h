@@ -27,7 +27,14 @@ struct analysis_model_options {
     bool head; /* with the projection head */
 };
 
-/* Of one image or more; what the rows of a table say. */
+/* The backend that the rows of a table say, and that there are weights to be looked into. *out:
+ * zeroed; the caller's to close, on failure too. Errors: STATUS_INVALID names the options, those of
+ * backend_options_open. */
+enum status analysis_backend_open(struct backend *out, const struct pretrained_options *weights,
+                                  struct backend_options *backend, struct network_options *network,
+                                  const struct options *parsed) IBOT_WARN_UNUSED;
+
+/* Of one image at a time; what the rows of a table say. */
 struct analysis_model_options analysis_model_options(const struct pretrained_options *weights,
                                                      const struct backend_options *backend,
                                                      const struct network_options *network);

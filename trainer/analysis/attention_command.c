@@ -1,5 +1,4 @@
 /* ibot-analyze attention: where the heads of the last block look. */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include "trainer/analysis/attention_sheet.h"
 #include "trainer/analysis/command.h"
 #include "trainer/analysis/images.h"
+#include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
 #include "trainer/pretrained_rows.h"
 
@@ -231,17 +231,10 @@ static enum status print_json(const struct attention_run *run, const struct imag
                                                (double)attention[(int64_t)h * (cells + 1)],
                                                "attention", map, "mask", mask));
     }
-    /* a path may be of bytes that are no UTF-8, which JSON can't hold: then it is null */
-    json_t *json = json_pack("{s:I, s:o?, s:s, s:i, s:f, s:o}", "index", (json_int_t)image, "path",
-                             json_string(info->path), "file", file, "grid", run->model.grid,
+    json_t *json = json_pack("{s:I, s:o, s:s, s:i, s:f, s:o}", "index", (json_int_t)image, "path",
+                             json_line_path(info->path), "file", file, "grid", run->model.grid,
                              "threshold", run->options->threshold, "heads", heads);
-    if (json == NULL || json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(7)) != 0) {
-        json_decref(json);
-        FAIL(STATUS_IO, "the result can't be written as JSON");
-    }
-    putchar('\n');
-    json_decref(json);
-    return STATUS_OK;
+    return json_line_print(json);
 }
 
 static enum status save_frame(const struct attention_run *run, const struct attention_view *view,
@@ -376,13 +369,9 @@ static enum status attention(void *values, const struct options *parsed, const a
     struct backend backend = {0};
     enum status status;
 
-    backend_options_settle(&o->backend, &o->network, parsed);
-    TRY(backend_options_check(&o->backend, &o->network));
-    if (o->weights.path == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights");
     if (o->frames && o->maps)
         FAIL(STATUS_INVALID, "--frames makes other files than --maps: give one of the two");
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(make_folders(o));
     TRY_OUT(show_all(&run, stop));

@@ -1,5 +1,4 @@
 /* ibot-analyze correspondence: which patches of two pictures are alike. */
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,7 +10,8 @@
 #include "trainer/analysis/command.h"
 #include "trainer/analysis/correspondence.h"
 #include "trainer/analysis/correspondence_picture.h"
-#include "trainer/analysis/images.h"
+#include "trainer/analysis/image_pairs.h"
+#include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
 #include "trainer/pretrained_rows.h"
 
@@ -124,17 +124,11 @@ static const struct options_program correspondence_program = {
 
 /* ------------------------------------------------------------------------------ a run */
 
-struct pair {
-    int64_t image[2]; /* the same in two views */
-};
-
 struct correspondence_run {
     const struct correspondence_options *options;
     struct analysis_model model, other; /* other: chooses the patches; zeroed: the model does */
     struct images *images;
-    struct pair *pairs;
-    size_t pairs_capacity;
-    int64_t n_pairs;
+    struct image_pairs pairs;
     struct data_spec spec;             /* of two views */
     uint8_t *rgb;                      /* [2, size, size, 3]: the whole record of two views */
     float *tokens, *attention;         /* [2, 1 + cells, width], [2, heads, 1 + cells of a map] */
@@ -212,7 +206,7 @@ static void close_run(struct correspondence_run *run)
     analysis_model_close(&run->model);
     analysis_model_close(&run->other);
     images_close(&run->images);
-    memory_free(run->pairs);
+    image_pairs_release(&run->pairs);
     memory_free(run->rgb);
     memory_free(run->tokens);
     memory_free(run->attention);
@@ -220,48 +214,6 @@ static void close_run(struct correspondence_run *run)
     memory_free(run->weight);
     memory_free(run->match);
     memory_free(run->truth);
-}
-
-/* ------------------------------------------------------------------------------ pairs */
-
-static enum status add_pair(struct correspondence_run *run, int64_t a, int64_t b)
-{
-    TRY(memory_grow(&run->pairs, &run->pairs_capacity, (size_t)run->n_pairs + 1,
-                    sizeof(*run->pairs), "pairs"));
-    run->pairs[run->n_pairs++] = (struct pair){{a, b}};
-    return STATUS_OK;
-}
-
-/* waiting [classes + 1]: the image of a class, or of none, that has no partner yet; -1. */
-static enum status pair_up(struct correspondence_run *run, int64_t *waiting)
-{
-    for (int32_t i = 0; i <= images_n_classes(run->images); i++)
-        waiting[i] = -1;
-    for (int64_t i = 0; i < images_n(run->images); i++) {
-        int64_t *partner = &waiting[images_label(run->images, i) + 1];
-        if (*partner >= 0)
-            TRY(add_pair(run, *partner, i));
-        *partner = *partner >= 0 ? -1 : i;
-    }
-    if (run->n_pairs == 0)
-        FAIL(STATUS_INVALID, "--sample_type class: no class has two images");
-    return STATUS_OK;
-}
-
-static enum status find_pairs(struct correspondence_run *run)
-{
-    int64_t *waiting;
-
-    for (int64_t i = 0; run->options->sample_type == SAMPLE_INSTANCE && i < images_n(run->images);
-         i++)
-        TRY(add_pair(run, i, i));
-    if (run->options->sample_type == SAMPLE_INSTANCE)
-        return STATUS_OK;
-    TRY(memory_alloc(&waiting, (size_t)images_n_classes(run->images) + 1, sizeof(*waiting),
-                     "pairs"));
-    enum status status = pair_up(run, waiting);
-    memory_free(waiting);
-    return status;
 }
 
 /* ------------------------------------------------------------------------------ one pair */
@@ -273,7 +225,7 @@ struct found {
     struct correspondence_score score;
 };
 
-static enum status read_pair(struct correspondence_run *run, const struct pair *pair)
+static enum status read_pair(struct correspondence_run *run, const struct image_pair *pair)
 {
     struct image_form form = {IMAGE_SQUASH, run->model.size_px, run->model.size_px};
     struct image_box boxes[2];
@@ -354,20 +306,8 @@ static enum status save_picture(const struct correspondence_run *run, const stru
     return correspondence_picture_save(&view, file);
 }
 
-static enum status print_line(json_t *json)
-{
-    if (json == NULL || json_dumpf(json, stdout, JSON_COMPACT) != 0) {
-        json_decref(json);
-        FAIL(STATUS_IO, "the result can't be written as JSON");
-    }
-    putchar('\n');
-    json_decref(json);
-    return STATUS_OK;
-}
-
-/* A path may be of bytes that are no UTF-8, which JSON can't hold: then it is null. */
 static enum status print_pair(struct correspondence_run *run, const struct found *found,
-                              const struct pair *pair, const char *file)
+                              const struct image_pair *pair, const char *file)
 {
     json_t *paths = json_array(), *lines = json_array();
     bool known = run->options->sample_type == SAMPLE_INSTANCE;
@@ -375,8 +315,7 @@ static enum status print_pair(struct correspondence_run *run, const struct found
 
     for (int i = 0; i < 2; i++) {
         TRY(images_info(run->images, pair->image[i], &info));
-        json_t *path = json_string(info.path);
-        json_array_append_new(paths, path != NULL ? path : json_null());
+        json_array_append_new(paths, json_line_path(info.path));
     }
     for (int32_t i = 0; i < found->n_lines; i++) {
         const struct correspondence_line *line = &found->lines[i];
@@ -391,12 +330,12 @@ static enum status print_pair(struct correspondence_run *run, const struct found
         json_object_update_new(json, json_pack("{s:I, s:I}", "overlapping",
                                                (json_int_t)found->score.n_overlapping, "correct",
                                                (json_int_t)found->score.n_correct));
-    return print_line(json);
+    return json_line_print(json);
 }
 
 static enum status show_pair(struct correspondence_run *run, int64_t number)
 {
-    const struct pair *pair = &run->pairs[number];
+    const struct image_pair *pair = &run->pairs.pairs[number];
     bool shown = number < run->options->show_nums;
     char file[PICTURE_MAX_PATH];
     struct found found;
@@ -422,13 +361,13 @@ static enum status report(const struct correspondence_run *run)
     if (run->options->sample_type == SAMPLE_CLASS)
         return STATUS_OK;
     if (run->options->json)
-        return print_line(json_pack("{s:f, s:I, s:I, s:i, s:I}", "accuracy", accuracy,
-                                    "overlapping", (json_int_t)s->n_overlapping, "correct",
-                                    (json_int_t)s->n_correct, "radius", run->options->eval_radius,
-                                    "pairs", (json_int_t)run->n_pairs));
+        return json_line_print(
+            json_pack("{s:f, s:I, s:I, s:i, s:I}", "accuracy", accuracy, "overlapping",
+                      (json_int_t)s->n_overlapping, "correct", (json_int_t)s->n_correct, "radius",
+                      run->options->eval_radius, "pairs", (json_int_t)run->pairs.n));
     printf("matching accuracy: %.2f %% of %lld overlapping patches, %lld pairs of views, radius "
            "%d\n",
-           accuracy, (long long)s->n_overlapping, (long long)run->n_pairs,
+           accuracy, (long long)s->n_overlapping, (long long)run->pairs.n,
            run->options->eval_radius);
     return STATUS_OK;
 }
@@ -436,18 +375,18 @@ static enum status report(const struct correspondence_run *run)
 /* The original stops at its last picture, before it has an accuracy. */
 static enum status show_all(struct correspondence_run *run, const atomic_int *stop)
 {
-    for (int64_t i = 0; i < run->n_pairs; i++) {
+    for (int64_t i = 0; i < run->pairs.n; i++) {
         if (atomic_load(stop) != 0)
             FAIL(STATUS_INTERRUPTED, "interrupted after %lld of %lld pairs", (long long)i,
-                 (long long)run->n_pairs);
+                 (long long)run->pairs.n);
         TRY(show_pair(run, i));
         char line[80];
         snprintf(line, sizeof(line), "correspondence: %lld of %lld pairs", (long long)(i + 1),
-                 (long long)run->n_pairs);
+                 (long long)run->pairs.n);
         log_status_line(line);
     }
     log_status_line(NULL);
-    log_info("%lld pairs, pictures of the first %d in '%s'", (long long)run->n_pairs,
+    log_info("%lld pairs, pictures of the first %d in '%s'", (long long)run->pairs.n,
              run->options->show_nums, run->options->output_dir);
     return report(run);
 }
@@ -460,13 +399,10 @@ static enum status correspondence(void *values, const struct options *parsed,
     struct backend backend = {0};
     enum status status;
 
-    backend_options_settle(&o->backend, &o->network, parsed);
-    TRY(backend_options_check(&o->backend, &o->network));
-    if (o->weights.path == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights");
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
-    TRY_OUT(find_pairs(&run));
+    TRY_OUT(o->sample_type == SAMPLE_CLASS ? image_pairs_of_classes(&run.pairs, run.images)
+                                           : image_pairs_of_views(&run.pairs, run.images));
     TRY_OUT(picture_folder(o->output_dir));
     TRY_OUT(show_all(&run, stop));
 out:

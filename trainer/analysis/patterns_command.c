@@ -1,5 +1,4 @@
 /* ibot-analyze patterns: what the head's prototypes stand for. */
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,6 +8,7 @@
 #include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/command.h"
 #include "trainer/analysis/images.h"
+#include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
 #include "trainer/analysis/pattern_picture.h"
 #include "trainer/analysis/patterns.h"
@@ -280,7 +280,6 @@ static enum status fill_mosaic(struct patterns_run *run, struct mosaic *mosaic,
     return STATUS_OK;
 }
 
-/* A path may be of bytes that are no UTF-8, which JSON can't hold: then it is null. */
 static enum status print_json(struct patterns_run *run, const struct mosaic *mosaic, int32_t rank,
                               const char *file)
 {
@@ -291,8 +290,8 @@ static enum status print_json(struct patterns_run *run, const struct mosaic *mos
     for (int32_t i = 0; i < mosaic->n; i++) {
         const struct pattern_place *place = &mosaic->shown[i];
         TRY(images_info(run->images, place->image, &info));
-        json_t *token = json_pack("{s:I, s:o?, s:f}", "index", (json_int_t)place->image, "path",
-                                  json_string(info.path), "value", (double)place->value);
+        json_t *token = json_pack("{s:I, s:o, s:f}", "index", (json_int_t)place->image, "path",
+                                  json_line_path(info.path), "value", (double)place->value);
         if (token != NULL && run->options->type == TOKEN_PATCH)
             json_object_update_new(token, json_pack("{s:i, s:i}", "row", place->token / grid,
                                                     "column", place->token % grid));
@@ -301,13 +300,7 @@ static enum status print_json(struct patterns_run *run, const struct mosaic *mos
     json_t *json = json_pack("{s:i, s:i, s:I, s:o*, s:o}", "rank", rank, "cluster", cluster,
                              "tokens", (json_int_t)run->counts[cluster], "file",
                              file != NULL ? json_string(file) : NULL, "shown", tokens);
-    if (json == NULL || json_dumpf(json, stdout, JSON_COMPACT) != 0) {
-        json_decref(json);
-        FAIL(STATUS_IO, "the result can't be written as JSON");
-    }
-    putchar('\n');
-    json_decref(json);
-    return STATUS_OK;
+    return json_line_print(json);
 }
 
 static enum status show_cluster(struct patterns_run *run, struct mosaic *mosaic, int32_t rank)
@@ -364,16 +357,12 @@ static enum status patterns(void *values, const struct options *parsed, const at
     struct backend backend = {0};
     enum status status;
 
-    backend_options_settle(&o->backend, &o->network, parsed);
-    TRY(backend_options_check(&o->backend, &o->network));
-    if (o->weights.path == NULL)
-        FAIL(STATUS_INVALID, "give --checkpoint: a run folder or a file of weights with its head");
     if (o->patch_window % 2 == 0)
         FAIL(STATUS_INVALID,
              "--patch_window %d: wanted an odd number, so that the patch is in the "
              "middle",
              o->patch_window);
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
+    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(picture_folder(o->output_dir));
     TRY_OUT(fill_bank(&run));
