@@ -97,6 +97,21 @@ expect_error 2 'one process, and here are 2 ranks (torchrun)' env RANK=1 WORLD_S
     MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "${eval[@]}" --checkpoint "$work/waiting"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
 grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
+(
+    cd "$data"
+    class=0
+    for folder in *; do # three labels of each class
+        find "$folder" -name '*.jpg' | LC_ALL=C sort | sed -n "1,3s/\$/ $class/p"
+        class=$((class + 1))
+    done
+) >"$work/labels.txt"
+mv "$work/labels.txt" "$data/labels.txt"
+"${eval[@]}" --checkpoint "$work/waiting" --train "$data/labels.txt" --nb_knn 5 200 \
+    >"$work/knn_few.log" 2>&1 || fail "k-NN with few labels"
+grep -q '^5-NN classifier result: Top1: ' "$work/knn_few.log" || fail "no k-NN line of few labels"
+grep -q 'k = 200 is left out: there are 30 training images' "$work/knn_few.log" ||
+    fail "another number of labels"
+rm "$data/labels.txt"
 
 # a full disk while saving: the message says so, older checkpoints are intact, training goes on
 if mount -t tmpfs -o size=700k tmpfs "$work/empty" 2>/dev/null; then
