@@ -11,32 +11,13 @@
 
 #include <cmocka.h>
 
+#include "tests/support/test_folder.h"
 #include "tests/trainer/sparse_weights.h"
 #include "trainer/weights/weight_export.h"
 
-struct fixture {
-    char folder[64], path[128], out[128];
-};
-
 static int fixture_open(void **state)
 {
-    struct fixture *f = calloc(1, sizeof(*f));
-    strcpy(f->folder, "/tmp/ibot-large-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    snprintf(f->path, sizeof(f->path), "%s/in", f->folder);
-    *state = f;
-    return 0;
-}
-
-static int fixture_close(void **state)
-{
-    struct fixture *f = *state;
-    unlink(f->path);
-    if (f->out[0] != '\0')
-        unlink(f->out);
-    int removed = rmdir(f->folder);
-    free(f);
-    return removed;
+    return test_folder_open(state, "in");
 }
 
 static void must(enum status status)
@@ -89,7 +70,7 @@ static void read_a_little(const char *path, const char *name, const char *behind
 
 static void large_files_are_read_in_little_memory(void **state)
 {
-    struct fixture *f = *state;
+    struct test_folder *f = *state;
     const int64_t large[] = {LARGE}, last[] = {4};
     struct table table = {0};
     int64_t before = peak_mib();
@@ -111,7 +92,7 @@ static void large_files_are_read_in_little_memory(void **state)
 static void large_files_are_converted_tensor_by_tensor(void **state)
 {
     enum { N = 35 };
-    struct fixture *f = *state;
+    struct test_folder *f = *state;
     const int64_t shape[] = {16 << 20};
     struct weight_selection selection;
     struct weight_export export = {0};
@@ -154,9 +135,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(large_files_are_read_in_little_memory, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(large_files_are_converted_tensor_by_tensor, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

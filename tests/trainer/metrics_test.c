@@ -1,5 +1,6 @@
 /* Meters, and log.txt: the official keys in order, exact numbers, whole lines, and what a resumed
  * run takes back. */
+#include "tests/support/test_folder.h"
 #include "trainer/metrics.h"
 
 #include <fcntl.h>
@@ -18,38 +19,9 @@
 
 #include <cmocka.h>
 
-struct fixture {
-    char folder[64], path[96];
-};
-
 static int fixture_open(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof(*fixture));
-    strcpy(fixture->folder, "/tmp/ibot-metrics-XXXXXX");
-    assert_non_null(mkdtemp(fixture->folder));
-    snprintf(fixture->path, sizeof(fixture->path), "%s/log.txt", fixture->folder);
-    *state = fixture;
-    return 0;
-}
-
-/* Also shows that no temporary file was left behind: the folder must be empty then. */
-static int fixture_close(void **state)
-{
-    struct fixture *fixture = *state;
-    unlink(fixture->path);
-    int removed = rmdir(fixture->folder);
-    free(fixture);
-    return removed;
-}
-
-static char *file_text(const char *path)
-{
-    char *text = calloc(1, 65536);
-    FILE *file = fopen(path, "rb");
-    assert_non_null(file);
-    assert_true(fread(text, 1, 65535, file) < 65535);
-    fclose(file);
-    return text;
+    return test_folder_open(state, "log.txt");
 }
 
 static void a_meter_has_a_mean_of_all_and_a_median_of_the_last(void **state)
@@ -104,7 +76,7 @@ static void fill(struct metrics *metrics)
 
 static void a_line_has_the_official_keys_in_order(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static struct log_line line;
     struct metrics metrics;
 
@@ -115,7 +87,7 @@ static void a_line_has_the_official_keys_in_order(void **state)
     log_line_string(&line, "note", "a \"b\" \\ \n \xc3\xa4");
     assert_int_equal(log_line_append(&line, fixture->path), STATUS_OK);
     assert_int_equal(line.n, 0);
-    char *text = file_text(fixture->path);
+    char *text = test_file_get(fixture->path, NULL);
     assert_string_equal(
         text, "{\"train_loss\": 0.1, \"train_cls\": 1e-300, \"train_patch\": 0.3333333333333333, "
               "\"train_lr\": 0.0005, \"train_wd\": 2.0, \"train_acc\": null, \"train_nmi\": 0.25, "
@@ -131,21 +103,21 @@ static void a_line_has_the_official_keys_in_order(void **state)
 
 static void lines_are_added_at_the_end(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static struct log_line line;
 
     for (int i = 0; i < 3; i++) {
         log_line_integer(&line, "epoch", i);
         assert_int_equal(log_line_append(&line, fixture->path), STATUS_OK);
     }
-    char *text = file_text(fixture->path);
+    char *text = test_file_get(fixture->path, NULL);
     assert_string_equal(text, "{\"epoch\": 0}\n{\"epoch\": 1}\n{\"epoch\": 2}\n");
     free(text);
 }
 
 static void a_line_that_is_too_long_is_an_error(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static struct log_line line;
     static char large[LOG_LINE_BYTES + 1];
 
@@ -160,7 +132,7 @@ static void a_line_that_is_too_long_is_an_error(void **state)
 
 static void a_resumed_run_takes_back_the_epochs_it_writes_again(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static const char before[] = "{\"epoch\": 0, \"a\": 1}\n"
                                  "{\"epoch\": 1}\n"
                                  "{\"other\": 5}\n"
@@ -173,7 +145,7 @@ static void a_resumed_run_takes_back_the_epochs_it_writes_again(void **state)
     fputs(before, file);
     fclose(file);
     assert_int_equal(log_file_rewind(fixture->path, 2), STATUS_OK);
-    char *text = file_text(fixture->path);
+    char *text = test_file_get(fixture->path, NULL);
     assert_string_equal(text, "{\"epoch\": 0, \"a\": 1}\n{\"epoch\": 1}\n{\"other\": 5}\n");
     free(text);
     struct stat info, again;
@@ -182,14 +154,14 @@ static void a_resumed_run_takes_back_the_epochs_it_writes_again(void **state)
     assert_int_equal(stat(fixture->path, &again), 0);
     assert_int_equal(info.st_ino, again.st_ino); /* nothing to do, nothing done */
     assert_int_equal(log_file_rewind(fixture->path, 0), STATUS_OK);
-    text = file_text(fixture->path);
+    text = test_file_get(fixture->path, NULL);
     assert_string_equal(text, "{\"other\": 5}\n");
     free(text);
 }
 
 static void a_file_that_cannot_be_rewound_stays_as_it_was(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     char missing[128];
     struct rlimit limit, kept;
 
@@ -210,7 +182,7 @@ static void a_file_that_cannot_be_rewound_stays_as_it_was(void **state)
     enum status status = log_file_rewind(fixture->path, 1);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &kept), 0);
     assert_int_equal(status, STATUS_IO);
-    char *text = file_text(fixture->path);
+    char *text = test_file_get(fixture->path, NULL);
     assert_string_equal(text, "{\"epoch\": 0}\n{\"epoch\": 1}\n");
     free(text);
 }
@@ -221,14 +193,15 @@ int main(void)
         cmocka_unit_test(a_meter_has_a_mean_of_all_and_a_median_of_the_last),
         cmocka_unit_test(totals_of_two_ranks_give_the_common_mean),
         cmocka_unit_test_setup_teardown(a_line_has_the_official_keys_in_order, fixture_open,
-                                        fixture_close),
-        cmocka_unit_test_setup_teardown(lines_are_added_at_the_end, fixture_open, fixture_close),
+                                        test_folder_close),
+        cmocka_unit_test_setup_teardown(lines_are_added_at_the_end, fixture_open,
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_line_that_is_too_long_is_an_error, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_resumed_run_takes_back_the_epochs_it_writes_again,
-                                        fixture_open, fixture_close),
+                                        fixture_open, test_folder_close),
         cmocka_unit_test_setup_teardown(a_file_that_cannot_be_rewound_stays_as_it_was, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

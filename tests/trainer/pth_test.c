@@ -13,34 +13,17 @@
 
 #include <cmocka.h>
 
+#include "tests/support/test_folder.h"
 #include "trainer/weights/pth_write.h"
 #include "trainer/weights/weight_file.h"
 #include "trainer/weights/zip_store.h"
 
-struct fixture {
-    char folder[64], path[128];
-};
-
 static int fixture_open(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof(*fixture));
-    strcpy(fixture->folder, "/tmp/ibot-pth-XXXXXX");
-    assert_non_null(mkdtemp(fixture->folder));
-    snprintf(fixture->path, sizeof(fixture->path), "%s/w.pth", fixture->folder);
-    *state = fixture;
-    return 0;
+    return test_folder_open(state, "w.pth");
 }
 
 /* Also shows that no temporary file was left behind: the folder must be empty then. */
-static int fixture_close(void **state)
-{
-    struct fixture *fixture = *state;
-    unlink(fixture->path);
-    int removed = rmdir(fixture->folder);
-    free(fixture);
-    return removed;
-}
-
 static const char *data_path(char out[512], const char *name)
 {
     snprintf(out, 512, "%s/%s", getenv("IBOT_TEST_DATA"), name);
@@ -225,26 +208,6 @@ static void what_is_no_weights_is_refused_by_name(void **state)
 
 /* ------------------------------------------------------------------------------ damage */
 
-static char *file_bytes(const char *name, size_t *n)
-{
-    char path[512];
-    FILE *file = fopen(data_path(path, name), "rb");
-
-    assert_non_null(file);
-    char *bytes = malloc(1 << 20);
-    *n = fread(bytes, 1, 1 << 20, file);
-    fclose(file);
-    return bytes;
-}
-
-static void file_put(const char *path, const void *bytes, size_t n_bytes)
-{
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n_bytes, file), n_bytes);
-    assert_int_equal(fclose(file), 0);
-}
-
 /* OK only when every tensor can be read. */
 static enum status read_all(const char *path, uint64_t *digest)
 {
@@ -259,14 +222,14 @@ static enum status read_all(const char *path, uint64_t *digest)
 static void every_cut_is_noticed(void **state)
 {
     static const char *const names[] = {"weights/kinds.pth", "weights/kinds_legacy.pth"};
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
 
     for (size_t k = 0; k < 2; k++) {
         size_t n;
         uint64_t digest;
-        char *bytes = file_bytes(names[k], &n);
+        char path[512], *bytes = test_file_get(data_path(path, names[k]), &n);
         for (size_t cut = 0; cut < n; cut += 13) {
-            file_put(fixture->path, bytes, cut);
+            test_file_put(fixture->path, bytes, cut);
             if (read_all(fixture->path, &digest) == STATUS_OK)
                 fail_msg("%s: read after %zu of %zu bytes", names[k], cut, n);
         }
@@ -277,15 +240,15 @@ static void every_cut_is_noticed(void **state)
 /* Of the archive, which has sums, no changed byte of a tensor goes unnoticed. */
 static void changed_bytes_never_change_tensors_silently(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     size_t n, n_refused = 0;
     uint64_t wanted, digest;
-    char path[512], *bytes = file_bytes("weights/kinds.pth", &n);
+    char path[512], *bytes = test_file_get(data_path(path, "weights/kinds.pth"), &n);
 
     assert_int_equal(read_all(data_path(path, "weights/kinds.pth"), &wanted), STATUS_OK);
     for (size_t i = 0; i < n; i += 3) {
         bytes[i] ^= 0x41;
-        file_put(fixture->path, bytes, n);
+        test_file_put(fixture->path, bytes, n);
         if (read_all(fixture->path, &digest) != STATUS_OK)
             n_refused++;
         else if (digest != wanted)
@@ -326,7 +289,7 @@ static void archives_are_checked_entry_by_entry(void **state)
         {"a/data.pkl", "a/byteorder", "big", 3, ZIP_CM_STORE, STATUS_UNSUPPORTED, "little-endian"},
         {"a/data.pkl", "a/constants.pkl", "", 0, ZIP_CM_STORE, STATUS_UNSUPPORTED, "TorchScript"},
     };
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         zip_t *zip = zip_open(fixture->path, ZIP_CREATE | ZIP_TRUNCATE, NULL);
@@ -347,7 +310,7 @@ static void archives_are_checked_entry_by_entry(void **state)
 static void an_entry_that_is_there_twice_is_refused(void **state)
 {
     static const char object[] = {'\x80', 2, '}', '.'};
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct zip_store zip;
 
     assert_int_equal(zip_store_open(&zip, fixture->path), STATUS_OK);
@@ -363,7 +326,7 @@ static void an_entry_that_is_there_twice_is_refused(void **state)
 
 static void what_is_written_comes_back(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct weight_file wanted, file;
     struct weight_record records[32];
     struct pth_writer writer;
@@ -428,7 +391,7 @@ static void what_is_written_comes_back(void **state)
 
 static void entries_begin_at_multiples_of_64(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct zip_store zip;
     char name[32], *bytes = malloc(1 << 16);
 
@@ -458,7 +421,7 @@ static void entries_begin_at_multiples_of_64(void **state)
 static void many_entries_take_the_wide_directory(void **state)
 {
     enum { N = 70000 };
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct zip_store zip;
     char name[32], got[32];
 
@@ -489,18 +452,19 @@ int main(void)
         cmocka_unit_test(arguments_and_parameters_are_read),
         cmocka_unit_test(a_dictionary_that_holds_itself_ends),
         cmocka_unit_test(what_is_no_weights_is_refused_by_name),
-        cmocka_unit_test_setup_teardown(every_cut_is_noticed, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(every_cut_is_noticed, fixture_open, test_folder_close),
         cmocka_unit_test_setup_teardown(changed_bytes_never_change_tensors_silently, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(archives_are_checked_entry_by_entry, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(an_entry_that_is_there_twice_is_refused, fixture_open,
-                                        fixture_close),
-        cmocka_unit_test_setup_teardown(what_is_written_comes_back, fixture_open, fixture_close),
+                                        test_folder_close),
+        cmocka_unit_test_setup_teardown(what_is_written_comes_back, fixture_open,
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(entries_begin_at_multiples_of_64, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(many_entries_take_the_wide_directory, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

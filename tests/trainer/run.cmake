@@ -33,9 +33,9 @@ ibot_test(NAME trainer.pretrained SOURCES pretrained_test.c LIBS model_fixture i
 
 # Published weights by name and shape; files of several GiB, which take disk while they are written.
 ibot_test(NAME trainer.weight_tables SOURCES weight_tables_test.c sparse_weights.c
-  LIBS ibot_trainer PkgConfig::ZLIB)
+  LIBS test_folder ibot_trainer PkgConfig::ZLIB)
 ibot_test(NAME trainer.large_weights SOURCES large_weights_test.c sparse_weights.c
-  LIBS ibot_weights PkgConfig::ZLIB LABELS slow TIMEOUT 300)
+  LIBS test_folder ibot_weights PkgConfig::ZLIB LABELS slow TIMEOUT 300)
 
 # What PyTorch and timm say to our files, and whether the steps in PyTorch that ours is timed against
 # compute what ours does; skipped where they are not installed.

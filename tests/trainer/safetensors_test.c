@@ -1,5 +1,6 @@
 /* The safetensors reader and writer: what is written comes back, every rule of the format is
  * enforced, a failed write leaves the old file, and the reference implementation agrees. */
+#include "tests/support/test_folder.h"
 #include "trainer/weights/safetensors.h"
 
 #include <setjmp.h>
@@ -14,38 +15,12 @@
 
 #include <cmocka.h>
 
-struct fixture {
-    char folder[64], path[128];
-};
-
 static int fixture_open(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof(*fixture));
-    strcpy(fixture->folder, "/tmp/ibot-safetensors-XXXXXX");
-    assert_non_null(mkdtemp(fixture->folder));
-    snprintf(fixture->path, sizeof(fixture->path), "%s/w.safetensors", fixture->folder);
-    *state = fixture;
-    return 0;
+    return test_folder_open(state, "w.safetensors");
 }
 
 /* Also shows that no temporary file was left behind: the folder must be empty then. */
-static int fixture_close(void **state)
-{
-    struct fixture *fixture = *state;
-    unlink(fixture->path);
-    int removed = rmdir(fixture->folder);
-    free(fixture);
-    return removed;
-}
-
-static void file_put(const char *path, const void *bytes, size_t n_bytes)
-{
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n_bytes, file), n_bytes);
-    assert_int_equal(fclose(file), 0);
-}
-
 /* A file of the given header text and `n_data` zero bytes. */
 static void header_put(const char *path, const char *header, size_t n_data)
 {
@@ -54,11 +29,11 @@ static void header_put(const char *path, const char *header, size_t n_data)
     for (int i = 0; i < 8; i++)
         bytes[i] = (unsigned char)(length >> (8 * i));
     memcpy(bytes + 8, header, length);
-    file_put(path, bytes, total);
+    test_file_put(path, bytes, total);
     free(bytes);
 }
 
-static void assert_refused(const struct fixture *fixture, enum status wanted, const char *word)
+static void assert_refused(const struct test_folder *fixture, enum status wanted, const char *word)
 {
     struct safetensors file = {0};
     assert_int_equal(safetensors_open(&file, fixture->path), wanted);
@@ -69,7 +44,7 @@ static void assert_refused(const struct fixture *fixture, enum status wanted, co
 
 static void what_is_written_comes_back(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     uint8_t bytes[3] = {1, 2, 255};
     float matrix[6] = {0.5f, -1, 2, 3, 1e-30f, 5};
     double scalar = 3.25;
@@ -107,7 +82,7 @@ static void what_is_written_comes_back(void **state)
 
 static void a_file_without_tensors_is_fine(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct safetensors file;
 
     assert_int_equal(safetensors_write(fixture->path, NULL, 0, NULL, 0), STATUS_OK);
@@ -118,7 +93,7 @@ static void a_file_without_tensors_is_fine(void **state)
 
 static void the_digest_sees_bytes_names_and_shapes(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     float values[4] = {1, 2, 3, 4}, other[4] = {1, 2, 3, 5};
     struct safetensors_item variants[] = {
         {"w", tensor_2d(values, DTYPE_F32, 2, 2)}, {"v", tensor_2d(values, DTYPE_F32, 2, 2)},
@@ -141,7 +116,7 @@ static void the_digest_sees_bytes_names_and_shapes(void **state)
 
 static void a_missing_file_is_not_found_and_a_folder_is_refused(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct safetensors file;
 
     assert_refused(fixture, STATUS_NOT_FOUND, "No such file");
@@ -211,7 +186,7 @@ static void every_broken_header_is_refused_with_its_rule(void **state)
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", "there are 2", 2,
          STATUS_CORRUPT},
     };
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         header_put(fixture->path, cases[i].header, cases[i].n_data);
@@ -221,24 +196,24 @@ static void every_broken_header_is_refused_with_its_rule(void **state)
 
 static void bad_lengths_are_refused(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static const unsigned char huge[12] = {0xff, 0xff, 0xff, 0xff, 0xff,
                                            0xff, 0xff, 0xff, '{',  '}'};
     static const unsigned char more[10] = {3, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
 
-    file_put(fixture->path, "", 0);
+    test_file_put(fixture->path, "", 0);
     assert_refused(fixture, STATUS_CORRUPT, "too few");
-    file_put(fixture->path, "1234567", 7);
+    test_file_put(fixture->path, "1234567", 7);
     assert_refused(fixture, STATUS_CORRUPT, "too few");
-    file_put(fixture->path, huge, sizeof(huge));
+    test_file_put(fixture->path, huge, sizeof(huge));
     assert_refused(fixture, STATUS_CORRUPT, "limit");
-    file_put(fixture->path, more, sizeof(more));
+    test_file_put(fixture->path, more, sizeof(more));
     assert_refused(fixture, STATUS_CORRUPT, "cut short");
 }
 
 static void a_file_cut_at_any_byte_is_refused(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     float values[3] = {1, 2, 3};
     struct safetensors_item item = {"w", tensor_1d(values, DTYPE_F32, 3)};
     unsigned char bytes[512];
@@ -248,14 +223,14 @@ static void a_file_cut_at_any_byte_is_refused(void **state)
     size_t n_bytes = fread(bytes, 1, sizeof(bytes), file);
     fclose(file);
     for (size_t n = 0; n < n_bytes; n++) {
-        file_put(fixture->path, bytes, n);
+        test_file_put(fixture->path, bytes, n);
         assert_refused(fixture, STATUS_CORRUPT, "w");
     }
 }
 
 static void odd_addresses_other_types_and_high_ranks_are_read(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct safetensors file;
 
     /* the header's length makes every address odd */
@@ -284,7 +259,7 @@ static void odd_addresses_other_types_and_high_ranks_are_read(void **state)
 
 static void a_file_of_gigabytes_is_mapped_not_read(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     /* 72 bytes: the data is aligned */
     const char *header = "{\"w\":{\"dtype\":\"F32\",\"shape\":[1073741824],"
                          "\"data_offsets\":[0,4294967296]}}";
@@ -304,7 +279,7 @@ static void a_file_of_gigabytes_is_mapped_not_read(void **state)
 
 static void the_writer_refuses_double_and_bad_names(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     float value = 1;
     struct safetensors_item items[] = {{"w", tensor_1d(&value, DTYPE_F32, 1)},
                                        {"w", tensor_1d(&value, DTYPE_F32, 1)}};
@@ -324,7 +299,7 @@ static void the_writer_refuses_double_and_bad_names(void **state)
 
 static void a_write_that_runs_out_of_room_leaves_the_old_file(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     float small[2] = {1, 2}, *large = calloc(1 << 18, sizeof(float));
     struct safetensors_item old = {"w", tensor_1d(small, DTYPE_F32, 2)};
     struct safetensors_item new = {"w", tensor_1d(large, DTYPE_F32, 1 << 18)};
@@ -368,7 +343,7 @@ static void files_of_the_reference_implementation_are_read(void **state)
 
 static void the_reference_implementation_reads_ours(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     float matrix[6] = {0, 1, 2, 3, 4, 5};
     double scalar = 2.5;
     struct safetensors_item items[] = {{"matrix", tensor_2d(matrix, DTYPE_F32, 2, 3)},
@@ -394,7 +369,7 @@ static void the_reference_implementation_reads_ours(void **state)
     assert_int_equal(system(command), 0);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, fixture_open, fixture_close)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, fixture_open, test_folder_close)
 
 int main(void)
 {

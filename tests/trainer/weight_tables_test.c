@@ -11,37 +11,18 @@
 
 #include <cmocka.h>
 
+#include "tests/support/test_folder.h"
 #include "tests/trainer/sparse_weights.h"
 #include "trainer/architecture.h"
 #include "trainer/model/params.h"
 #include "trainer/weights/weight_export.h"
-
-struct fixture {
-    char folder[64], path[128], out[128];
-};
 
 static const char *const archs[] = {"vit_small", "vit_base", "vit_large", "swin_tiny"};
 enum { N_ARCHS = sizeof(archs) / sizeof(archs[0]), IBOT_OUT_DIM = 8192 };
 
 static int fixture_open(void **state)
 {
-    struct fixture *f = calloc(1, sizeof(*f));
-    strcpy(f->folder, "/tmp/ibot-tables-XXXXXX");
-    assert_non_null(mkdtemp(f->folder));
-    snprintf(f->path, sizeof(f->path), "%s/in", f->folder);
-    *state = f;
-    return 0;
-}
-
-static int fixture_close(void **state)
-{
-    struct fixture *f = *state;
-    unlink(f->path);
-    if (f->out[0] != '\0')
-        unlink(f->out);
-    int removed = rmdir(f->folder);
-    free(f);
-    return removed;
+    return test_folder_open(state, "in");
 }
 
 static struct table published(const char *arch, const char *kind)
@@ -103,7 +84,7 @@ static void expect_backbone(const struct weight_selection *s, const struct param
 
 static void published_weights_are_the_networks_we_make(void **state)
 {
-    struct fixture *f = *state;
+    struct test_folder *f = *state;
     const char *const kinds[] = {"timm", "ibot"};
 
     for (int i = 0; i < N_ARCHS * 2; i++) {
@@ -185,7 +166,7 @@ static void expect_rows(const struct weight_export *export, const struct table *
 
 static void what_we_write_has_the_published_tensors(void **state)
 {
-    struct fixture *f = *state;
+    struct test_folder *f = *state;
 
     for (int i = 0; i < N_ARCHS; i++) {
         struct table timm = published(archs[i], "timm"), ibot = published(archs[i], "ibot");
@@ -226,7 +207,7 @@ static void what_we_write_has_the_published_tensors(void **state)
 
 static void a_written_swin_has_its_table_of_indices(void **state)
 {
-    struct fixture *f = *state;
+    struct test_folder *f = *state;
     struct table timm = published("swin_tiny", "timm"), ibot = published("swin_tiny", "ibot");
     struct weight_selection selection;
     struct weight_export export = {0};
@@ -276,11 +257,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(published_weights_are_the_networks_we_make, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(what_we_write_has_the_published_tensors, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_written_swin_has_its_table_of_indices, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,38 +17,13 @@
 
 #include "proto/base/rng.h"
 #include "proto/wire/crc32c.h"
+#include "tests/support/test_folder.h"
 
 enum { MAX_BYTES = 1 << 20 };
 
-struct fixture {
-    char folder[64], path[96];
-};
-
 static int fixture_open(void **state)
 {
-    struct fixture *fixture = calloc(1, sizeof(*fixture));
-    strcpy(fixture->folder, "/tmp/ibot-tfrecord-XXXXXX");
-    assert_non_null(mkdtemp(fixture->folder));
-    snprintf(fixture->path, sizeof(fixture->path), "%s/records", fixture->folder);
-    *state = fixture;
-    return 0;
-}
-
-static int fixture_close(void **state)
-{
-    struct fixture *fixture = *state;
-    unlink(fixture->path);
-    int removed = rmdir(fixture->folder);
-    free(fixture);
-    return removed;
-}
-
-static void file_put(const char *path, const void *bytes, size_t n_bytes)
-{
-    FILE *file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n_bytes, file), n_bytes);
-    assert_int_equal(fclose(file), 0);
+    return test_folder_open(state, "records");
 }
 
 static size_t file_get(const char *path, uint8_t *bytes, size_t n_bytes)
@@ -102,7 +77,7 @@ static void both_sums_agree_in_one_piece_or_many(void **state)
 /* A record with the data "abc", written down by hand after TensorFlow's format. */
 static void a_record_has_the_documented_bytes(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct tfrecord_writer *writer;
     struct iovec parts[] = {{(char[]){"a"}, 1}, {NULL, 0}, {(char[]){"bc"}, 2}};
     uint8_t bytes[64];
@@ -165,7 +140,7 @@ static int read_records(const char *path, enum status *end, bool *torn)
 
 static void records_come_back_in_order(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     enum status end;
     bool torn;
 
@@ -180,7 +155,7 @@ static void records_come_back_in_order(void **state)
 
 static void a_reader_goes_back_to_an_offset(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct tfrecord_reader *reader;
     uint64_t offsets[10];
     const uint8_t *data;
@@ -204,7 +179,7 @@ static void a_reader_goes_back_to_an_offset(void **state)
  */
 static void a_file_cut_anywhere_gives_its_whole_records(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     uint8_t bytes[8192];
     enum status end;
     bool torn;
@@ -214,7 +189,7 @@ static void a_file_cut_anywhere_gives_its_whole_records(void **state)
     assert_int_equal(n_bytes, 17 + 1017 + 2017);
     for (size_t cut = 0; cut <= n_bytes; cut += cut < 100 || cut > 1000 ? 1 : 37) {
         bool whole = cut == 0 || cut == 17 || cut == 1034 || cut == n_bytes;
-        file_put(fixture->path, bytes, cut);
+        test_file_put(fixture->path, bytes, cut);
         int n = read_records(fixture->path, &end, &torn);
         assert_int_equal(n, (cut >= 17) + (cut >= 1034) + (cut >= n_bytes));
         assert_int_equal(end, whole ? STATUS_CLOSED : STATUS_CORRUPT);
@@ -224,7 +199,7 @@ static void a_file_cut_anywhere_gives_its_whole_records(void **state)
 
 static void every_flipped_bit_is_found(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     uint8_t bytes[2048];
     enum status end;
     bool torn;
@@ -234,7 +209,7 @@ static void every_flipped_bit_is_found(void **state)
     for (size_t i = 17; i < n_bytes; i += i < 40 || i > n_bytes - 8 ? 1 : 50)
         for (int bit = 0; bit < 8; bit++) {
             bytes[i] ^= (uint8_t)(1 << bit);
-            file_put(fixture->path, bytes, n_bytes);
+            test_file_put(fixture->path, bytes, n_bytes);
             assert_int_equal(read_records(fixture->path, &end, &torn), 1);
             assert_int_equal(end, STATUS_CORRUPT);
             assert_false(torn);
@@ -246,7 +221,7 @@ static void every_flipped_bit_is_found(void **state)
 /* A length of 2^62 with a right sum, in a file of 12 bytes: nothing is allocated for it. */
 static void a_length_beyond_the_limit_is_refused(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     uint8_t header[12] = {0};
     struct tfrecord_reader *reader;
     const uint8_t *data;
@@ -256,7 +231,7 @@ static void a_length_beyond_the_limit_is_refused(void **state)
     uint32_t sum = crc32c_mask(crc32c(0, header, 8));
     for (int i = 0; i < 4; i++)
         header[8 + i] = (uint8_t)(sum >> (8 * i));
-    file_put(fixture->path, header, sizeof(header));
+    test_file_put(fixture->path, header, sizeof(header));
     for (int i = 0; i < 2; i++) {
         assert_int_equal(tfrecord_reader_open(&reader, fixture->path, i == 0 ? 100 : SIZE_MAX),
                          STATUS_OK);
@@ -275,7 +250,7 @@ static void a_length_beyond_the_limit_is_refused(void **state)
 
 static void appending_goes_on_after_the_last_whole_record(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     uint8_t bytes[8192];
     enum status end;
     bool torn;
@@ -288,7 +263,7 @@ static void appending_goes_on_after_the_last_whole_record(void **state)
     assert_int_equal(end, STATUS_CLOSED);
 
     bytes[20] ^= 1; /* damage, not a torn end: nothing is cut off */
-    file_put(fixture->path, bytes, n_bytes);
+    test_file_put(fixture->path, bytes, n_bytes);
     struct tfrecord_writer *writer = NULL;
     assert_int_equal(tfrecord_writer_open(&writer, fixture->path, true), STATUS_CORRUPT);
     assert_null(writer);
@@ -301,7 +276,7 @@ static void appending_goes_on_after_the_last_whole_record(void **state)
  */
 static void a_record_that_does_not_fit_is_taken_back(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     static uint8_t body[5000];
     struct iovec small = {body, 100}, large = {body, sizeof(body)};
     struct tfrecord_writer *writer;
@@ -328,7 +303,7 @@ static void a_record_that_does_not_fit_is_taken_back(void **state)
 
 static void files_that_cannot_be_opened_are_named(void **state)
 {
-    struct fixture *fixture = *state;
+    struct test_folder *fixture = *state;
     struct tfrecord_reader *reader = NULL;
     struct tfrecord_writer *writer = NULL;
 
@@ -348,21 +323,23 @@ int main(void)
         cmocka_unit_test(sums_are_the_published_ones),
         cmocka_unit_test(both_sums_agree_in_one_piece_or_many),
         cmocka_unit_test_setup_teardown(a_record_has_the_documented_bytes, fixture_open,
-                                        fixture_close),
-        cmocka_unit_test_setup_teardown(records_come_back_in_order, fixture_open, fixture_close),
+                                        test_folder_close),
+        cmocka_unit_test_setup_teardown(records_come_back_in_order, fixture_open,
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_reader_goes_back_to_an_offset, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_file_cut_anywhere_gives_its_whole_records, fixture_open,
-                                        fixture_close),
-        cmocka_unit_test_setup_teardown(every_flipped_bit_is_found, fixture_open, fixture_close),
+                                        test_folder_close),
+        cmocka_unit_test_setup_teardown(every_flipped_bit_is_found, fixture_open,
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_length_beyond_the_limit_is_refused, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(appending_goes_on_after_the_last_whole_record, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(a_record_that_does_not_fit_is_taken_back, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
         cmocka_unit_test_setup_teardown(files_that_cannot_be_opened_are_named, fixture_open,
-                                        fixture_close),
+                                        test_folder_close),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
