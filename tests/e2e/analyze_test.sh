@@ -184,6 +184,16 @@ grep -q 'ccls_crank0_cid[0-9]*_top4.png' "$work/cls.run" || fail "no picture of 
 "${analyze[@]}" patterns --checkpoint "$work/swin" "$data/cat" --image_size 32 --show_pics 1 -o "$work/swin_patterns" \
     >"$work/patterns.log" 2>&1 || fail "patterns of a Swin"
 
+# heads of other kinds
+for kind in 'ln --act_in_head relu' 'ln --shared_head off --shared_head_teacher off'; do
+    read -ra words <<<"$kind"
+    rm -rf "$work/other"
+    train --data "$data" --loaders 1 --norm_in_head "${words[@]}" --stop_at_step 1 -o "$work/other" \
+        >"$work/other.log" 2>&1 || fail "training with --norm_in_head $kind"
+    "${analyze[@]}" patterns --checkpoint "$work/other" --image_size 32 --show_pics 1 --topk 4 "$data/cat" \
+        -o "$work/other/pictures" >"$work/patterns.log" 2>&1 || fail "patterns of a head with $kind"
+done
+
 "$IBOT_BIN/ibot-convert" "$work/run" "$work/backbone.pth" 2>"$work/convert.log" || fail "a backbone"
 expect_error 1 'no projection head' "${analyze[@]}" patterns --checkpoint "$work/backbone.pth" --num_heads 2 --image_size 32 "$data" -o "$work/no"
 train --data "$data" --loaders 1 --norm_in_head bn --shared_head off --shared_head_teacher off --stop_at_step 1 \
