@@ -1,5 +1,6 @@
 /* Residual, stochastic depth and LayerNorm on CUDA, bound by memory: in bf16 12 bytes an element
- * forward (read stream and branch, write stream and norm) and 16 backward; little is computed.
+ * forward (read stream and branch, write stream and norm) and 16 backward, of a bf16 stream 8 and
+ * 10; little is computed, and that in float32.
  *
  * One warp a row. The row stays in registers, N packs of four values a lane, so that everything is
  * read once and mean, variance and gradient are sums over lanes; warps stride over the rows. A row
@@ -53,6 +54,12 @@ __device__ __forceinline__ void store_row(T *row, const float (&from)[N][PACK], 
     }
 }
 
+/* A value as an array of X gives it back. */
+template <class X> __device__ __forceinline__ float stored(float value)
+{
+    return to_float(from_float<X>(value));
+}
+
 /* What a row's branch is multiplied by. */
 __device__ __forceinline__ float factor_of(const float *scale, const int32_t *sample, int64_t row)
 {
@@ -61,12 +68,12 @@ __device__ __forceinline__ float factor_of(const float *scale, const int32_t *sa
 
 /* ------------------------------------------------------------------------------ forward */
 
-template <class B, class Y> struct forward_arrays {
-    const float *x;
+template <class X, class B, class Y> struct forward_arrays {
+    const X *x;
     const B *branch;
     const float *scale;
     const int32_t *sample;
-    float *sum;
+    X *sum;
     const float *gamma, *beta;
     Y *y;
     float *mean, *rstd;
@@ -75,8 +82,8 @@ template <class B, class Y> struct forward_arrays {
     float eps;
 };
 
-template <class B, class Y>
-__device__ __forceinline__ void save_statistics(const forward_arrays<B, Y> &a, int64_t row,
+template <class X, class B, class Y>
+__device__ __forceinline__ void save_statistics(const forward_arrays<X, B, Y> &a, int64_t row,
                                                 float mean, float rstd)
 {
     if (lane_of_warp() != 0)
@@ -87,8 +94,8 @@ __device__ __forceinline__ void save_statistics(const forward_arrays<B, Y> &a, i
         a.rstd[row] = rstd;
 }
 
-template <int N, class T>
-__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arrays<T, T> a)
+template <int N, class X, class T>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arrays<X, T, T> a)
 {
     int n_packs = a.d / PACK;
 
@@ -102,7 +109,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arr
             for (int i = 0; i < N; i++)
 #pragma unroll
                 for (int j = 0; j < PACK; j++)
-                    value[i][j] += factor * branch[i][j];
+                    value[i][j] = stored<X>(value[i][j] + factor * branch[i][j]);
             store_row<N>(a.sum + row * a.d, value, n_packs);
         }
         if (a.y == nullptr)
@@ -137,41 +144,45 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arr
 }
 
 /* Any width: a lane reads again what it wrote itself. */
-template <class B, class Y>
-__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm_any(forward_arrays<B, Y> a)
+template <class X, class B, class Y>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm_any(forward_arrays<X, B, Y> a)
 {
     int lane = lane_of_warp();
 
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
-        const float *value = a.x + row * a.d;
+        const X *value = a.x + row * a.d;
         if (a.branch != nullptr) {
-            float factor = factor_of(a.scale, a.sample, row), *sum = a.sum + row * a.d;
+            float factor = factor_of(a.scale, a.sample, row);
+            X *sum = a.sum + row * a.d;
             for (int j = lane; j < a.d; j += WARP)
-                sum[j] = value[j] + factor * to_float(a.branch[row * a.d + j]);
+                sum[j] =
+                    from_float<X>(to_float(value[j]) + factor * to_float(a.branch[row * a.d + j]));
             value = sum;
         }
         if (a.y == nullptr)
             continue;
         float sum = 0.0f, squares = 0.0f;
         for (int j = lane; j < a.d; j += WARP)
-            sum += value[j];
+            sum += to_float(value[j]);
         float mean = warp_sum(sum) / (float)a.d;
         for (int j = lane; j < a.d; j += WARP)
-            squares += (value[j] - mean) * (value[j] - mean);
+            squares += (to_float(value[j]) - mean) * (to_float(value[j]) - mean);
         float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)a.d + a.eps);
         for (int j = lane; j < a.d; j += WARP)
-            a.y[row * a.d + j] = from_float<Y>((value[j] - mean) * rstd * a.gamma[j] + a.beta[j]);
+            a.y[row * a.d + j] =
+                from_float<Y>((to_float(value[j]) - mean) * rstd * a.gamma[j] + a.beta[j]);
         save_statistics(a, row, mean, rstd);
     }
 }
 
 /* ------------------------------------------------------------------------------ backward */
 
-template <class B, class Y> struct backward_arrays {
+template <class X, class B, class Y> struct backward_arrays {
     const Y *d_y;
-    const float *d_sum, *sum, *mean, *rstd, *gamma, *scale;
+    const X *d_sum, *sum;
+    const float *mean, *rstd, *gamma, *scale;
     const int32_t *sample;
-    float *d_sum_out;
+    X *d_sum_out;
     B *d_branch;
     float *partial; /* [blocks][gamma, beta][d] */
     int64_t n;
@@ -219,9 +230,9 @@ __device__ __forceinline__ void add_warps(float *row, float (&gamma_sum)[N][PACK
         row[j] = shared[j];
 }
 
-template <int N, class T>
+template <int N, class X, class T>
 __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
-    layernorm_gradient(backward_arrays<T, T> a)
+    layernorm_gradient(backward_arrays<X, T, T> a)
 {
     constexpr bool EARLY = N <= 6; /* registers for d_sum while the sums are made */
     constexpr bool KEPT = N <= 8;  /* registers for d_y until the sums are made; else read again */
@@ -301,8 +312,8 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
 }
 
 /* Any width, without the gradients of gamma and beta. */
-template <class B, class Y>
-__global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backward_arrays<B, Y> a)
+template <class X, class B, class Y>
+__global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backward_arrays<X, B, Y> a)
 {
     int lane = lane_of_warp();
 
@@ -313,15 +324,15 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backwar
         for (int j = lane; j < a.d; j += WARP) {
             float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
             plain += gradient;
-            along += gradient * ((a.sum[at + j] - mean) * rstd);
+            along += gradient * ((to_float(a.sum[at + j]) - mean) * rstd);
         }
         plain = warp_sum(plain) / (float)a.d;
         along = warp_sum(along) / (float)a.d;
         for (int j = lane; j < a.d; j += WARP) {
             float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
-            float out = a.d_sum != nullptr ? a.d_sum[at + j] : 0.0f;
-            out += rstd * (gradient - plain - (a.sum[at + j] - mean) * rstd * along);
-            a.d_sum_out[at + j] = out;
+            float out = a.d_sum != nullptr ? to_float(a.d_sum[at + j]) : 0.0f;
+            out += rstd * (gradient - plain - (to_float(a.sum[at + j]) - mean) * rstd * along);
+            a.d_sum_out[at + j] = from_float<X>(out);
             if (a.d_branch != nullptr)
                 a.d_branch[at + j] = from_float<B>(factor * out);
         }
@@ -329,8 +340,8 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backwar
 }
 
 /* Without a LayerNorm: the gradient goes on, and to the branch. */
-template <int WIDTH, class B>
-__global__ void __launch_bounds__(ROW_THREADS, 2) residual_gradient(backward_arrays<B, float> a)
+template <int WIDTH, class X, class B>
+__global__ void __launch_bounds__(ROW_THREADS, 2) residual_gradient(backward_arrays<X, B, float> a)
 {
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
         int64_t at = row * a.d;
@@ -364,9 +375,10 @@ struct affine_gradients {
 };
 
 /* The same sums from the arrays, for any width. */
-template <class Y> struct affine_sums : affine_gradients {
+template <class X, class Y> struct affine_sums : affine_gradients {
     const Y *d_y;
-    const float *sum, *mean, *rstd;
+    const X *sum;
+    const float *mean, *rstd;
     int64_t d;
 
     template <int W> struct item {
@@ -431,11 +443,30 @@ template <class F> static enum status with_packs(int64_t d, const F &f)
     return f(std::integral_constant<int, 12>{});
 }
 
+/* Calls f with the types of the stream, of a branch and of a norm: float32 with
+ * any of the others, bf16 with its own. */
+template <class F>
+static enum status with_types(const char *op, enum dtype stream, enum dtype branch, enum dtype norm,
+                              const F &f)
+{
+    if (stream == DTYPE_BF16 && branch == DTYPE_BF16 && norm == DTYPE_BF16)
+        return f(type_tag<bf16>{}, type_tag<bf16>{}, type_tag<bf16>{});
+    if (stream != DTYPE_F32)
+        FAIL(STATUS_UNSUPPORTED,
+             "%s: a stream of dtype %d beside dtypes %d and %d; the CUDA op takes f32, or bf16 for "
+             "all of them",
+             op, static_cast<int>(stream), static_cast<int>(branch), static_cast<int>(norm));
+    return with_float_type(branch, op, [&](auto b) {
+        return with_float_type(norm, op, [&](auto y) { return f(type_tag<float>{}, b, y); });
+    });
+}
+
 static void check_forward(const struct residual_layernorm_args *args)
 {
     int64_t n = args->x.shape[0], d = args->x.shape[1];
 
-    CHECK(args->x.dtype == DTYPE_F32 && tensor_is_2d(&args->x, n, d) && d > 0 && d <= INT32_MAX);
+    CHECK(args->sum.data == nullptr || args->sum.dtype == args->x.dtype, "types of x and sum");
+    CHECK(tensor_is_2d(&args->x, n, d) && d > 0 && d <= INT32_MAX);
     CHECK((args->branch.data == nullptr) == (args->sum.data == nullptr), "a sum needs a branch");
     CHECK(absent_or_2d(&args->branch, n, d) && absent_or_2d(&args->sum, n, d));
     CHECK(absent_or_2d(&args->y, n, d));
@@ -448,18 +479,18 @@ static void check_forward(const struct residual_layernorm_args *args)
     CHECK(absent_or_1d(&args->mean, n) && absent_or_1d(&args->rstd, n));
 }
 
-template <class B, class Y>
+template <class X, class B, class Y>
 static enum status forward(struct device *device, const struct residual_layernorm_args *args)
 {
-    forward_arrays<B, Y> a = {};
+    forward_arrays<X, B, Y> a = {};
     int64_t n = args->x.shape[0], d = args->x.shape[1];
     unsigned blocks = row_blocks(device, n);
 
-    a.x = data_of<float>(args->x);
+    a.x = data_of<X>(args->x);
     a.branch = data_of<B>(args->branch);
     a.scale = data_of<float>(args->scale);
     a.sample = data_of<int32_t>(args->sample);
-    a.sum = data_of<float>(args->sum);
+    a.sum = data_of<X>(args->sum);
     a.gamma = data_of<float>(args->gamma);
     a.beta = data_of<float>(args->beta);
     a.y = data_of<Y>(args->y);
@@ -474,10 +505,10 @@ static enum status forward(struct device *device, const struct residual_layernor
             rows_packed(&args->y, d) && rows_packed(&args->gamma, d) && rows_packed(&args->beta, d))
             return with_packs(d, [&](auto packs) {
                 return launch(device, "residual_layernorm", blocks, ROW_THREADS, 0,
-                              residual_layernorm<decltype(packs)::value, Y>, a);
+                              residual_layernorm<decltype(packs)::value, X, Y>, a);
             });
     return launch(device, "residual_layernorm_any", blocks, ROW_THREADS, 0,
-                  residual_layernorm_any<B, Y>, a);
+                  residual_layernorm_any<X, B, Y>, a);
 }
 
 enum status residual_layernorm_forward_cuda(struct device *device,
@@ -490,10 +521,9 @@ enum status residual_layernorm_forward_cuda(struct device *device,
     check_forward(args);
     if (args->y.data == nullptr && args->branch.data == nullptr)
         return STATUS_OK;
-    return with_float_type(branch, "residual_layernorm: branch", [&](auto b) {
-        return with_float_type(y, "residual_layernorm: y", [&](auto t) {
-            return forward<typename decltype(b)::type, typename decltype(t)::type>(device, args);
-        });
+    return with_types("residual_layernorm", args->x.dtype, branch, y, [&](auto x, auto b, auto t) {
+        return forward<typename decltype(x)::type, typename decltype(b)::type,
+                       typename decltype(t)::type>(device, args);
     });
 }
 
@@ -502,8 +532,9 @@ static void check_backward(const struct residual_layernorm_backward_args *args)
     int64_t n = args->d_sum_out.shape[0], d = args->d_sum_out.shape[1];
     bool normed = args->d_y.data != nullptr;
 
-    CHECK(args->d_sum_out.dtype == DTYPE_F32 && tensor_is_2d(&args->d_sum_out, n, d));
-    CHECK(d > 0 && d <= INT32_MAX);
+    CHECK(tensor_is_2d(&args->d_sum_out, n, d) && d > 0 && d <= INT32_MAX);
+    CHECK(args->d_sum.data == nullptr || args->d_sum.dtype == args->d_sum_out.dtype,
+          "types of d_sum and d_sum_out");
     CHECK(normed || args->d_sum.data != nullptr, "no gradient comes in");
     CHECK(absent_or_2d(&args->d_y, n, d) && absent_or_2d(&args->d_sum, n, d));
     CHECK(absent_or_2d(&args->d_branch, n, d));
@@ -512,50 +543,52 @@ static void check_backward(const struct residual_layernorm_backward_args *args)
           "scale needs the sample of each row");
     if (!normed)
         return;
-    CHECK(args->sum.data != nullptr && tensor_is_2d(&args->sum, n, d));
+    CHECK(args->sum.data != nullptr && tensor_is_2d(&args->sum, n, d) &&
+          args->sum.dtype == args->d_sum_out.dtype);
     CHECK(args->gamma.data != nullptr && tensor_is_1d(&args->gamma, d));
     CHECK(args->mean.data != nullptr && tensor_is_1d(&args->mean, n));
     CHECK(args->rstd.data != nullptr && tensor_is_1d(&args->rstd, n));
     CHECK(absent_or_1d(&args->d_gamma, d) && absent_or_1d(&args->d_beta, d));
 }
 
-template <class B, class Y>
-static backward_arrays<B, Y> backward_arrays_of(const struct residual_layernorm_backward_args *args)
+template <class X, class B, class Y>
+static backward_arrays<X, B, Y>
+backward_arrays_of(const struct residual_layernorm_backward_args *args)
 {
-    backward_arrays<B, Y> a = {};
+    backward_arrays<X, B, Y> a = {};
 
     a.d_y = data_of<Y>(args->d_y);
-    a.d_sum = data_of<float>(args->d_sum);
-    a.sum = data_of<float>(args->sum);
+    a.d_sum = data_of<X>(args->d_sum);
+    a.sum = data_of<X>(args->sum);
     a.mean = data_of<float>(args->mean);
     a.rstd = data_of<float>(args->rstd);
     a.gamma = data_of<float>(args->gamma);
     a.scale = data_of<float>(args->scale);
     a.sample = data_of<int32_t>(args->sample);
-    a.d_sum_out = data_of<float>(args->d_sum_out);
+    a.d_sum_out = data_of<X>(args->d_sum_out);
     a.d_branch = data_of<B>(args->d_branch);
     a.n = args->d_sum_out.shape[0];
     a.d = static_cast<int32_t>(args->d_sum_out.shape[1]);
     return a;
 }
 
-template <class B>
+template <class X, class B>
 static enum status plain_backward(struct device *device,
                                   const struct residual_layernorm_backward_args *args)
 {
-    backward_arrays<B, float> a = backward_arrays_of<B, float>(args);
+    backward_arrays<X, B, float> a = backward_arrays_of<X, B, float>(args);
     bool packed = rows_packed(&args->d_sum, a.d) && rows_packed(&args->d_sum_out, a.d) &&
                   rows_packed(&args->d_branch, a.d);
 
     if (a.d_branch == nullptr && a.d_sum == a.d_sum_out)
         return STATUS_OK;
     return launch(device, "residual_gradient", row_blocks(device, a.n), ROW_THREADS, 0,
-                  packed ? residual_gradient<PACK, B> : residual_gradient<1, B>, a);
+                  packed ? residual_gradient<PACK, X, B> : residual_gradient<1, X, B>, a);
 }
 
 /* Rows in registers: gradients and sums at once. */
-template <class T>
-static enum status backward_in_registers(struct device *device, backward_arrays<T, T> a,
+template <class X, class T>
+static enum status backward_in_registers(struct device *device, backward_arrays<X, T, T> a,
                                          const affine_gradients &to)
 {
     return with_packs(a.d, [&](auto packs) {
@@ -567,7 +600,7 @@ static enum status backward_in_registers(struct device *device, backward_arrays<
                          static_cast<size_t>(blocks) * 2 * static_cast<size_t>(a.d) *
                              sizeof(float)));
         TRY(launch(device, "layernorm_gradient", static_cast<unsigned>(blocks), BACK_THREADS,
-                   2 * static_cast<size_t>(a.d) * sizeof(float), layernorm_gradient<N, T>, a));
+                   2 * static_cast<size_t>(a.d) * sizeof(float), layernorm_gradient<N, X, T>, a));
         if (to.d_gamma == nullptr && to.d_beta == nullptr)
             return STATUS_OK;
         return add_column_totals(device, "layernorm_gradient",
@@ -575,11 +608,11 @@ static enum status backward_in_registers(struct device *device, backward_arrays<
     });
 }
 
-template <class B, class Y>
+template <class X, class B, class Y>
 static enum status backward(struct device *device,
                             const struct residual_layernorm_backward_args *args)
 {
-    backward_arrays<B, Y> a = backward_arrays_of<B, Y>(args);
+    backward_arrays<X, B, Y> a = backward_arrays_of<X, B, Y>(args);
     affine_gradients to = {data_of<float>(args->d_gamma), data_of<float>(args->d_beta)};
     bool packed = rows_packed(&args->d_y, a.d) && rows_packed(&args->sum, a.d);
 
@@ -587,28 +620,28 @@ static enum status backward(struct device *device,
         if (a.d % PACK == 0 && a.d <= WIDEST && packed && rows_packed(&args->d_sum, a.d) &&
             rows_packed(&args->gamma, a.d) && rows_packed(&args->d_sum_out, a.d) &&
             rows_packed(&args->d_branch, a.d))
-            return backward_in_registers<Y>(device, a, to);
-    affine_sums<Y> sums = {to, a.d_y, a.sum, a.mean, a.rstd, a.d};
+            return backward_in_registers<X, Y>(device, a, to);
+    affine_sums<X, Y> sums = {to, a.d_y, a.sum, a.mean, a.rstd, a.d};
     if (to.d_gamma != nullptr || to.d_beta != nullptr) /* d_sum_out may not lie on these */
         TRY(column_sums(device, "layernorm_affine_gradient", a.n, a.d, packed, sums));
     return launch(device, "layernorm_gradient_any", row_blocks(device, a.n), ROW_THREADS, 0,
-                  layernorm_gradient_any<B, Y>, a);
+                  layernorm_gradient_any<X, B, Y>, a);
 }
 
 enum status residual_layernorm_backward_cuda(struct device *device,
                                              const struct residual_layernorm_backward_args *args)
 {
     bool normed = args->d_y.data != nullptr;
-    enum dtype y = normed ? args->d_y.dtype : DTYPE_F32;
+    enum dtype stream = args->d_sum_out.dtype;
+    enum dtype y = normed ? args->d_y.dtype : stream;
     enum dtype branch = args->d_branch.data != nullptr ? args->d_branch.dtype : y;
 
     check_backward(args);
-    return with_float_type(branch, "residual_layernorm_backward: d_branch", [&](auto b) {
-        using B = typename decltype(b)::type;
-        if (!normed)
-            return plain_backward<B>(device, args);
-        return with_float_type(y, "residual_layernorm_backward: d_y", [&](auto t) {
-            return backward<B, typename decltype(t)::type>(device, args);
-        });
-    });
+    return with_types("residual_layernorm_backward", stream, branch, y,
+                      [&](auto x, auto b, auto t) {
+                          using X = typename decltype(x)::type;
+                          using B = typename decltype(b)::type;
+                          return normed ? backward<X, B, typename decltype(t)::type>(device, args)
+                                        : plain_backward<X, B>(device, args);
+                      });
 }

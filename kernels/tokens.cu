@@ -1,5 +1,6 @@
 /* Pixels to tokens on CUDA. Everything here moves memory once: patchify reads 1 byte and writes 2 a
- * value in bf16, the token buffer reads 2 and writes 4, its gradient the reverse. */
+ * value in bf16, the token buffer reads 2 and writes 4 (2 as a bf16 stream), its gradient the
+ * reverse. */
 #include "ops/tokens.h"
 
 #include "kernels/column_sums.cuh"
@@ -140,9 +141,9 @@ enum status patchify_cuda(struct device *device, const struct patchify_args *arg
 
 /* ------------------------------------------------------------------------------ token buffer */
 
-template <int WIDTH, class T>
+template <int WIDTH, class X, class T>
 __global__ void __launch_bounds__(ROW_THREADS, 4)
-    tokens_forward(float *__restrict__ tokens, const T *__restrict__ patches,
+    tokens_forward(X *__restrict__ tokens, const T *__restrict__ patches,
                    const uint8_t *__restrict__ mask, const float *__restrict__ mask_token,
                    const float *__restrict__ cls, const float *__restrict__ pos, int64_t n_rows,
                    int64_t length, int32_t d)
@@ -178,7 +179,7 @@ enum status tokens_forward_cuda(struct device *device, const struct tokens_args 
 {
     int64_t length = args->pos.shape[0], d = args->pos.shape[1], n_rows = args->tokens.shape[0];
 
-    CHECK(args->tokens.dtype == DTYPE_F32 && length > 0 && d <= INT32_MAX);
+    CHECK(length > 0 && d <= INT32_MAX);
     CHECK(n_rows % length == 0 && args->tokens.shape[1] == d && tensor_is_1d(&args->cls, d));
     CHECK(tensor_is_2d(&args->patches, n_rows / length * (length - 1), d));
     CHECK(args->mask.data == nullptr ||
@@ -187,20 +188,23 @@ enum status tokens_forward_cuda(struct device *device, const struct tokens_args 
                 packed(&args->pos, d) && packed(&args->mask_token, d);
     return with_float_type(args->patches.dtype, "tokens: patches", [&](auto t) {
         using T = typename decltype(t)::type;
-        return launch(device, "tokens_forward", row_blocks(device, n_rows), ROW_THREADS, 0,
-                      wide ? tokens_forward<PACK, T> : tokens_forward<1, T>,
-                      data_of<float>(args->tokens), data_of<T>(args->patches),
-                      data_of<uint8_t>(args->mask), data_of<float>(args->mask_token),
-                      data_of<float>(args->cls), data_of<float>(args->pos), n_rows, length,
-                      static_cast<int32_t>(d));
+        return with_float_type(args->tokens.dtype, "tokens: tokens", [&](auto x) {
+            using X = typename decltype(x)::type;
+            return launch(device, "tokens_forward", row_blocks(device, n_rows), ROW_THREADS, 0,
+                          wide ? tokens_forward<PACK, X, T> : tokens_forward<1, X, T>,
+                          data_of<X>(args->tokens), data_of<T>(args->patches),
+                          data_of<uint8_t>(args->mask), data_of<float>(args->mask_token),
+                          data_of<float>(args->cls), data_of<float>(args->pos), n_rows, length,
+                          static_cast<int32_t>(d));
+        });
     });
 }
 
 /* A row is an image, a column an element of its token buffer: gradients of positions and [CLS], and
  * on the way those of the patches. */
-template <class T> struct position_sums {
+template <class X, class T> struct position_sums {
     enum { SUMS = 1 };
-    const float *d_tokens;
+    const X *d_tokens;
     const uint8_t *mask;
     T *d_patches;
     float *d_pos, *d_cls;
@@ -241,9 +245,9 @@ template <class T> struct position_sums {
 };
 
 /* A row is a patch: the gradient of the mask token. */
-struct mask_token_sums {
+template <class X> struct mask_token_sums {
     enum { SUMS = 1 };
-    const float *d_tokens;
+    const X *d_tokens;
     const uint8_t *mask;
     float *d_mask_token;
     int64_t n_patches, d;
@@ -280,27 +284,30 @@ enum status tokens_backward_cuda(struct device *device, const struct tokens_back
     int64_t n_images = args->d_tokens.shape[0] / length;
     const uint8_t *mask = data_of<uint8_t>(args->mask);
 
-    CHECK(args->d_tokens.dtype == DTYPE_F32 && args->d_pos.dtype == DTYPE_F32);
+    CHECK(args->d_pos.dtype == DTYPE_F32);
     CHECK(tensor_is_2d(&args->d_tokens, n_images * length, d) && tensor_is_1d(&args->d_cls, d));
     CHECK(tensor_is_2d(&args->d_patches, n_images * (length - 1), d));
     CHECK(mask == nullptr || tensor_is_1d(&args->mask, n_images * (length - 1)));
     bool wide = packed(&args->d_tokens, d) && packed(&args->d_patches, d);
-    TRY(with_float_type(args->d_patches.dtype, "tokens_backward: d_patches", [&](auto t) {
-        using T = typename decltype(t)::type;
-        position_sums<T> sums = {data_of<float>(args->d_tokens),
-                                 mask,
-                                 data_of<T>(args->d_patches),
-                                 data_of<float>(args->d_pos),
-                                 data_of<float>(args->d_cls),
-                                 length,
-                                 d};
-        return column_sums(device, "position_gradient", n_images, length * d, wide, sums);
-    }));
-    if (mask == nullptr || args->d_mask_token.data == nullptr)
-        return STATUS_OK;
-    mask_token_sums sums = {data_of<float>(args->d_tokens), mask,
-                            data_of<float>(args->d_mask_token), length - 1, d};
-    return column_sums(device, "mask_token_gradient", n_images * (length - 1), d, wide, sums);
+    return with_float_type(args->d_tokens.dtype, "tokens_backward: d_tokens", [&](auto x) {
+        using X = typename decltype(x)::type;
+        TRY(with_float_type(args->d_patches.dtype, "tokens_backward: d_patches", [&](auto t) {
+            using T = typename decltype(t)::type;
+            position_sums<X, T> sums = {data_of<X>(args->d_tokens),
+                                        mask,
+                                        data_of<T>(args->d_patches),
+                                        data_of<float>(args->d_pos),
+                                        data_of<float>(args->d_cls),
+                                        length,
+                                        d};
+            return column_sums(device, "position_gradient", n_images, length * d, wide, sums);
+        }));
+        if (mask == nullptr || args->d_mask_token.data == nullptr)
+            return STATUS_OK;
+        mask_token_sums<X> sums = {data_of<X>(args->d_tokens), mask,
+                                   data_of<float>(args->d_mask_token), length - 1, d};
+        return column_sums(device, "mask_token_gradient", n_images * (length - 1), d, wide, sums);
+    });
 }
 
 /* ------------------------------------------------------------------------------ positions */

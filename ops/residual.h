@@ -11,14 +11,15 @@ extern "C" {
 #endif
 
 /* sum = x + scale * branch;   y = (sum - mean) * rstd * gamma + beta.
- *   x      [N, D] f32        the residual stream
+ *   x      [N, D] f32|bf16   the residual stream; bf16: branch, sum and y too
  *   branch [N, D] f32|bf16   absent: sum = x, and `sum` is not written
  *   scale  [S]    f32        stochastic depth: 0 or 1/keep of each sample; absent: 1
  *   sample [N]    i32        which sample a row belongs to; needed with scale
- *   sum    [N, D] f32 out    may alias x; absent when branch is
+ *   sum    [N, D] out        of x's type; may alias x; absent when branch is
  *   gamma, beta [D] f32
  *   y      [N, D] f32|bf16 out; absent (with gamma, beta, mean, rstd): no LayerNorm
  *   mean, rstd [N] f32 out   saved for the backward; absent when there is none
+ * y is the norm of the sum as it is stored: what is made again of a stored sum has the same bits.
  * LayerNorm: biased variance, eps. Source: Ba et al. 2016; Huang et al. 2016 (stochastic depth).
  * Errors: STATUS_UNSUPPORTED, STATUS_DEVICE. */
 struct residual_layernorm_args {
@@ -28,9 +29,11 @@ struct residual_layernorm_args {
 
 /* d_sum_out = d_sum + LayerNorm'(d_y);   d_branch = scale * d_sum_out.
  *   d_y    [N, D] f32|bf16   absent: no LayerNorm followed
- *   d_sum  [N, D] f32        gradient that reaches `sum` past the LayerNorm; absent: 0
- *   sum    [N, D] f32, mean, rstd [N], gamma [D]: from the forward (sum is x without a branch)
- *   d_sum_out [N, D] f32 out: also the gradient of x; may alias d_sum
+ *   d_sum  [N, D] f32|bf16   gradient that reaches `sum` past the LayerNorm; absent: 0
+ *   sum    [N, D] of d_sum's type, mean, rstd [N], gamma [D]: from the forward (sum is x without a
+ *                            branch)
+ *   d_sum_out [N, D] out     of d_sum's type: also the gradient of x; may alias d_sum. bf16: d_y and
+ *                            d_branch too; d_branch is made of it before it is rounded
  *   d_branch  [N, D] out     absent when there was no branch
  *   d_gamma, d_beta [D] f32  added to; absent without LayerNorm */
 struct residual_layernorm_backward_args {

@@ -26,12 +26,12 @@ struct patchify_args {
  *   mask       [n*N] u8, or absent;  mask_token [D] f32, absent with mask
  *   cls        [D] f32
  *   pos        [N+1, D] f32        at this resolution
- *   tokens     [n*(N+1), D] f32 out */
+ *   tokens     [n*(N+1), D] f32|bf16 out */
 struct tokens_args {
     struct tensor patches, mask, mask_token, cls, pos, tokens;
 };
 
-/*   d_tokens  [n*(N+1), D] f32
+/*   d_tokens  [n*(N+1), D] f32|bf16
  *   d_patches [n*N, D] f32|bf16 out: 0 at masked positions
  *   d_mask_token, d_cls [D], d_pos [N+1, D] f32: added to */
 struct tokens_backward_args {

@@ -71,26 +71,27 @@ static double residual_loss(void *context)
     return loss;
 }
 
-static struct residual_problem make_problem(struct op_fixture *f, const struct residual_case *c)
+static struct residual_problem make_problem(struct op_fixture *f, const struct residual_case *c,
+                                            enum dtype stream)
 {
     int64_t n = c->n * c->d;
     struct residual_problem p = {
         .c = *c,
-        .x = op_random(f, DTYPE_F32, n, c->x_scale),
+        .x = op_random(f, stream, n, c->x_scale),
         .branch = op_random(f, f->dtype, n, c->x_scale),
         .scale = op_zeros(f, N_SAMPLES),
         .sample = op_zeros(f, c->n),
         .gamma = op_random(f, DTYPE_F32, c->d, 1.0),
         .beta = op_random(f, DTYPE_F32, c->d, 1.0),
         .d_y = op_random(f, f->dtype, n, 1.0),
-        .d_sum = op_random(f, DTYPE_F32, n, 1.0 / c->x_scale),
+        .d_sum = op_random(f, stream, n, 1.0 / c->x_scale),
         .sum = op_zeros(f, n),
         .y = op_zeros(f, n),
         .mean = op_zeros(f, c->n),
         .rstd = op_zeros(f, c->n),
     };
     for (int64_t i = 0; i < n; i++)
-        p.x[i] = (double)(float)(p.x[i] + c->x_offset);
+        p.x[i] = op_round(stream, p.x[i] + c->x_offset);
     p.scale[1] = 1.25; /* kept; the others: dropped, plain */
     p.scale[2] = 1.0;
     for (int64_t i = 0; i < c->n; i++)
@@ -98,18 +99,33 @@ static struct residual_problem make_problem(struct op_fixture *f, const struct r
     return p;
 }
 
-static void run(const struct residual_case *c, bool in_place)
+/* The norm and its gradient are of the sum as it is stored: the problem becomes the one that has
+ * this sum. */
+static void take_stored_sum(struct op_fixture *f, struct residual_problem *p, struct tensor sum)
+{
+    double *stored = op_download(f, sum);
+
+    for (int64_t i = 0; i < p->c.n * p->c.d; i++) {
+        double factor = p->c.scale ? p->scale[(int)p->sample[i / p->c.d]] : 1.0;
+        p->x[i] = stored[i] - factor * p->branch[i];
+    }
+    reference_forward(p);
+}
+
+/* own_type: the stream is of the type of what is added to it, which may be bf16. */
+static void run(const struct residual_case *c, bool in_place, bool own_type)
 {
     struct op_fixture f;
     op_fixture_open(&f, 7);
-    struct residual_problem p = make_problem(&f, c);
-    struct residual_layernorm_args args = {.x = op_upload(&f, DTYPE_F32, p.x, c->n, c->d),
+    enum dtype stream = own_type ? f.dtype : DTYPE_F32;
+    struct residual_problem p = make_problem(&f, c, stream);
+    struct residual_layernorm_args args = {.x = op_upload(&f, stream, p.x, c->n, c->d),
                                            .eps = (float)EPS};
     struct residual_layernorm_backward_args back = {0};
 
     if (c->branch) {
         args.branch = op_upload(&f, f.dtype, p.branch, c->n, c->d);
-        args.sum = in_place ? args.x : op_output(&f, DTYPE_F32, c->n, c->d);
+        args.sum = in_place ? args.x : op_output(&f, stream, c->n, c->d);
         back.d_branch = op_output(&f, f.dtype, c->n, c->d);
     }
     if (c->scale) {
@@ -127,6 +143,8 @@ static void run(const struct residual_case *c, bool in_place)
     reference_forward(&p);
     if (c->branch)
         op_expect(&f, "residual_layernorm_forward", "sum", args.sum, p.sum);
+    if (c->branch && stream != DTYPE_F32)
+        take_stored_sum(&f, &p, args.sum);
     if (c->norm) {
         double tolerance = op_tolerance("residual_layernorm_forward", f.dtype);
         op_expect(&f, "residual_layernorm_forward", "y", args.y, p.y);
@@ -141,8 +159,8 @@ static void run(const struct residual_case *c, bool in_place)
     double *gamma_before = op_random(&f, DTYPE_F32, c->d, 0.01);
     double *beta_before = op_random(&f, DTYPE_F32, c->d, 0.01);
     back.sum = c->branch ? args.sum : args.x;
-    back.d_sum = op_upload(&f, DTYPE_F32, p.d_sum, c->n, c->d);
-    back.d_sum_out = in_place ? back.d_sum : op_output(&f, DTYPE_F32, c->n, c->d);
+    back.d_sum = op_upload(&f, stream, p.d_sum, c->n, c->d);
+    back.d_sum_out = in_place ? back.d_sum : op_output(&f, stream, c->n, c->d);
     if (c->norm) {
         back.d_y = op_upload(&f, f.dtype, p.d_y, c->n, c->d);
         back.d_gamma = op_upload(&f, DTYPE_F32, gamma_before, c->d, 0);
@@ -165,14 +183,66 @@ static void sums_norms_and_their_gradients_follow_the_definition(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        run(&cases[i], false);
+        run(&cases[i], false, false);
 }
 
 static void sums_may_lie_on_their_inputs(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        run(&cases[i], true);
+        run(&cases[i], true, false);
+}
+
+static void a_stream_may_have_the_type_of_its_branches(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_CASES; i++)
+        run(&cases[i], i % 2 != 0, true);
+}
+
+/* What is made again of a stored sum is what was made beside it, bit by bit. */
+static void the_norm_is_of_the_sum_as_it_is_stored(void **state)
+{
+    static const int64_t widths[] = {37, 384, 1540};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++) {
+        struct op_fixture f;
+        struct residual_case c = {9, widths[i], true, true, true, 1.0, 0.5};
+        op_fixture_open(&f, 11);
+        struct residual_problem p = make_problem(&f, &c, f.dtype);
+        struct residual_layernorm_args args = {
+            .x = op_upload(&f, f.dtype, p.x, c.n, c.d),
+            .branch = op_upload(&f, f.dtype, p.branch, c.n, c.d),
+            .scale = op_upload(&f, DTYPE_F32, p.scale, N_SAMPLES, 0),
+            .sample = op_upload(&f, DTYPE_I32, p.sample, c.n, 0),
+            .sum = op_output(&f, f.dtype, c.n, c.d),
+            .gamma = op_upload(&f, DTYPE_F32, p.gamma, c.d, 0),
+            .beta = op_upload(&f, DTYPE_F32, p.beta, c.d, 0),
+            .y = op_output(&f, f.dtype, c.n, c.d),
+            .mean = op_output(&f, DTYPE_F32, c.n, 0),
+            .rstd = op_output(&f, DTYPE_F32, c.n, 0),
+            .eps = (float)EPS,
+        };
+        struct residual_layernorm_args again = {
+            .x = args.sum,
+            .gamma = args.gamma,
+            .beta = args.beta,
+            .y = op_output(&f, f.dtype, c.n, c.d),
+            .mean = op_output(&f, DTYPE_F32, c.n, 0),
+            .rstd = op_output(&f, DTYPE_F32, c.n, 0),
+            .eps = (float)EPS,
+        };
+        const struct tensor pairs[][2] = {
+            {args.y, again.y}, {args.mean, again.mean}, {args.rstd, again.rstd}};
+        op_run(f.ops->residual_layernorm_forward(&f.device, &args));
+        op_run(f.ops->residual_layernorm_forward(&f.device, &again));
+        for (int k = 0; k < 3; k++)
+            op_expect_values("residual_layernorm_forward", "made again",
+                             op_download(&f, pairs[k][1]), op_download(&f, pairs[k][0]),
+                             tensor_n_elements(&pairs[k][0]), 0.0);
+        op_fixture_close(&f);
+    }
 }
 
 static void a_constant_row_gives_beta(void **state)
@@ -205,7 +275,7 @@ static void a_missing_gradient_counts_as_zero(void **state)
 
     (void)state;
     op_fixture_open(&f, 9);
-    struct residual_problem p = make_problem(&f, &c);
+    struct residual_problem p = make_problem(&f, &c, DTYPE_F32);
     memset(p.d_sum, 0, (size_t)(c.n * c.d) * sizeof(double));
     reference_forward(&p);
     struct residual_layernorm_backward_args back = {
@@ -232,7 +302,7 @@ static void types_and_addresses_may_differ(void **state)
         struct op_fixture f;
         op_fixture_open(&f, 10);
         enum dtype types[2] = {i == 0 ? DTYPE_F32 : f.dtype, i == 0 ? f.dtype : DTYPE_F32};
-        struct residual_problem p = make_problem(&f, &c);
+        struct residual_problem p = make_problem(&f, &c, DTYPE_F32);
         double *shifted = op_zeros(&f, c.n * c.d + 1);
         memcpy(shifted + i, p.x, (size_t)(c.n * c.d) * sizeof(double));
         struct tensor x = op_upload(&f, DTYPE_F32, shifted, c.n * c.d + 1, 0);
@@ -283,6 +353,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_norms_and_their_gradients_follow_the_definition),
         cmocka_unit_test(sums_may_lie_on_their_inputs),
+        cmocka_unit_test(a_stream_may_have_the_type_of_its_branches),
+        cmocka_unit_test(the_norm_is_of_the_sum_as_it_is_stored),
         cmocka_unit_test(a_constant_row_gives_beta),
         cmocka_unit_test(a_missing_gradient_counts_as_zero),
         cmocka_unit_test(types_and_addresses_may_differ),

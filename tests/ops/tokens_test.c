@@ -129,7 +129,8 @@ static double *draw_mask(struct op_fixture *f, const struct token_case *c)
     return mask;
 }
 
-static void run_tokens(const struct token_case *c)
+/* own_type: the token buffer is of the type of the patches, which may be bf16. */
+static void run_tokens(const struct token_case *c, bool own_type)
 {
     int64_t n = c->n_images, p = c->n_patches, d = c->width, length = p + 1;
     struct op_fixture f;
@@ -150,7 +151,7 @@ static void run_tokens(const struct token_case *c)
         .patches = op_upload(&f, f.dtype, patches, n * p, d),
         .cls = op_upload(&f, DTYPE_F32, cls, d, 0),
         .pos = op_upload(&f, DTYPE_F32, pos, length, d),
-        .tokens = op_output(&f, DTYPE_F32, n * length, d),
+        .tokens = op_output(&f, own_type ? f.dtype : DTYPE_F32, n * length, d),
     };
     if (c->masked) {
         args.mask = op_upload(&f, DTYPE_U8, mask, n * p, 0);
@@ -165,21 +166,23 @@ static void tokens_carry_class_mask_and_position(void **state)
 {
     (void)state;
     for (int i = 0; i < N_TOKEN_CASES; i++)
-        run_tokens(&token_cases[i]);
+        for (int own_type = 0; own_type < 2; own_type++)
+            run_tokens(&token_cases[i], own_type != 0);
 }
 
-static void run_tokens_backward(const struct token_case *c)
+static void run_tokens_backward(const struct token_case *c, bool own_type)
 {
     int64_t n = c->n_images, p = c->n_patches, d = c->width, length = p + 1;
     struct op_fixture f;
 
     op_fixture_open(&f, 4);
-    double *d_tokens = op_random(&f, DTYPE_F32, n * length * d, 1.0), *mask = draw_mask(&f, c);
+    enum dtype stream = own_type ? f.dtype : DTYPE_F32;
+    double *d_tokens = op_random(&f, stream, n * length * d, 1.0), *mask = draw_mask(&f, c);
     double *d_pos = op_random(&f, DTYPE_F32, length * d, 1.0);
     double *d_cls = op_random(&f, DTYPE_F32, d, 1.0), *d_token = op_random(&f, DTYPE_F32, d, 1.0);
     double *d_patches = op_zeros(&f, n * p * d);
     struct tokens_backward_args args = {
-        .d_tokens = op_upload(&f, DTYPE_F32, d_tokens, n * length, d),
+        .d_tokens = op_upload(&f, stream, d_tokens, n * length, d),
         .d_patches = op_output(&f, f.dtype, n * p, d),
         .d_mask_token = op_upload(&f, DTYPE_F32, d_token, d, 0), /* added to */
         .d_cls = op_upload(&f, DTYPE_F32, d_cls, d, 0),
@@ -209,7 +212,8 @@ static void gradients_of_tokens_are_added_up(void **state)
 {
     (void)state;
     for (int i = 0; i < N_TOKEN_CASES; i++)
-        run_tokens_backward(&token_cases[i]);
+        for (int own_type = 0; own_type < 2; own_type++)
+            run_tokens_backward(&token_cases[i], own_type != 0);
 }
 
 /* ------------------------------------------------------------------------------ positions */

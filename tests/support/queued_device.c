@@ -601,9 +601,11 @@ static enum status push_call(struct device *device, const struct call *call, con
 }
 
 #define QUEUED(name, args_type, n_first, at_second, n_second, is_native)                           \
+    QUEUED_AS(name, name, args_type, n_first, at_second, n_second, is_native)
+#define QUEUED_AS(name, op, args_type, n_first, at_second, n_second, is_native)                    \
     static enum status run_##name(struct device *cpu, const void *args)                            \
     {                                                                                              \
-        return op_table_cpu.name(cpu, args);                                                       \
+        return op_table_cpu.op(cpu, args);                                                         \
     }                                                                                              \
     static enum status name##_queued(struct device *device, const struct args_type *args)          \
     {                                                                                              \
@@ -627,7 +629,8 @@ TENSORS(linear_forward, linear_args, 5)
 TENSORS(linear_backward, linear_backward_args, 7)
 TENSORS(activation_forward, activation_args, 2)
 TENSORS(activation_backward, activation_backward_args, 3)
-TENSORS(residual_layernorm_forward, residual_layernorm_args, 10)
+QUEUED_AS(residual_layernorm_of, residual_layernorm_forward, residual_layernorm_args, 10, 0, 0,
+          false)
 TENSORS(residual_layernorm_backward, residual_layernorm_backward_args, 12)
 TENSORS(batchnorm_moments, batchnorm_moments_args, 2)
 TENSORS(batchnorm_apply, batchnorm_apply_args, 10)
@@ -657,6 +660,22 @@ TENSORS(region_mean, region_mean_args, 2)
 TENSORS(region_mean_backward, region_mean_backward_args, 2)
 TENSORS(window_attention_forward, window_attention_args, 5)
 TENSORS(window_attention_backward, window_attention_backward_args, 9)
+
+/* A norm is of the sum as it is stored: of one of 16 bits, after it was rounded. */
+static enum status residual_layernorm_forward_queued(struct device *device,
+                                                     const struct residual_layernorm_args *args)
+{
+    struct residual_layernorm_args sum = *args, norm = *args;
+    struct tensor none = {0};
+
+    if (!is_half(&args->sum) || args->y.data == NULL)
+        return residual_layernorm_of_queued(device, args);
+    sum.gamma = sum.beta = sum.y = sum.mean = sum.rstd = none;
+    norm.x = args->sum;
+    norm.branch = norm.scale = norm.sample = norm.sum = none;
+    TRY(residual_layernorm_of_queued(device, &sum));
+    return residual_layernorm_of_queued(device, &norm);
+}
 
 #define SLOT(name) .name = name##_queued
 
