@@ -77,6 +77,17 @@ def percent(value):
     return f"{100 * value:.1f} %"
 
 
+# Options of a step that are tried beside the default.
+OPTIONS = {"residual_stream": "f32", "weight_gradient_branch": False, "recompute": "none"}
+
+
+def options_of(measured):
+    """Those of a step_bench result that are not the default, in words."""
+    given = [(name, measured.get(name, default)) for name, default in OPTIONS.items()]
+    return ", ".join(f"--{name} {'on' if value is True else value}" for name, value in given
+                     if value != OPTIONS[name])
+
+
 class Network:
     """What was measured of one architecture."""
 
@@ -84,7 +95,12 @@ class Network:
         self.arch = arch
         mine = [o for o in found if o.get("arch") == arch]
         self.steps = [o for o in mine if o["what"] == "step_bench"]
-        self.ours = good_runs(o for o in self.steps if not o.get("upload"))
+        steps = [o for o in self.steps if not o.get("upload")]
+        self.plain = good_runs(o for o in steps if not options_of(o))
+        self.tried = {options: good_runs(o for o in steps if options_of(o) == options)
+                      for options in sorted({options_of(o) for o in steps} - {""})}
+        # what rounds otherwise is not what others are compared with
+        self.ours = good_runs(o for o in steps if o.get("residual_stream", "f32") == "f32")
         self.official = good_runs(o for o in mine if o["what"] == "torch_step" and o["mode"] == "official")
         self.tuned = good_runs(o for o in mine if o["what"] == "torch_step" and o["mode"] == "tuned")
 
@@ -145,6 +161,21 @@ def bars(networks, streams):
     return lines
 
 
+def tried(networks):
+    """What options are worth: the same step with and without them."""
+    lines = []
+    for network in networks:
+        for options, runs in network.tried.items():
+            for run in sorted(runs, key=lambda run: run["batch_size_per_gpu"]):
+                batch = run["batch_size_per_gpu"]
+                without = fastest(network.plain, batch)
+                value = ratio(run, without)
+                lines.append(f"| {network.arch}, batch {batch} | `{options}` | {rate(without)} | {rate(run)} | "
+                             f"{'–' if value is None else times(value)} |")
+    return ["## What options are worth", "", "| | option | without | with | |", "|---|---|---|---|---|", *lines,
+            ""] if lines else []
+
+
 def ops(networks):
     lines = []
     for network in networks:
@@ -197,6 +228,7 @@ def report(found):
     lines += comparison(networks) + [""]
     lines += how_tuned(networks) + [""]
     lines += ["## Bars", ""] + bars(networks, [o for o in measured if o["what"] == "end_to_end"]) + [""]
+    lines += tried(networks)
     lines += ops(networks)
     lines += cases([o for o in measured if o["what"] == "ops_bench"])
     return "\n".join(lines).rstrip() + "\n"

@@ -91,7 +91,8 @@ def step(check):
     else:
         plan = [(arch, [program, "--arch", arch, "--batch_size_per_gpu", batches, *options])
                 for arch, batches in STEPS]
-        for name, choice in (("weights_apart", ["--weight_gradient_branch", "on"]),
+        for name, choice in (("stream_bf16", ["--residual_stream", "bf16"]),
+                             ("weights_apart", ["--weight_gradient_branch", "on"]),
                              ("untuned", ["--matmul_tune", "off"]), ("upload", ["--upload"])):
             plan.insert(2, ("vit_small." + name,  # what these are worth
                             [program, "--arch", "vit_small", "--batch_size_per_gpu", 256,

@@ -172,6 +172,10 @@ def tests(check):
 LINE = re.compile(r"^(.{17}) +(\d+) values +worst (\S+) +(\S+) +(\S*)")
 
 
+PRECISIONS = {"f32": ["--precision", "f32"], "bf16": ["--precision", "bf16"],
+              "bf16_stream": ["--precision", "bf16", "--residual_stream", "bf16"]}
+
+
 def golden_files(check):
     for folder in check.golden_folders:
         files = sorted(glob.glob(os.path.join(folder, "vit_*.safetensors")) +
@@ -189,7 +193,7 @@ def golden(check):
     if program is None:
         return not_run("golden_training is not in this build (see what its configuration left out)")
     runs = {}
-    ways = [("f32", "on"), ("bf16", "on"), ("f32", "off"), ("bf16", "off")]
+    ways = [("f32", "on"), ("bf16", "on"), ("bf16_stream", "on"), ("f32", "off"), ("bf16", "off")]
     if check.emulated:
         files, ways = [min(files, key=os.path.getsize)], [("f32", "on"), ("bf16", "off")]
     for precision, graph in ways:
@@ -199,7 +203,7 @@ def golden(check):
                 runs[name] = not_run("time")
                 continue
             done = check.commands.run([program, file, "--backend", check.backend,
-                                       "--precision", precision, "--cuda_graph", graph], 60)
+                                       *PRECISIONS[precision], "--cuda_graph", graph], 60)
             worst = {}
             for line in done.output.splitlines():
                 match = LINE.match(line)

@@ -104,11 +104,10 @@ static void activations(struct ops_bench *b, const struct shapes *s)
 
 /* ------------------------------------------------------------------------------ norms */
 
-static void norms(struct ops_bench *b, const struct shapes *s)
+static void norms(struct ops_bench *b, const struct shapes *s, enum dtype type, const char *of)
 {
     int64_t n = s->tokens, d = s->width, crops = s->batch * (2 + s->n_local);
-    struct tensor stream = ops_bench_take(b, DTYPE_F32, n, d);
-    struct tensor sum = ops_bench_take(b, DTYPE_F32, n, d);
+    struct tensor stream = ops_bench_take(b, type, n, d), sum = ops_bench_take(b, type, n, d);
     struct tensor branch = ops_bench_take(b, s->dtype, n, d);
     struct tensor y = ops_bench_take(b, s->dtype, n, d);
     struct tensor mean = ops_bench_take(b, DTYPE_F32, n, 0);
@@ -129,10 +128,10 @@ static void norms(struct ops_bench *b, const struct shapes *s)
                                                          .rstd = rstd,
                                                          .eps = 1e-6f}};
 
-    ops_bench_case(b, BENCH_residual_layernorm_forward, &args, "branch, stochastic depth");
+    ops_bench_case(b, BENCH_residual_layernorm_forward, &args, "branch, stochastic depth%s", of);
     args.residual_layernorm_forward.branch = args.residual_layernorm_forward.scale = none;
     args.residual_layernorm_forward.sample = args.residual_layernorm_forward.sum = none;
-    ops_bench_case(b, BENCH_residual_layernorm_forward, &args, "norm alone");
+    ops_bench_case(b, BENCH_residual_layernorm_forward, &args, "norm alone%s", of);
     args.residual_layernorm_backward =
         (struct residual_layernorm_backward_args){.d_y = y,
                                                   .d_sum = stream,
@@ -146,7 +145,7 @@ static void norms(struct ops_bench *b, const struct shapes *s)
                                                   .d_branch = branch,
                                                   .d_gamma = gamma,
                                                   .d_beta = beta};
-    ops_bench_case(b, BENCH_residual_layernorm_backward, &args, "branch, stochastic depth");
+    ops_bench_case(b, BENCH_residual_layernorm_backward, &args, "branch, stochastic depth%s", of);
     ops_bench_give_back(b);
 }
 
@@ -154,7 +153,9 @@ void ops_bench_blocks(struct ops_bench *b, const struct shapes *s)
 {
     linear_layers(b, s);
     activations(b, s);
-    norms(b, s);
+    norms(b, s, DTYPE_F32, "");
+    if (s->dtype != DTYPE_F32)
+        norms(b, s, s->dtype, ", bf16 stream");
 }
 
 /* ------------------------------------------------------------------------------ attention */

@@ -10,6 +10,7 @@ enum option_key {
     KEY_ARCH = 256,
     KEY_GELU,
     KEY_GRAPH,
+    KEY_STREAM,
     KEY_RECOMPUTE,
     KEY_ATTENTION,
     KEY_WEIGHTS,
@@ -32,6 +33,8 @@ static const struct argp_option option_table[] = {
      "vit_test, vit_tiny, vit_small (default), vit_base, vit_large, swin_tiny, …", 0},
     {"gelu", KEY_GELU, "FORM", 0, "erf or tanh (f32: erf, bf16: tanh)", 0},
     {"cuda_graph", KEY_GRAPH, "on|off", 0, "record steps on an accelerator (on)", 0},
+    {"residual_stream", KEY_STREAM, "TYPE", 0,
+     "f32 (default), or bf16 with --precision bf16: of the stream between blocks", 0},
     {"recompute", KEY_RECOMPUTE, "WHAT", 0,
      "none (default), gelu, norms or blocks: made again in the backward, not kept", 0},
     {"attention", KEY_ATTENTION, "WHOSE", 0, "auto (default), own or cudnn, as in ibot-train", 0},
@@ -136,6 +139,7 @@ static error_t parse_more(int key, char *text, struct argp_state *state,
 static error_t parse(int key, char *text, struct argp_state *state)
 {
     static const char *const gelus[] = {"erf", "tanh", NULL};
+    static const char *const streams[] = {"f32", "bf16", NULL}; /* enum ibot_precision */
     struct reading *reading = state->input;
     struct step_bench_options *o = reading->options;
 
@@ -151,6 +155,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_GRAPH:
         o->model.record_steps = is_on(state, text);
+        return 0;
+    case KEY_STREAM:
+        o->model.residual_stream = (enum ibot_precision)bench_choice(state, text, streams);
         return 0;
     case KEY_RECOMPUTE:
         o->model.recompute = (enum recompute)bench_choice(state, text, recomputes);

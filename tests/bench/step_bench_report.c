@@ -105,6 +105,7 @@ static void put_head(struct step_report *report)
     json_text(json, "arch", o->arch);
     bench_backend_report(report->backend, report->ceilings, json);
     json_text(json, "precision", o->model.precision == PRECISION_BF16 ? "bf16" : "f32");
+    json_text(json, "residual_stream", o->model.residual_stream == PRECISION_BF16 ? "bf16" : "f32");
     json_text(json, "gelu", o->model.gelu_tanh ? "tanh" : "erf");
     json_bool(json, "cuda_graph", report->backend->accelerator && o->model.record_steps);
     json_bool(json, "upload", o->upload);

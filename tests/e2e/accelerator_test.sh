@@ -42,6 +42,15 @@ acc -o "$work/parts"
 [ "$(state_of "$work/bf16")" = "$(state_of "$work/parts")" ] || fail "two parts end elsewhere"
 [ "$(losses "$work/bf16")" = "$(losses "$work/parts")" ] || fail "two parts have other losses"
 
+# a residual stream of bf16: near, and the same bits recorded or not, whole or in two parts
+narrow=(--residual_stream bf16 --deterministic)
+acc -o "$work/narrow" "${narrow[@]}" --cuda_graph off
+expect_near "$work/cpu" "$work/narrow" 0.02
+acc -o "$work/narrow_parts" "${narrow[@]}" --stop_at_step $((steps + 3))
+acc -o "$work/narrow_parts" "${narrow[@]}"
+[ "$(state_of "$work/narrow")" = "$(state_of "$work/narrow_parts")" ] ||
+    fail "two parts with a narrow stream end elsewhere"
+
 # what the emulated library's algorithms took is kept, once for each product, and decides on the bits
 kept=$work/cache/ibot/matrix_products
 if [ -e "$kept" ]; then
@@ -60,8 +69,10 @@ fi
 # from the CPU to the accelerator and back, at the end of an epoch and within one
 cpu -o "$work/mixed" --stop_at_step "$steps"
 acc -o "$work/mixed" --precision f32 --stop_at_step $((steps + 2))
+acc -o "$work/mixed" --residual_stream bf16 --stop_at_step $((steps + 3))
 cpu -o "$work/mixed"
 expect_near "$work/cpu" "$work/mixed" 0.002
 
 expect_error 2 'float32' "$IBOT_BIN/ibot-train" "${small[@]}" --precision bf16 -o "$work/none"
+expect_error 2 'all that a CPU has' "$IBOT_BIN/ibot-train" "${small[@]}" --residual_stream bf16 -o "$work/none"
 echo "losses: CPU" $(losses "$work/cpu"), "f32" $(losses "$work/f32"), "bf16" $(losses "$work/bf16")

@@ -155,6 +155,7 @@ static void weights_on_a_branch_of_their_own_have_the_same_bits(void **state)
     o.backbone.depth = 4; /* each of the two sets comes twice */
     for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCKS; recompute++) {
         o.recompute = (enum recompute)recompute;
+        o.residual_stream = recompute % 2 == 0 ? PRECISION_F32 : PRECISION_BF16;
         expect_the_bits_apart(o);
     }
     o.recompute = RECOMPUTE_NONE;
@@ -330,19 +331,17 @@ static double alignment(const struct ibot *a, const struct ibot *b)
     return dot / sqrt(aa * bb);
 }
 
-static void expect_nearly_the_same_training(struct ibot_options o, double lr, double limit)
+/* The model of `half` beside that of `wide`: gradients of the first step, then the loss curve. */
+static void expect_nearly_the_same_curve(struct model_fixture *wide, struct model_fixture *half,
+                                         double lr, double limit)
 {
-    struct model_fixture wide, half;
     struct training wanted, got;
 
-    model_fixture_open(&wide, &o);
-    o.precision = PRECISION_BF16;
-    model_fixture_open_queued(&half, &o);
-    train(&wide, 1, lr, &wanted);
-    train(&half, 1, lr, &got);
-    double cosine = alignment(wide.ibot, half.ibot);
-    train(&wide, MOST_STEPS, lr, &wanted);
-    train(&half, MOST_STEPS, lr, &got);
+    train(wide, 1, lr, &wanted);
+    train(half, 1, lr, &got);
+    double cosine = alignment(wide->ibot, half->ibot);
+    train(wide, MOST_STEPS, lr, &wanted);
+    train(half, MOST_STEPS, lr, &got);
     double worst = 0.0, mean = 0.0;
     for (int i = 0; i < MOST_STEPS; i++) {
         double error = fabs(got.cls[i] + got.patch[i] - wanted.cls[i] - wanted.patch[i]) /
@@ -354,6 +353,17 @@ static void expect_nearly_the_same_training(struct ibot_options o, double lr, do
                   mean, worst);
     assert_true(cosine > 0.999);
     assert_true(mean < limit && worst < 4.0 * limit);
+}
+
+/* In bf16 as in float32. */
+static void expect_nearly_the_same_training(struct ibot_options o, double lr, double limit)
+{
+    struct model_fixture wide, half;
+
+    model_fixture_open(&wide, &o);
+    o.precision = PRECISION_BF16;
+    model_fixture_open_queued(&half, &o);
+    expect_nearly_the_same_curve(&wide, &half, lr, limit);
     model_fixture_close(&wide);
     model_fixture_close(&half);
 }
@@ -374,6 +384,58 @@ static void half_precision_trains_as_float32_does(void **state)
     o.backbone = model_options_small_swin().backbone;
     o.backbone.drop_path = 0.3f;
     expect_nearly_the_same_training(o, 1e-4, 0.01);
+}
+
+/* With a residual stream of bf16 as in float32, and as with one of float32. */
+static void expect_a_narrow_stream_to_train(struct ibot_options o, double lr, double limit)
+{
+    struct model_fixture wanted, narrow;
+
+    for (int beside_half = 0; beside_half < 2; beside_half++) {
+        o.residual_stream = PRECISION_F32;
+        o.precision = beside_half != 0 ? PRECISION_BF16 : PRECISION_F32;
+        if (beside_half != 0)
+            model_fixture_open_queued(&wanted, &o);
+        else
+            model_fixture_open(&wanted, &o);
+        o.precision = o.residual_stream = PRECISION_BF16;
+        model_fixture_open_queued(&narrow, &o);
+        assert_true(ibot_device_bytes(narrow.ibot) < ibot_device_bytes(wanted.ibot));
+        expect_nearly_the_same_curve(&wanted, &narrow, lr, limit);
+        model_fixture_close(&wanted);
+        model_fixture_close(&narrow);
+    }
+}
+
+/* What is added to a stream loses what lies below its last bit: three times the error of bf16
+ * alone, here. */
+static void a_residual_stream_of_16_bits_trains_as_one_of_32_does(void **state)
+{
+    struct ibot_options o = options_of();
+
+    (void)state;
+    o.backbone.depth = 6;
+    expect_a_narrow_stream_to_train(o, 1e-3, 0.03);
+    o.backbone = model_options_small_swin().backbone;
+    o.backbone.drop_path = 0.3f;
+    expect_a_narrow_stream_to_train(o, 1e-4, 0.03);
+}
+
+static void a_narrow_stream_beside_float32_is_refused(void **state)
+{
+    struct ibot_options o = options_of();
+    struct device device;
+    struct collective collective;
+    struct ibot *ibot = NULL;
+
+    (void)state;
+    o.residual_stream = PRECISION_BF16;
+    collective_open_alone(&collective);
+    assert_int_equal(queued_device_open(&device, 1), STATUS_OK);
+    assert_int_equal(ibot_open(&ibot, &device, &op_table_queued, &collective, &o), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "precision f32"));
+    assert_null(ibot);
+    device_close(&device);
 }
 
 static void expect_copies(const struct network *network)
@@ -434,6 +496,8 @@ int main(void)
         cmocka_unit_test(the_numbers_of_a_step_are_read_while_the_next_one_waits),
         cmocka_unit_test(a_step_that_is_not_finite_changes_nothing_and_is_told_one_late),
         cmocka_unit_test(half_precision_trains_as_float32_does),
+        cmocka_unit_test(a_residual_stream_of_16_bits_trains_as_one_of_32_does),
+        cmocka_unit_test(a_narrow_stream_beside_float32_is_refused),
         cmocka_unit_test(copies_of_the_parameters_follow_them),
         cmocka_unit_test(the_cpu_says_that_it_has_no_half_precision),
     };

@@ -96,6 +96,7 @@ static void a_plan_is_what_the_model_takes(void **state)
     for (enum recompute level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
         struct model_fixture f;
         options.recompute = level;
+        options.residual_stream = level % 2 == 0 ? PRECISION_F32 : PRECISION_BF16;
         assert_int_equal(
             ibot_plan(&plan, &backend.device, backend.ops, &backend.collective, &options),
             STATUS_OK);

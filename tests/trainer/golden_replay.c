@@ -541,7 +541,7 @@ static enum status open_cpu(struct device *out)
 }
 
 static const struct golden_backend golden_cpu = {
-    &op_table_cpu, open_cpu, PRECISION_F32, false, {1, 1, 1, 1, 1, 1, 1}};
+    .ops = &op_table_cpu, .open = open_cpu, .slack = {1, 1, 1, 1, 1, 1, 1}};
 
 /* Crops on the device, as a batch has them. */
 static enum status alloc_on_device(struct golden *g)
@@ -572,6 +572,7 @@ enum status golden_open(struct golden *g, const char *path, const struct golden_
     TRY(memory_alloc(&g->used, g->file.n_entries, sizeof(bool), "marks"));
     TRY(read_options(g));
     g->options.precision = with->precision;
+    g->options.residual_stream = with->residual_stream;
     g->options.record_steps = with->record_steps;
     TRY(alloc_buffers(g));
     TRY(with->open(&g->device));

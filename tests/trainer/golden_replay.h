@@ -24,7 +24,7 @@ enum { N_CATEGORIES = 7 };
 struct golden_backend {
     const struct op_table *ops;
     enum status (*open)(struct device *);
-    enum ibot_precision precision;
+    enum ibot_precision precision, residual_stream;
     bool record_steps;
     double slack[N_CATEGORIES];
 };

@@ -1,5 +1,6 @@
-/* recompute_test [cpu|queued|cuda|cuda_emulated [f32|bf16]]: a backward that makes again what was
- * not kept gives the same bits, and the memory that was promised. Exit status 77: no such device.
+/* recompute_test [cpu|queued|cuda|cuda_emulated [f32|bf16|bf16_stream]]: a backward that makes
+ * again what was not kept gives the same bits, and the memory that was promised. Exit status 77: no
+ * such device.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -17,7 +18,7 @@
 enum { B = 2, G = 2, L = 2, CELLS = 16, STEPS = 3 };
 
 static const char *backend = "cpu";
-static enum ibot_precision precision = PRECISION_F32;
+static enum ibot_precision precision = PRECISION_F32, stream = PRECISION_F32;
 static const struct op_table *ops = &op_table_cpu;
 
 static enum status open_device(struct device *out)
@@ -89,6 +90,7 @@ static void expect_same_gradients(const struct ibot_options *base, enum recomput
     struct model_fixture plain, again;
 
     o.precision = precision;
+    o.residual_stream = stream;
     open_model(&plain, &o);
     o.recompute = level;
     open_model(&again, &o);
@@ -148,6 +150,7 @@ static size_t bytes_of(struct ibot_options o, enum recompute level)
     struct model_fixture f;
 
     o.precision = precision;
+    o.residual_stream = stream;
     o.recompute = level;
     open_model(&f, &o);
     size_t bytes = ibot_device_bytes(f.ibot);
@@ -159,6 +162,7 @@ static void each_level_frees_what_it_says(void **state)
 {
     struct ibot_options o = vit();
     size_t tokens, size = precision == PRECISION_F32 ? 4 : 2, width = 64;
+    size_t of_stream = stream == PRECISION_F32 ? 4 : 2;
 
     (void)state;
     o.backbone.embed_dim = (int32_t)width;
@@ -170,7 +174,7 @@ static void each_level_frees_what_it_says(void **state)
     assert_int_equal(none - bytes_of(o, RECOMPUTE_NORMS), others * tokens * 6 * row);
     /* qkv, attention, pre; sum1; lse of two heads, mean and rstd of the second norm */
     assert_int_equal(none - bytes_of(o, RECOMPUTE_BLOCKS),
-                     others * tokens * (14 * row + 4 * width + 4 * 2 + 4 * 2));
+                     others * tokens * (14 * row + of_stream * width + 4 * 2 + 4 * 2));
 }
 
 int main(int argc, char **argv)
@@ -183,8 +187,10 @@ int main(int argc, char **argv)
 
     if (argc > 1)
         backend = argv[1];
-    if (argc > 2 && strcmp(argv[2], "bf16") == 0)
+    if (argc > 2 && strncmp(argv[2], "bf16", 4) == 0)
         precision = PRECISION_BF16;
+    if (argc > 2 && strcmp(argv[2], "bf16_stream") == 0)
+        stream = PRECISION_BF16;
     if (strcmp(backend, "queued") == 0)
         ops = &op_table_queued;
     if (strncmp(backend, "cuda", 4) == 0) {

@@ -112,6 +112,34 @@ static void precision_follows_the_backend_unless_it_is_said(void **state)
     options_release(&options);
 }
 
+static void a_residual_stream_of_bf16_goes_with_bf16_alone(void **state)
+{
+    static const struct {
+        const char *line, *reason; /* NULL: good */
+    } wanted[] = {
+        {"--data /tmp --backend cuda --residual_stream bf16", NULL},
+        {"--data /tmp --residual_stream f32", NULL},
+        {"--data /tmp --residual_stream bf16", "give --backend cuda"},
+        {"--data /tmp --backend cuda --precision f32 --residual_stream bf16", "--precision bf16"},
+        {"--data /tmp --backend cuda --use_fp16 off --residual_stream bf16", "--precision bf16"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        struct run_options values;
+        struct ibot_options model;
+        struct options options;
+        assert_int_equal(parse(&options, &values, wanted[i].line), STATUS_OK);
+        assert_int_equal(run_options_check(&values),
+                         wanted[i].reason == NULL ? STATUS_OK : STATUS_INVALID);
+        if (wanted[i].reason != NULL)
+            assert_non_null(strstr(status_message(), wanted[i].reason));
+        assert_int_equal(run_options_model(&values, &model), STATUS_OK);
+        assert_int_equal(model.residual_stream, i == 1 ? PRECISION_F32 : PRECISION_BF16);
+        options_release(&options);
+    }
+}
+
 static void every_argument_of_the_original_is_accepted(void **state)
 {
     static const char *const lines[] = {
@@ -315,6 +343,7 @@ int main(void)
         cmocka_unit_test(the_published_command_line_gives_the_published_run),
         cmocka_unit_test(deterministic_runs_measure_no_algorithm),
         cmocka_unit_test(precision_follows_the_backend_unless_it_is_said),
+        cmocka_unit_test(a_residual_stream_of_bf16_goes_with_bf16_alone),
         cmocka_unit_test(every_argument_of_the_original_is_accepted),
         cmocka_unit_test(every_recipe_is_free_of_contradictions),
         cmocka_unit_test(a_batch_may_be_left_open_on_an_accelerator),

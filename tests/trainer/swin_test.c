@@ -221,7 +221,7 @@ static void features_are_means_of_the_last_blocks(void **state)
                            F) < 1e-6);
     /* the last of stage 0, un-normed: what merging began with */
     for (int i = 0; i < N; i++) {
-        mean_rows(swin->stages[0].end + i * 64 * 16, 64, 16, wanted);
+        mean_rows((const float *)swin->stages[0].end.data + i * 64 * 16, 64, 16, wanted);
         assert_true(relative_error(out + i * DIM + 16, wanted, 16) < 1e-6);
     }
     /* the first of stage 1: its stream through the final norm */

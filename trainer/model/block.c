@@ -34,7 +34,7 @@ static enum status plan_rest(struct block_state *s, const struct block_pass *p, 
 {
     TRY(plan_buffer(w, &s->qkv, p->dtype, 3 * n));
     TRY(plan_buffer(w, &s->attention, p->dtype, n));
-    TRY(plan_floats(w, &s->sum1, n));
+    TRY(plan_buffer(w, &s->sum1, p->stream, n));
     if (!p->backward)
         return STATUS_OK;
     TRY(plan_buffer(w, &s->pre, p->dtype, n * (p->hidden / p->width)));
@@ -48,7 +48,7 @@ enum status block_plan(struct block_state *s, const struct block_pass *p, int64_
 {
     int64_t t = p->n_tokens;
 
-    TRY(plan_floats(w, &s->x, n));
+    TRY(plan_buffer(w, &s->x, p->stream, n));
     if (!again(p, RECOMPUTE_GELU))
         TRY(plan_hidden(s, p, n, w));
     if (!again(p, RECOMPUTE_NORMS))
@@ -61,7 +61,7 @@ enum status block_plan(struct block_state *s, const struct block_pass *p, int64_
     TRY(plan_floats(w, &s->rstd1, t));
     if (!chosen_rows)
         return STATUS_OK;
-    TRY(plan_floats(w, &s->x_rows, n));
+    TRY(plan_buffer(w, &s->x_rows, p->stream, n));
     return plan_buffer(w, &s->attention_rows, p->dtype, n);
 }
 
@@ -95,12 +95,13 @@ void block_share(struct block_state *s, const struct block_state *shared,
     }
 }
 
-enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, int64_t n,
-                                 int64_t any, int32_t mlp_ratio, bool apart, struct workspace *w)
+enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, enum dtype stream,
+                                 int64_t n, int64_t any, int32_t mlp_ratio, bool apart,
+                                 struct workspace *w)
 {
     g->apart = apart;
-    TRY(plan_floats(w, &g->d_stream, any));
-    TRY(plan_floats(w, &g->d_rows, any));
+    TRY(plan_buffer(w, &g->d_stream, stream, any));
+    TRY(plan_buffer(w, &g->d_rows, stream, any));
     TRY(plan_buffer(w, &g->d_y, dtype, any));
     for (int i = 0; i < (apart ? 2 : 1); i++) {
         TRY(plan_buffer(w, &g->d_branch[i], dtype, any));
@@ -130,17 +131,17 @@ static enum status linear(const struct block_pass *p, const struct affine *w, st
 }
 
 /* sum = x + scale * branch; y = norm(sum), over n rows. */
-static enum status residual(const struct block_pass *p, float *x, struct tensor branch,
-                            float *scale, int64_t n_samples, int32_t *sample, float *sum,
+static enum status residual(const struct block_pass *p, struct tensor x, struct tensor branch,
+                            float *scale, int64_t n_samples, int32_t *sample, struct tensor sum,
                             const struct affine *norm, struct tensor y, float *mean, float *rstd,
                             int64_t n)
 {
     struct residual_layernorm_args args = {
-        .x = matrix(x, n, p->width),
+        .x = shaped(x, n, p->width),
         .branch = shaped(branch, n, p->width),
         .scale = scale != NULL ? vector(scale, n_samples) : absent(),
         .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
-        .sum = matrix(sum, n, p->width),
+        .sum = shaped(sum, n, p->width),
         .eps = p->eps,
     };
     if (y.data != NULL) {
@@ -261,13 +262,12 @@ static enum status to_hidden(const struct block_pass *p, const struct block_weig
 {
     int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
-    struct tensor attention = s->attention, none = absent();
-    float *x = s->x;
+    struct tensor attention = s->attention, x = s->x, none = absent();
 
     TRY(linear(p, &w->qkv, s->y1, p->n_tokens, s->qkv, none, ACTIVATION_NONE));
     TRY(attend(p, w, s));
     if (chosen) {
-        TRY(gather(p, rows, vector(s->x, 0), vector(s->x_rows, 0)));
+        TRY(gather(p, rows, s->x, s->x_rows));
         TRY(gather(p, rows, s->attention, s->attention_rows));
         x = s->x_rows;
         attention = s->attention_rows;
@@ -295,11 +295,11 @@ enum status block_forward(const struct block_pass *p, const struct block_weights
 /* ------------------------------------------------------------------------------ made again */
 
 /* y = norm(x), over n rows, as residual() made it. */
-static enum status norm_again(const struct block_pass *p, float *x, const struct affine *norm,
-                              struct tensor y, int64_t n)
+static enum status norm_again(const struct block_pass *p, struct tensor x,
+                              const struct affine *norm, struct tensor y, int64_t n)
 {
     struct residual_layernorm_args args = {
-        .x = matrix(x, n, p->width),
+        .x = shaped(x, n, p->width),
         .gamma = norm->weight,
         .beta = norm->bias,
         .y = shaped(y, n, p->width),
@@ -426,21 +426,22 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
 
 /* Undoes residual() (d_y absent: without a norm): d_stream is updated in place, the branch's
  * gradient goes to d_branch. */
-static enum status residual_back(const struct block_pass *p, struct tensor d_y, float *d_stream,
-                                 float *sum, float *mean, float *rstd, const struct affine *norm,
-                                 float *scale, int64_t n_samples, int32_t *sample,
-                                 struct tensor d_branch, int64_t n)
+static enum status residual_back(const struct block_pass *p, struct tensor d_y,
+                                 struct tensor d_stream, struct tensor sum, float *mean,
+                                 float *rstd, const struct affine *norm, float *scale,
+                                 int64_t n_samples, int32_t *sample, struct tensor d_branch,
+                                 int64_t n)
 {
     struct residual_layernorm_backward_args args = {
-        .d_sum = matrix(d_stream, n, p->width),
+        .d_sum = shaped(d_stream, n, p->width),
         .scale = scale != NULL ? vector(scale, n_samples) : absent(),
         .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
-        .d_sum_out = matrix(d_stream, n, p->width),
+        .d_sum_out = shaped(d_stream, n, p->width),
         .d_branch = shaped(d_branch, n, p->width),
     };
     if (d_y.data != NULL) {
         args.d_y = shaped(d_y, n, p->width);
-        args.sum = matrix(sum, n, p->width);
+        args.sum = shaped(sum, n, p->width);
         args.mean = vector(mean, n);
         args.rstd = vector(rstd, n);
         args.gamma = norm->weight;
@@ -473,8 +474,8 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     TRY(linear_back(p, g, &w->proj, d_proj, chosen ? s->attention_rows : s->attention, n, none,
                     g->d_y));
     if (chosen) {
-        float *full = g->d_rows;
-        TRY(scatter(p, rows, vector(g->d_stream, 0), vector(full, 0)));
+        struct tensor full = g->d_rows;
+        TRY(scatter(p, rows, g->d_stream, full));
         g->d_rows = g->d_stream;
         g->d_stream = full;
         /* the last block is the first one here: nobody has the other set yet */

@@ -4,8 +4,10 @@
  *   sum1 = x + s * proj(attention(qkv(y1)));   y2 = LN2(sum1)
  *   out = sum1 + s * fc2(gelu(fc1(y2)));       y_next = LN_next(out)
  *
- * The residual stream, its gradient, statistics and norms are float32; what is between is of the
- * pass's dtype, as are the weights of the layers.
+ * The residual stream and its gradient are float32, or bf16 where all is (--residual_stream), which
+ * halves what its sums and norms move; what is computed of them is float32 either way. Statistics
+ * and the norms' gains are float32; what is between is of the pass's dtype, as are the weights of
+ * the layers.
  *
  * The last block may go on with chosen rows only after its attention: the loss reads no others. */
 #ifndef IBOT_TRAINER_MODEL_BLOCK_H
@@ -36,15 +38,15 @@ struct block_weights {
 /* What a block keeps for its backward; a network without one uses one set for all blocks. What is
  * made again in the backward (enum recompute) lies in memory that all blocks share. */
 struct block_state {
-    float *x; /* [T, D] residual stream coming in */
+    struct tensor x; /* [T, D] residual stream coming in */
     struct tensor y1;
     float *mean1, *rstd1;
     struct tensor qkv, attention;
     float *lse;
     struct tensor branch; /* [T, D] scratch: output of proj, then of fc2 (shared by all blocks) */
-    float *x_rows;        /* [R, D] chosen rows of x, and of attention; last block only */
+    struct tensor x_rows; /* [R, D] chosen rows of x, and of attention; last block only */
     struct tensor attention_rows;
-    float *sum1;
+    struct tensor sum1;
     struct tensor y2;
     float *mean2, *rstd2;
     struct tensor pre, hidden; /* [R, 4D] */
@@ -60,6 +62,7 @@ struct block_pass {
     int64_t n_tokens, width, hidden; /* T, D, 4D */
     float eps;
     enum dtype dtype;         /* of activations and weights */
+    enum dtype stream;        /* of the residual stream and its gradient */
     enum activation gelu;     /* its form */
     int32_t *sample;          /* [T] i32: sample of each row, for stochastic depth */
     bool backward;            /* keep what the backward needs, */
@@ -96,7 +99,7 @@ struct block_rows {
 /* What follows the block: the norm of the next one, and where stream and normed rows go. */
 struct block_next {
     struct affine norm;
-    float *x;
+    struct tensor x;
     struct tensor y; /* data NULL: no norm */
     float *mean, *rstd;
 };
@@ -136,9 +139,9 @@ static inline enum status block_reached(const struct gradient_watch *watch,
  * block waits for the weights of the block but one behind it. The same products in either case, so
  * the same bits. */
 struct block_gradients {
-    float *d_stream; /* [T, D] in: gradient of the stream after the block; out: before it, LN1 left
-                        out */
-    float *d_rows;   /* [T, D] */
+    struct tensor d_stream;    /* [T, D] in: gradient of the stream after the block; out: before it,
+                                  LN1 left out */
+    struct tensor d_rows;      /* [T, D] */
     struct tensor d_y;         /* [T, D] in: gradient of y_next; out: gradient of y1 */
     struct tensor d_branch[2]; /* [T, D] in front of fc2; and of proj, unless apart */
     struct tensor d_proj[2];   /* [T, D] apart: in front of proj */
@@ -152,7 +155,8 @@ struct block_gradients {
 
 /* Room for streams of `any` elements, and for blocks of streams of `n_stream`, of mlp_ratio. */
 enum status block_plan_gradients(struct block_gradients *gradients, enum dtype dtype,
-                                 int64_t n_stream, int64_t any, int32_t mlp_ratio, bool apart,
+                                 enum dtype stream, int64_t n_stream, int64_t any,
+                                 int32_t mlp_ratio, bool apart,
                                  struct workspace *workspace) IBOT_WARN_UNUSED;
 
 /* A backward begins; and branch 0 waits for all weights so far: before what they read is written

@@ -43,6 +43,9 @@ static enum status check_options(const struct ibot_options *o)
              "mlp_ratio %d, head widths %d and %d, out_dim %d, patch_out_dim %d: each must be "
              "positive",
              b->mlp_ratio, h->hidden_dim, h->bottleneck_dim, h->out_dim, h->patch_out_dim);
+    if (o->residual_stream == PRECISION_BF16 && o->precision != PRECISION_BF16)
+        FAIL(STATUS_INVALID,
+             "a residual stream of bf16 with precision f32: wanted f32, or bf16 for both");
     if (!(b->drop_path >= 0.0f && b->drop_path < 1.0f))
         FAIL(STATUS_INVALID, "drop_path: got %g, wanted 0 <= rate < 1", (double)b->drop_path);
     return STATUS_OK;
@@ -97,6 +100,7 @@ static enum status plan_networks(struct ibot *ibot)
         .global_size_px = o->global_size_px,
         .local_size_px = o->local_size_px,
         .dtype = ibot->dtype,
+        .stream = o->residual_stream == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
         .backward = !o->inference_only,
         .recompute = o->recompute,

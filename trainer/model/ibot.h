@@ -20,8 +20,8 @@
 #include "ops/step_control.h"
 #include "proto/base/status.h"
 
-/* What products are made of; sums, the residual stream, parameters, moments, logits and losses are
- * float32 (or more) in either. BF16 wants an op table that has the type. */
+/* What products are made of; sums, parameters, moments, logits and losses are float32 (or more) in
+ * either, as is the residual stream unless it is said. BF16 wants an op table that has the type. */
 enum ibot_precision { PRECISION_F32, PRECISION_BF16 };
 
 /* What the student's backward makes again instead of finding it in memory, each with the ones
@@ -69,8 +69,10 @@ struct ibot_options {
     bool clip_global_norm;
     int32_t accumulation_steps; /* micro-batches per step: losses are divided by it */
     enum ibot_precision precision;
-    int64_t bucket_bytes; /* gradients that ranks sum at a time; 0: 32 MiB */
-    bool record_steps;    /* on a device that has graphs: record steps and launch them */
+    enum ibot_precision residual_stream; /* F32, or BF16 where precision is: kept in memory as such,
+                                            its gradient too; computed in float32 either way */
+    int64_t bucket_bytes;                /* gradients that ranks sum at a time; 0: 32 MiB */
+    bool record_steps; /* on a device that has graphs: record steps and launch them */
     enum recompute recompute;
     bool weights_apart;  /* gradients of the blocks' weights beside the rest of the backward, on a
                             branch of the device, at the cost of memory (block.h) */

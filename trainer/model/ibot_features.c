@@ -88,8 +88,7 @@ static enum status run_blocks(struct vit *vit, const struct ibot_feature_options
         column += d;
     }
     if (options->avgpool == 1) /* the original's final norm is the identity in this mode */
-        return copy_part(vit, vector(vit->final_x, 0), true, n_images, width, column, host_tokens,
-                         out);
+        return copy_part(vit, vit->final_x, true, n_images, width, column, host_tokens, out);
     if (options->avgpool == 2)
         return copy_part(vit, vit->features, true, n_images, width, column, host_tokens, out);
     return STATUS_OK;
@@ -125,12 +124,12 @@ static enum status run_swin(struct swin *swin, const struct ibot_feature_options
     TRY(swin_embed(swin, NULL));
     for (int32_t i = 0; i < depth; i++) {
         const struct swin_stage *stage = swin_stage_of(swin, i);
-        struct tensor tokens = vector(swin_stream(swin, i), 0);
+        struct tensor tokens = swin_stream(swin, i);
         TRY(swin_block(swin, i));
         if (i < depth - options->n_last_blocks || options->avgpool == 1)
             continue;
         if (stage == &swin->stages[swin->options.n_stages - 1]) {
-            TRY(swin_normed_stream(swin, tokens.data));
+            TRY(swin_normed_stream(swin, tokens));
             tokens = swin->final_y;
         }
         TRY(copy_mean(swin, stage, tokens, n_images, width, column, host_tokens, out));

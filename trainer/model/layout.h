@@ -15,6 +15,7 @@ struct backbone_layout {
     enum recompute recompute;
     bool weights_apart;   /* gradients of weights on a branch of their own */
     enum dtype dtype;     /* of activations and operands */
+    enum dtype stream;    /* of the residual stream: float32, or as dtype */
     enum activation gelu; /* its form */
 };
 

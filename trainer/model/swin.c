@@ -45,7 +45,7 @@ static struct block_next next_of(const struct swin *swin, int32_t block)
     return (struct block_next){swin->weights[block + 1].norm1, s->x, s->y1, s->mean1, s->rstd1};
 }
 
-float *swin_stream(const struct swin *swin, int32_t block)
+struct tensor swin_stream(const struct swin *swin, int32_t block)
 {
     return next_of(swin, block).x;
 }
@@ -53,11 +53,11 @@ float *swin_stream(const struct swin *swin, int32_t block)
 /* ------------------------------------------------------------------------------ forward */
 
 /* y = norm(x) over n rows; keeps what a backward needs. */
-static enum status norm_rows(const struct swin *swin, const struct affine *norm, float *x,
+static enum status norm_rows(const struct swin *swin, const struct affine *norm, struct tensor x,
                              struct tensor y, float *mean, float *rstd, int64_t n, int64_t width)
 {
     struct residual_layernorm_args args = {
-        .x = matrix(x, n, width),
+        .x = shaped(x, n, width),
         .gamma = norm->weight,
         .beta = norm->bias,
         .y = shaped(y, n, width),
@@ -79,10 +79,10 @@ static enum status enter_stage(const struct swin *swin, const struct swin_stage 
 }
 
 /* Rows of the masked crops: the first group of the first stage. */
-static struct tensor masked_rows(const struct swin *swin, float *rows)
+static struct tensor masked_rows(const struct swin *swin, struct tensor rows)
 {
     const struct region_group *group = &swin->stages[0].pass.regions[0];
-    return matrix(rows, group->n_images * group->side * group->side, swin->stages[0].pass.width);
+    return shaped(rows, group->n_images * group->side * group->side, swin->stages[0].pass.width);
 }
 
 static struct tensor mask_of(const struct swin *swin, uint8_t *mask, int64_t *cells)
@@ -97,7 +97,7 @@ enum status swin_embed(struct swin *swin, uint8_t *mask)
 {
     struct swin_stage *stage = &swin->stages[0];
     int64_t width = stage->pass.width, row = swin->patch_embed.weight.shape[1];
-    float *x = swin->states[0].x;
+    struct tensor x = swin->states[0].x;
 
     for (int32_t g = 0; g < stage->pass.n_groups; g++) {
         const struct region_group *group = &stage->pass.regions[g];
@@ -106,12 +106,12 @@ enum status swin_embed(struct swin *swin, uint8_t *mask)
             .x = shaped(swin->patches[g], n, row),
             .weight = swin->patch_embed.weight,
             .bias = swin->patch_embed.bias,
-            .y = matrix(swin->projected + group->first_row * width, n, width),
+            .y = shaped_from(swin->projected, group->first_row * width, n, width),
         };
         TRY(swin->ops->linear_forward(swin->device, &project));
     }
-    TRY(norm_rows(swin, &swin->patch_norm, swin->projected, vector(x, 0), swin->patch_mean,
-                  swin->patch_rstd, stage->pass.n_tokens, width));
+    TRY(norm_rows(swin, &swin->patch_norm, swin->projected, x, swin->patch_mean, swin->patch_rstd,
+                  stage->pass.n_tokens, width));
     if (mask != NULL) {
         struct region_mask_args args = {
             .x = masked_rows(swin, x),
@@ -130,14 +130,14 @@ static enum status merge(const struct swin *swin, const struct swin_stage *stage
     const struct swin_stage *next = stage + 1;
     int64_t n = next->pass.n_tokens, wide = 4 * stage->pass.width;
     struct patch_merge_args args = {
-        .x = matrix(stage->end, stage->pass.n_tokens, stage->pass.width),
-        .y = matrix(stage->merged, n, wide),
+        .x = shaped(stage->end, stage->pass.n_tokens, stage->pass.width),
+        .y = shaped(stage->merged, n, wide),
         .n_groups = stage->pass.n_groups,
     };
     struct linear_args reduce = {
         .x = shaped(stage->normed, n, wide),
         .weight = stage->reduction.weight,
-        .y = matrix(swin->states[next->first_block].x, n, next->pass.width),
+        .y = shaped(swin->states[next->first_block].x, n, next->pass.width),
     };
     for (int32_t g = 0; g < args.n_groups; g++) {
         args.from[g] = stage->pass.regions[g];
@@ -163,7 +163,7 @@ enum status swin_block(struct swin *swin, int32_t block)
     return STATUS_OK;
 }
 
-enum status swin_normed_stream(struct swin *swin, float *x)
+enum status swin_normed_stream(struct swin *swin, struct tensor x)
 {
     const struct block_pass *p = &swin->stages[swin->options.n_stages - 1].pass;
     return norm_rows(swin, &swin->norm, x, swin->final_y, swin->final_mean, swin->final_rstd,
@@ -201,34 +201,34 @@ enum status swin_forward(struct swin *swin, uint8_t *mask)
 
 /* ------------------------------------------------------------------------------ backward */
 
-/* Undoes norm_rows: d_x from d_y, and from d_sum where a stream went past the norm (d_x may be it).
- * What is left of d_x as the operand of a product: itself, or a copy in `half`. */
+/* Undoes norm_rows: d_x from d_y, and from d_sum where a stream went past the norm (d_x may be it),
+ * else absent. d_x as the operand of a product: itself, or a copy in `half`. */
 static enum status norm_rows_back(const struct swin *swin, const struct affine *norm,
-                                  struct tensor d_y, float *d_sum, float *x, float *mean,
-                                  float *rstd, float *d_x, struct tensor half, int64_t n,
-                                  int64_t width)
+                                  struct tensor d_y, struct tensor d_sum, struct tensor x,
+                                  float *mean, float *rstd, struct tensor d_x, struct tensor half,
+                                  int64_t n, int64_t width)
 {
     struct residual_layernorm_backward_args args = {
         .d_y = shaped(d_y, n, width),
-        .sum = matrix(x, n, width),
+        .sum = shaped(x, n, width),
         .mean = vector(mean, n),
         .rstd = vector(rstd, n),
         .gamma = norm->weight,
-        .d_sum_out = matrix(d_x, n, width),
+        .d_sum_out = shaped(d_x, n, width),
         .d_gamma = norm->d_weight,
         .d_beta = norm->d_bias,
     };
-    if (d_sum != NULL)
-        args.d_sum = matrix(d_sum, n, width);
-    if (half.data != NULL && half.data != (void *)d_x)
+    if (d_sum.data != NULL)
+        args.d_sum = shaped(d_sum, n, width);
+    if (half.data != NULL && half.data != d_x.data)
         args.d_branch = shaped(half, n, width);
     return swin->ops->residual_layernorm_backward(swin->device, &args);
 }
 
-/* Where a product reads the gradient that float32 memory `wide` has: there, or from a copy. */
-static struct tensor operand_of(const struct swin *swin, float *wide)
+/* Where a product reads a gradient of the stream's type: there, or from a copy. */
+static struct tensor operand_of(const struct swin *swin, struct tensor gradient)
 {
-    return swin->dtype == DTYPE_F32 ? vector(wide, 0) : swin->gradients.d_branch[0];
+    return swin->dtype == swin->stream ? gradient : swin->gradients.d_branch[0];
 }
 
 /* gradients.d_y: of y1 of the stage's first block -> gradients.d_stream: of the stream. */
@@ -236,7 +236,8 @@ static enum status enter_stage_back(struct swin *swin, const struct swin_stage *
 {
     struct block_gradients *g = &swin->gradients;
     struct block_state *s = &swin->states[stage->first_block];
-    struct tensor half = stage != swin->stages ? operand_of(swin, g->d_stream) : vector(NULL, 0);
+    struct tensor none = {0};
+    struct tensor half = stage != swin->stages ? operand_of(swin, g->d_stream) : none;
 
     return norm_rows_back(swin, &swin->weights[stage->first_block].norm1, g->d_y, g->d_stream, s->x,
                           s->mean1, s->rstd1, g->d_stream, half, stage->pass.n_tokens,
@@ -249,6 +250,7 @@ static enum status merge_back(struct swin *swin, struct swin_stage *stage)
     const struct swin_stage *next = stage + 1;
     struct block_gradients *g = &swin->gradients;
     int64_t n = next->pass.n_tokens, wide = 4 * stage->pass.width;
+    struct tensor none = {0};
     struct linear_backward_args reduce = {
         .d_y = shaped(operand_of(swin, g->d_stream), n, next->pass.width),
         .x = shaped(stage->normed, n, wide),
@@ -257,8 +259,8 @@ static enum status merge_back(struct swin *swin, struct swin_stage *stage)
         .d_weight = stage->reduction.d_weight,
     };
     struct patch_merge_backward_args part = {
-        .d_y = matrix(g->d_rows, n, wide),
-        .d_x = matrix(g->d_stream, stage->pass.n_tokens, stage->pass.width),
+        .d_y = shaped(g->d_rows, n, wide),
+        .d_x = shaped(g->d_stream, stage->pass.n_tokens, stage->pass.width),
         .n_groups = stage->pass.n_groups,
     };
     for (int32_t i = 0; i < part.n_groups; i++) {
@@ -266,8 +268,8 @@ static enum status merge_back(struct swin *swin, struct swin_stage *stage)
         part.to[i] = next->pass.regions[i];
     }
     TRY(swin->ops->linear_backward(swin->device, &reduce));
-    TRY(norm_rows_back(swin, &stage->merge_norm, g->d_y, NULL, stage->merged, stage->mean,
-                       stage->rstd, g->d_rows, (struct tensor){0}, n, wide));
+    TRY(norm_rows_back(swin, &stage->merge_norm, g->d_y, none, stage->merged, stage->mean,
+                       stage->rstd, g->d_rows, none, n, wide));
     return swin->ops->patch_merge_backward(swin->device, &part);
 }
 
@@ -315,7 +317,7 @@ static enum status embed_back(struct swin *swin, uint8_t *mask)
         TRY(swin->ops->region_mask_backward(swin->device, &args));
     }
     struct tensor d_projected = operand_of(swin, gradients->d_rows);
-    TRY(norm_rows_back(swin, &swin->patch_norm, vector(gradients->d_stream, 0), NULL,
+    TRY(norm_rows_back(swin, &swin->patch_norm, gradients->d_stream, (struct tensor){0},
                        swin->projected, swin->patch_mean, swin->patch_rstd, gradients->d_rows,
                        d_projected, stage->pass.n_tokens, width));
     for (int32_t g = 0; g < stage->pass.n_groups; g++) {
@@ -339,8 +341,9 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
 
     block_gradients_begin(&swin->gradients);
     TRY(features_back(swin));
-    TRY(swin->device->zero(swin->device, swin->gradients.d_stream,
-                           (size_t)(last->n_tokens * last->width) * sizeof(float)));
+    TRY(swin->device->zero(swin->device, swin->gradients.d_stream.data,
+                           (size_t)(last->n_tokens * last->width) *
+                               dtype_size_bytes(swin->stream)));
     for (int32_t i = swin->options.depth - 1; i >= 0; i--) {
         struct swin_stage *stage = stage_at(swin, i);
         struct block_next next = next_of(swin, i);

@@ -19,8 +19,8 @@ struct swin_stage {
     int32_t *sample;               /* [T] crop number of each row */
     /* Towards the next stage; unused in the last one. */
     struct affine merge_norm, reduction; /* [4C]; [2C, 4C] without bias */
-    float *end;                          /* [T, C] stream after the last block */
-    float *merged;                       /* [T', 4C] */
+    struct tensor end;                   /* [T, C] stream after the last block */
+    struct tensor merged;                /* [T', 4C] */
     struct tensor normed;                /* [T', 4C] */
     float *mean, *rstd;                  /* [T'] */
 };
@@ -29,7 +29,7 @@ struct swin {
     struct backbone_options options;
     struct device *device;
     const struct op_table *ops;
-    enum dtype dtype;
+    enum dtype dtype, stream; /* of activations and operands; of the residual stream */
     bool backward;
     struct swin_stage stages[BACKBONE_MAX_STAGES];
     struct block_weights *weights; /* [blocks of all stages] */
@@ -37,15 +37,17 @@ struct swin {
     struct block_state shared; /* of all blocks: made again */
     struct block_depth *depths;
     struct affine patch_embed, patch_norm, norm;
-    struct tensor mask_token, d_mask_token;     /* data NULL: none */
-    int64_t n_samples;                          /* crops */
-    struct tensor patches[2];                   /* [T0 of the group, 48]; borrowed */
-    float *projected, *patch_mean, *patch_rstd; /* [T0, C] before the patch norm */
-    float *final_x, *final_mean, *final_rstd;   /* [T, F] of the last stage */
-    struct tensor final_y;                      /* [T, F] normed */
-    int64_t n_rows;                             /* [T + crops]: rows with the means */
-    int64_t first_row[2];                       /* of each group in them */
-    struct tensor all, features;                /* [n_rows, F]; [R, F] the chosen ones */
+    struct tensor mask_token, d_mask_token; /* data NULL: none */
+    int64_t n_samples;                      /* crops */
+    struct tensor patches[2];               /* [T0 of the group, 48]; borrowed */
+    struct tensor projected;                /* [T0, C] before the patch norm */
+    float *patch_mean, *patch_rstd;         /* [T0] */
+    struct tensor final_x;                  /* [T, F] of the last stage */
+    float *final_mean, *final_rstd;         /* [T] */
+    struct tensor final_y;                  /* [T, F] normed */
+    int64_t n_rows;                         /* [T + crops]: rows with the means */
+    int64_t first_row[2];                   /* of each group in them */
+    struct tensor all, features;            /* [n_rows, F]; [R, F] the chosen ones */
     struct tensor d_features, d_all;
     struct block_rows all_rows, rows; /* chosen for this step */
     struct block_gradients gradients;
@@ -72,9 +74,9 @@ enum status swin_embed(struct swin *swin, uint8_t *mask) IBOT_WARN_UNUSED;
 enum status swin_block(struct swin *swin, int32_t block) IBOT_WARN_UNUSED;
 /* Stage that a block belongs to, and the stream [T, C] after it (until the next swin_block). */
 const struct swin_stage *swin_stage_of(const struct swin *swin, int32_t block);
-float *swin_stream(const struct swin *swin, int32_t block);
+struct tensor swin_stream(const struct swin *swin, int32_t block);
 /* final_y [T, F] = final norm of a stream of the last stage. */
-enum status swin_normed_stream(struct swin *swin, float *x) IBOT_WARN_UNUSED;
+enum status swin_normed_stream(struct swin *swin, struct tensor x) IBOT_WARN_UNUSED;
 
 /* Side of the windows of a block, and how far they are shifted. They follow from the map of a crop
  * of image_size_px and stay the same for crops of other sizes, as in the original: a map no larger

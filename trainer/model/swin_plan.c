@@ -40,6 +40,7 @@ static void shape_stages(struct swin *swin, const struct backbone_layout *layout
             .hidden = width * o->mlp_ratio,
             .eps = o->layer_norm_eps,
             .dtype = layout->dtype,
+            .stream = layout->stream,
             .gelu = layout->gelu,
             .backward = swin->backward,
             .recompute = layout->recompute,
@@ -105,8 +106,8 @@ static enum status plan_stage(struct swin *swin, struct workspace *w, int32_t i,
     if (i + 1 == swin->options.n_stages)
         return STATUS_OK;
     int64_t rows = swin->stages[i + 1].pass.n_tokens;
-    TRY(plan_floats(w, &stage->end, p->n_tokens * p->width));
-    TRY(plan_floats(w, &stage->merged, rows * 4 * p->width));
+    TRY(plan_buffer(w, &stage->end, swin->stream, p->n_tokens * p->width));
+    TRY(plan_buffer(w, &stage->merged, swin->stream, rows * 4 * p->width));
     TRY(plan_buffer(w, &stage->normed, swin->dtype, rows * 4 * p->width));
     TRY(plan_floats(w, &stage->mean, rows));
     return plan_floats(w, &stage->rstd, rows);
@@ -117,8 +118,8 @@ static enum status plan_gradients(struct swin *swin, struct workspace *w, int64_
 {
     int64_t n = swin->n_rows * swin->stages[swin->options.n_stages - 1].pass.width;
 
-    TRY(block_plan_gradients(&swin->gradients, swin->dtype, stream, any, swin->options.mlp_ratio,
-                             weights_apart, w));
+    TRY(block_plan_gradients(&swin->gradients, swin->dtype, swin->stream, stream, any,
+                             swin->options.mlp_ratio, weights_apart, w));
     TRY(plan_buffer(w, &swin->d_features, swin->dtype, n));
     return plan_buffer(w, &swin->d_all, swin->dtype, n);
 }
@@ -135,6 +136,7 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
     swin->device = device;
     swin->ops = ops;
     swin->dtype = layout->dtype;
+    swin->stream = layout->stream;
     swin->backward = layout->backward;
     shape_stages(swin, layout);
     widest(swin, &stream, &any);
@@ -144,14 +146,14 @@ enum status swin_plan(struct swin *swin, struct device *device, const struct op_
 
     const struct block_pass *first = &swin->stages[0].pass;
     const struct block_pass *last = &swin->stages[options->n_stages - 1].pass;
-    TRY(plan_floats(w, &swin->projected, first->n_tokens * first->width));
+    TRY(plan_buffer(w, &swin->projected, swin->stream, first->n_tokens * first->width));
     TRY(plan_floats(w, &swin->patch_mean, first->n_tokens));
     TRY(plan_floats(w, &swin->patch_rstd, first->n_tokens));
     for (int32_t i = 0; i < options->n_stages; i++)
         TRY(plan_stage(swin, w, i, stream));
     TRY(block_plan_shared(&swin->shared, first, stream, first->n_tokens, most_lse(swin), w));
     TRY(plan_buffer(w, &swin->states[0].branch, swin->dtype, stream));
-    TRY(plan_floats(w, &swin->final_x, last->n_tokens * last->width));
+    TRY(plan_buffer(w, &swin->final_x, swin->stream, last->n_tokens * last->width));
     TRY(plan_buffer(w, &swin->final_y, swin->dtype, last->n_tokens * last->width));
     TRY(plan_floats(w, &swin->final_mean, last->n_tokens));
     TRY(plan_floats(w, &swin->final_rstd, last->n_tokens));
@@ -211,7 +213,8 @@ enum status swin_bind(struct swin *swin, const struct binder *b)
 {
     char name[96];
 
-    swin->patch_embed = binder_wide_layer(b, "backbone.patch_embed.proj");
+    swin->patch_embed = (swin->stream == DTYPE_F32 ? binder_wide_layer
+                                                   : binder_layer)(b, "backbone.patch_embed.proj");
     binder_flatten(&swin->patch_embed);
     swin->patch_norm = binder_affine(b, "backbone.patch_embed.norm");
     swin->norm = binder_affine(b, "backbone.norm");

@@ -43,6 +43,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         .hidden = d * options->mlp_ratio,
         .eps = options->layer_norm_eps,
         .dtype = layout->dtype,
+        .stream = layout->stream,
         .gelu = layout->gelu,
         .backward = layout->backward,
         .recompute = layout->recompute,
@@ -72,14 +73,14 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
     TRY(block_plan_shared(&vit->shared, &vit->pass, n, vit->pass.n_tokens,
                           vit->pass.n_tokens * options->n_heads, w));
     TRY(plan_buffer(w, &vit->states[0].branch, layout->dtype, n));
-    TRY(plan_floats(w, &vit->final_x, n));
+    TRY(plan_buffer(w, &vit->final_x, layout->stream, n));
     TRY(plan_buffer(w, &vit->features, layout->dtype, n));
     TRY(plan_floats(w, &vit->final_mean, vit->pass.n_tokens));
     TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
     TRY(workspace_reserve(w, &vit->sample, (size_t)vit->pass.n_tokens * sizeof(int32_t)));
     if (layout->backward)
-        TRY(block_plan_gradients(&vit->gradients, layout->dtype, n, n, options->mlp_ratio,
-                                 layout->weights_apart, w));
+        TRY(block_plan_gradients(&vit->gradients, layout->dtype, layout->stream, n, n,
+                                 options->mlp_ratio, layout->weights_apart, w));
     return STATUS_OK;
 }
 
@@ -138,10 +139,9 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
 
 /* ------------------------------------------------------------------------------ forward */
 
-static struct tensor rows_of(const struct vit_group *group, float *buffer, int64_t width)
+static struct tensor rows_of(const struct vit_group *group, struct tensor buffer, int64_t width)
 {
-    return tensor_2d(buffer + group->first_row * width, DTYPE_F32, group->n_images * group->length,
-                     width);
+    return shaped_from(buffer, group->first_row * width, group->n_images * group->length, width);
 }
 
 /* The position rows of one group: the stored ones, or interpolated. */
@@ -208,7 +208,7 @@ enum status vit_embed(struct vit *vit, uint8_t *mask)
     for (int32_t g = 0; g < vit->n_groups; g++)
         TRY(embed_group(vit, &vit->groups[g], g == 0 ? mask : NULL));
     struct residual_layernorm_args norm = {
-        .x = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
+        .x = shaped(first->x, p->n_tokens, p->width),
         .gamma = vit->weights[0].norm1.weight,
         .beta = vit->weights[0].norm1.bias,
         .y = shaped(first->y1, p->n_tokens, p->width),
@@ -234,11 +234,11 @@ enum status vit_forward(struct vit *vit, uint8_t *mask)
     return STATUS_OK;
 }
 
-enum status vit_normed_stream(struct vit *vit, float *x)
+enum status vit_normed_stream(struct vit *vit, struct tensor x)
 {
     struct block_pass *p = &vit->pass;
     struct residual_layernorm_args norm = {
-        .x = tensor_2d(x, DTYPE_F32, p->n_tokens, p->width),
+        .x = shaped(x, p->n_tokens, p->width),
         .gamma = vit->norm.weight,
         .beta = vit->norm.bias,
         .y = shaped(vit->features, p->n_tokens, p->width),
@@ -301,7 +301,8 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
     int64_t n = vit->rows.n_rows;
 
     block_gradients_begin(g);
-    TRY(p->device->zero(p->device, g->d_stream, (size_t)(n * p->width) * sizeof(float)));
+    TRY(p->device->zero(p->device, g->d_stream.data,
+                        (size_t)(n * p->width) * dtype_size_bytes(p->stream)));
     for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
         struct block_next next = next_of(vit, i);
         const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
@@ -315,12 +316,12 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
     TRY(block_gradients_settle(p, g));
     struct residual_layernorm_backward_args norm = {
         .d_y = shaped(g->d_y, p->n_tokens, p->width),
-        .d_sum = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),
-        .sum = tensor_2d(first->x, DTYPE_F32, p->n_tokens, p->width),
+        .d_sum = shaped(g->d_stream, p->n_tokens, p->width),
+        .sum = shaped(first->x, p->n_tokens, p->width),
         .mean = tensor_1d(first->mean1, DTYPE_F32, p->n_tokens),
         .rstd = tensor_1d(first->rstd1, DTYPE_F32, p->n_tokens),
         .gamma = vit->weights[0].norm1.weight,
-        .d_sum_out = tensor_2d(g->d_stream, DTYPE_F32, p->n_tokens, p->width),
+        .d_sum_out = shaped(g->d_stream, p->n_tokens, p->width),
         .d_gamma = vit->weights[0].norm1.d_weight,
         .d_beta = vit->weights[0].norm1.d_bias,
     };

@@ -31,9 +31,10 @@ struct vit {
     struct block_state *states;                                     /* [depth] */
     struct block_state shared;                                      /* of all blocks: made again */
     struct block_depth *depths;                                     /* [depth] */
-    struct block_rows all_rows, rows;         /* rows: of the last block, for this step */
-    float *final_x, *final_mean, *final_rstd; /* [R, D] after the last block */
-    struct tensor features;                   /* [R, D] normed */
+    struct block_rows all_rows, rows; /* rows: of the last block, for this step */
+    struct tensor final_x;            /* [R, D] after the last block */
+    float *final_mean, *final_rstd;   /* [R] */
+    struct tensor features;           /* [R, D] normed */
     struct block_gradients gradients;
     int32_t *sample;   /* [T] crop number of each row */
     int64_t n_samples; /* crops */
@@ -58,7 +59,7 @@ enum status vit_backward(struct vit *vit, uint8_t *mask,
                          const struct gradient_watch *watch) IBOT_WARN_UNUSED;
 
 /* features [T, D] = final norm of a stream x [T, D] (of earlier blocks). */
-enum status vit_normed_stream(struct vit *vit, float *x) IBOT_WARN_UNUSED;
+enum status vit_normed_stream(struct vit *vit, struct tensor x) IBOT_WARN_UNUSED;
 
 void vit_release(struct vit *vit);
 

@@ -195,9 +195,15 @@ static enum status check_skip_steps(const struct run_options *o)
     return STATUS_OK;
 }
 
-static enum status check_backend(const struct run_options *o)
+static enum status check_backend(const struct run_options *o, const struct ibot_options *model)
 {
     TRY(backend_options_check(&o->backend, &o->network));
+    if (o->residual_stream == PRECISION_BF16 && model->precision != PRECISION_BF16)
+        FAIL(STATUS_INVALID,
+             "--residual_stream bf16 with products of f32%s: it goes with --precision bf16 alone; "
+             "leave it out, or %s",
+             o->backend.kind == BACKEND_CPU ? ", all that a CPU has" : "",
+             o->backend.kind == BACKEND_CPU ? "give --backend cuda" : "compute in bf16");
     if (o->backend.kind == BACKEND_CPU && o->batch_size_per_gpu == 0)
         FAIL(STATUS_INVALID, "--batch_size_per_gpu auto fills the memory of an accelerator; a CPU "
                              "gains nothing from a batch that large: give a number");
@@ -213,7 +219,7 @@ enum status run_options_check(const struct run_options *o)
         FAIL(STATUS_INVALID, "--load_from goes on with a run, --init_from begins one: give one of "
                              "the two");
     TRY(run_options_model(o, &model));
-    TRY(check_backend(o));
+    TRY(check_backend(o, &model));
     TRY(check_crops(o));
     TRY(check_backbone(o, &model.backbone));
     TRY(check_masks(o, backbone_cell_px(&model.backbone)));
@@ -270,6 +276,7 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
     out->record_steps = o->cuda_graph;
     out->weights_apart = o->weight_gradient_branch;
     out->recompute = (enum recompute)o->recompute;
+    out->residual_stream = (enum ibot_precision)o->residual_stream;
     return STATUS_OK;
 }
 

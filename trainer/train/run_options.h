@@ -67,6 +67,7 @@ struct run_options {
     struct backend_options backend;
     struct network_options network;
     int recompute;
+    int residual_stream; /* enum ibot_precision */
     bool use_fp16, cuda_graph, weight_gradient_branch, check;
     int32_t local_rank;
     const char *metrics;

@@ -13,6 +13,7 @@ static const char *const policies[] = {"substitute", "fail", NULL};
 static const char *const photometric_places[] = {"loader", "trainer", NULL};
 static const char *const resume_modes[] = {"auto", "none", NULL};
 static const char *const record_kinds[] = {"full", "ids", NULL};
+static const char *const streams[] = {"f32", "bf16", NULL}; /* enum ibot_precision */
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 
 /* An option is called like its field. */
@@ -273,6 +274,10 @@ static const struct option_spec specs[] = {
     PART(rows_network, network),
     ROW(BOOL, use_fp16, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "the original's name: off makes --precision auto f32 on an accelerator too"),
+    ROW(CHOICE, residual_stream, .choices = streams, .text = "f32", .flags = OPTION_OUTSIDE_DIGEST,
+        .help = "type in which the stream between blocks, and its gradient, lie in memory; with "
+                "--precision bf16 it may be bf16, which moves and keeps less; sums and norms are "
+                "computed in float32 either way, and checkpoints fit both"),
     ROW(CHOICE, recompute, .choices = recomputes, .text = "none", .flags = OPTION_OUTSIDE_DIGEST,
         .help =
             "what of a block the backward makes again instead of keeping it, for a larger batch: "
