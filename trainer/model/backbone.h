@@ -24,7 +24,7 @@ struct backbone {
     struct block_rows all_rows, rows; /* rows: those that the next forward makes */
     struct tensor features;           /* [rows, width] of the last forward */
     /* [blocks] no depth is random until the caller says where the scales are */
-    struct block_depth *depths; /* [blocks] */
+    struct block_depth *depths;
 };
 
 /* Plans the family that the options name in `vit` or `swin`, which must outlive the backbone. */

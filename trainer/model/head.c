@@ -1,6 +1,8 @@
 /* The head, forward and backward. */
 #include "trainer/model/head.h"
 
+#include "proto/base/memory.h"
+
 static const float batchnorm_momentum = 0.1f, head_norm_eps = 1e-5f, unit_eps = 1e-12f;
 
 static struct last_layer *layer_for(struct head *head, bool patch)
@@ -118,10 +120,26 @@ static void bind_last(struct last_layer *last, const struct binder *b, const cha
         last->d_gain = binder_gradient(b, gain);
 }
 
+/* Running variances begin at 1, running means at 0. */
+static enum status fill_running_var(struct head *head)
+{
+    size_t n = (size_t)head->options.hidden_dim;
+    float *ones;
+
+    TRY(memory_alloc(&ones, n, sizeof(*ones), "running variances"));
+    for (size_t j = 0; j < n; j++)
+        ones[j] = 1.0f;
+    enum status status =
+        head->device->copy_in(head->device, head->running_var, ones, n * sizeof(*ones));
+    if (status == STATUS_OK)
+        status = head->device->synchronize(head->device);
+    memory_free(ones);
+    return status;
+}
+
 enum status head_bind(struct head *head, const struct binder *b)
 {
     bool norm = head->options.norm != HEAD_NORM_NONE;
-    int64_t hidden = head->options.hidden_dim;
     /* what an LN reads is float32 */
     struct affine (*layer)(const struct binder *, const char *) =
         head->options.norm == HEAD_NORM_LN ? binder_wide_layer : binder_layer;
@@ -140,13 +158,7 @@ enum status head_bind(struct head *head, const struct binder *b)
         l[1].pre = l[0].pre;
         l[1].linear = l[0].linear;
     }
-    if (head->options.norm != HEAD_NORM_BN)
-        return STATUS_OK;
-    for (int64_t j = 0; j < hidden; j++) {
-        float one = 1.0f;
-        TRY(head->device->copy_in(head->device, head->running_var + j, &one, sizeof(one)));
-    }
-    return STATUS_OK;
+    return head->options.norm == HEAD_NORM_BN ? fill_running_var(head) : STATUS_OK;
 }
 
 /* to = from in another type; nothing where there is no such copy. */

@@ -1,8 +1,9 @@
 /* Projection head: three-layer MLP, bottleneck of unit length, weight-normalised last layers.
  *
- *   x [n, D] ─ linear ─ (norm) ─ act ─ linear ─ (norm) ─ act ─ linear ─> raw [n, b] ─ /|raw| ─> z
- * [n, b] logits = z W^T, W = gain * v/|v|, one W for [CLS] tokens and, unless shared, one for
- * patches
+ *   x [n, D] ─ linear ─ (norm) ─ act ─ linear ─ (norm) ─ act ─ linear ─> raw [n, b]
+ *   z [n, b] = raw / |raw|;   logits = z W^T,   W = gain * v/|v|
+ *
+ * There is one W for [CLS] tokens and, unless shared, one for patches.
  *
  * In half precision the MLP and its gradients are of the compute dtype; raw, z and everything about
  * the last layers are float32, but for the operands of their products: logits = z W^T from f16

@@ -61,31 +61,22 @@ static enum status copy_part(struct vit *vit, struct tensor tokens, bool mean, i
 }
 
 /* Forward block by block, taking what is wanted after each of the last ones. */
-static enum status run_blocks(struct vit *vit, const struct ibot_feature_options *options,
-                              int64_t n_images, int64_t width, float *host_tokens, float *out)
+static enum status run_vit(struct vit *vit, const struct ibot_feature_options *options,
+                           int64_t n_images, int64_t width, float *host_tokens, float *out)
 {
-    struct block_pass *p = &vit->pass;
     int32_t depth = vit->options.depth;
-    int64_t column = 0, d = p->width;
+    int64_t column = 0;
 
+    vit->rows = vit->all_rows;
+    TRY(vit_embed(vit, NULL));
     for (int32_t i = 0; i < depth; i++) {
-        bool last = i + 1 == depth;
-        struct block_state *following = last ? NULL : &vit->states[i + 1];
-        struct block_next next = {
-            .norm = last ? vit->norm : vit->weights[i + 1].norm1,
-            .x = last ? vit->final_x : following->x,
-            .y = last ? vit->features : following->y1,
-            .mean = last ? vit->final_mean : following->mean1,
-            .rstd = last ? vit->final_rstd : following->rstd1,
-        };
-        TRY(block_forward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], &vit->all_rows,
-                          &next));
+        TRY(vit_block(vit, i));
         if (i < depth - options->n_last_blocks || options->avgpool == 1)
             continue;
-        if (!last)
-            TRY(vit_normed_stream(vit, next.x));
+        if (i + 1 < depth)
+            TRY(vit_normed_stream(vit, vit_stream(vit, i)));
         TRY(copy_part(vit, vit->features, false, n_images, width, column, host_tokens, out));
-        column += d;
+        column += vit->pass.width;
     }
     if (options->avgpool == 1) /* the original's final norm is the identity in this mode */
         return copy_part(vit, vit->final_x, true, n_images, width, column, host_tokens, out);
@@ -114,7 +105,7 @@ static enum status copy_mean(const struct swin *swin, const struct swin_stage *s
     return STATUS_OK;
 }
 
-/* As run_blocks, for maps without a [CLS]: earlier stages as they are, the last one normed. */
+/* As run_vit, for maps without a [CLS]: earlier stages as they are, the last one normed. */
 static enum status run_swin(struct swin *swin, const struct ibot_feature_options *options,
                             int64_t n_images, int64_t width, float *host_tokens, float *out)
 {
@@ -142,13 +133,6 @@ static enum status run_swin(struct swin *swin, const struct ibot_feature_options
 }
 
 /* ------------------------------------------------------------------------------ both */
-
-static enum status run_vit(struct vit *vit, const struct ibot_feature_options *options,
-                           int64_t n_images, int64_t width, float *host_tokens, float *out)
-{
-    TRY(vit_embed(vit, NULL));
-    return run_blocks(vit, options, n_images, width, host_tokens, out);
-}
 
 /* Floats of the widest stream that features are taken from. */
 static int64_t widest_stream(const struct backbone *backbone, int64_t n_images)

@@ -3,15 +3,6 @@
 
 #include "trainer/model/backbone.h"
 
-static struct swin_stage *stage_at(struct swin *swin, int32_t block)
-{
-    struct swin_stage *stage = swin->stages;
-
-    while (block >= stage->first_block + stage->n_blocks)
-        stage++;
-    return stage;
-}
-
 const struct swin_stage *swin_stage_of(const struct swin *swin, int32_t block)
 {
     const struct swin_stage *stage = swin->stages;
@@ -245,7 +236,7 @@ static enum status enter_stage_back(struct swin *swin, const struct swin_stage *
 }
 
 /* gradients.d_stream of the next stage's first stream -> that of this stage's last. */
-static enum status merge_back(struct swin *swin, struct swin_stage *stage)
+static enum status merge_back(struct swin *swin, const struct swin_stage *stage)
 {
     const struct swin_stage *next = stage + 1;
     struct block_gradients *g = &swin->gradients;
@@ -345,7 +336,7 @@ enum status swin_backward(struct swin *swin, uint8_t *mask, const struct gradien
                            (size_t)(last->n_tokens * last->width) *
                                dtype_size_bytes(swin->stream)));
     for (int32_t i = swin->options.depth - 1; i >= 0; i--) {
-        struct swin_stage *stage = stage_at(swin, i);
+        const struct swin_stage *stage = swin_stage_of(swin, i);
         struct block_next next = next_of(swin, i);
         struct block_rows rows = rows_of(stage);
         if (stage->pass.recompute != RECOMPUTE_NONE) /* as in a ViT */

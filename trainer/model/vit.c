@@ -132,6 +132,8 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
                 host[vit->groups[g].first_row + image * vit->groups[g].length + j] = crop;
     enum status status = pass->device->copy_in(pass->device, vit->sample, host,
                                                (size_t)pass->n_tokens * sizeof(*host));
+    if (status == STATUS_OK)
+        status = pass->device->synchronize(pass->device);
     memory_free(host);
     pass->sample = vit->sample;
     return status;
@@ -221,16 +223,30 @@ enum status vit_embed(struct vit *vit, uint8_t *mask)
     return p->ops->residual_layernorm_forward(p->device, &norm);
 }
 
+/* The last block goes on with the chosen rows only. */
+static const struct block_rows *rows_for(const struct vit *vit, int32_t block)
+{
+    return block + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+}
+
+enum status vit_block(struct vit *vit, int32_t block)
+{
+    struct block_next next = next_of(vit, block);
+
+    return block_forward(&vit->pass, &vit->weights[block], &vit->states[block], &vit->depths[block],
+                         rows_for(vit, block), &next);
+}
+
+struct tensor vit_stream(struct vit *vit, int32_t block)
+{
+    return next_of(vit, block).x;
+}
+
 enum status vit_forward(struct vit *vit, uint8_t *mask)
 {
-    struct block_pass *p = &vit->pass;
-
     TRY(vit_embed(vit, mask));
-    for (int32_t i = 0; i < vit->options.depth; i++) {
-        struct block_next next = next_of(vit, i);
-        const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
-        TRY(block_forward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next));
-    }
+    for (int32_t i = 0; i < vit->options.depth; i++)
+        TRY(vit_block(vit, i));
     return STATUS_OK;
 }
 
@@ -305,7 +321,7 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
                         (size_t)(n * p->width) * dtype_size_bytes(p->stream)));
     for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
         struct block_next next = next_of(vit, i);
-        const struct block_rows *rows = i + 1 < vit->options.depth ? &vit->all_rows : &vit->rows;
+        const struct block_rows *rows = rows_for(vit, i);
         if (p->recompute != RECOMPUTE_NONE) /* into what the weights of the block behind read */
             TRY(block_gradients_settle(p, g));
         if (i + 1 < vit->options.depth)

@@ -48,9 +48,6 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
 enum status vit_bind(struct vit *vit, const struct binder *binder) IBOT_WARN_UNUSED;
 
-/* Patches -> token buffer of the first block, and its first norm. */
-enum status vit_embed(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
-
 /* Patches -> features. mask [n_global_images*N] u8 in device memory, or NULL. */
 enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 
@@ -58,6 +55,12 @@ enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 enum status vit_backward(struct vit *vit, uint8_t *mask,
                          const struct gradient_watch *watch) IBOT_WARN_UNUSED;
 
+/* The forward in steps, for who wants the streams in between: embed (patches -> token buffer of the
+ * first block, and its first norm), then block 0, 1, … */
+enum status vit_embed(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
+enum status vit_block(struct vit *vit, int32_t block) IBOT_WARN_UNUSED;
+/* The stream [T, D] after a block. */
+struct tensor vit_stream(struct vit *vit, int32_t block);
 /* features [T, D] = final norm of a stream x [T, D] (of earlier blocks). */
 enum status vit_normed_stream(struct vit *vit, struct tensor x) IBOT_WARN_UNUSED;
 
