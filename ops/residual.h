@@ -32,9 +32,10 @@ struct residual_layernorm_args {
  *   d_sum  [N, D] f32|bf16   gradient that reaches `sum` past the LayerNorm; absent: 0
  *   sum    [N, D] of d_sum's type, mean, rstd [N], gamma [D]: from the forward (sum is x without a
  *                            branch)
- *   d_sum_out [N, D] out     of d_sum's type: also the gradient of x; may alias d_sum. bf16: d_y
- * and d_branch too; d_branch is made of it before it is rounded d_branch  [N, D] out     absent
- * when there was no branch d_gamma, d_beta [D] f32  added to; absent without LayerNorm */
+ *   d_sum_out [N, D] out     of d_sum's type: also the gradient of x; may alias d_sum
+ *   d_branch  [N, D] out     absent when there was no branch
+ *   d_gamma, d_beta [D] f32  added to; absent without LayerNorm
+ * Of a bf16 stream d_y and d_branch are bf16 too; d_branch is made before d_sum_out is rounded. */
 struct residual_layernorm_backward_args {
     struct tensor d_y, d_sum, sum, mean, rstd, gamma, scale, sample;
     struct tensor d_sum_out, d_branch, d_gamma, d_beta;
