@@ -350,6 +350,8 @@ static int suffer_all(struct chaos *chaos)
 
     for (int i = 0; i < N_FAULTS; i++)
         order[i] = (enum fault)i;
+    /* A lease that is late is made twice soon once it is known how long they take; not before. */
+    take_batches(chaos);
     for (; !chaos->trainer.ended && round < chaos->n_rounds; round++) {
         int k = round % N_FAULTS, other = k + draw(chaos, N_FAULTS - k);
         enum fault fault = order[other];

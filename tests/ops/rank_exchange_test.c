@@ -100,7 +100,7 @@ static void run_ranks(int (*act)(struct rank_exchange *, int rank), int64_t dead
         assert_true(pids[rank] >= 0);
         if (pids[rank] != 0)
             continue;
-        alarm(60);
+        alarm(100); /* later than any deadline here: an error is told rather than this */
         struct rank_exchange_options o = options_of(rank, rank == 0 ? deadline_ns : others_ns);
         if (rank == 0) {
             if (rank_exchange_listen(&exchange, &o, &port) != STATUS_OK)
@@ -151,12 +151,14 @@ static void send_garbage(int port)
     static const char *const names[] = {"rank 9", "rank -1", "somebody", "rank 0"};
     char address[64], bytes[64];
     void *context = zmq_ctx_new();
+    int linger_ms = 5000;
 
     snprintf(address, sizeof(address), "tcp://127.0.0.1:%d", port);
     memset(bytes, 0x32, sizeof(bytes));
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         void *socket = zmq_socket(context, ZMQ_DEALER);
         zmq_setsockopt(socket, ZMQ_ROUTING_ID, names[i], strlen(names[i]));
+        zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof(linger_ms));
         assert_int_equal(zmq_connect(socket, address), 0);
         for (size_t n = 0; n <= sizeof(bytes); n += 8)
             assert_true(zmq_send(socket, bytes, n, 0) >= 0);
