@@ -15,6 +15,16 @@ case ${1:-} in
         ;;
 esac
 
+case ${1:-} in
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+-*)
+    echo "check_arm: unknown option '$1'; wanted a folder to build in, or nothing" >&2
+    exit 2
+    ;;
+esac
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(realpath -m "${1:-$root/build-arm64}")
 libraries=(libc6-dev libjpeg62-turbo-dev libxxhash-dev libzmq3-dev libprotobuf-c-dev libjansson-dev
