@@ -9,13 +9,6 @@
 set -euo pipefail
 
 case ${1:-} in
-    -h | --help)
-        sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-        exit 0
-        ;;
-esac
-
-case ${1:-} in
 -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
     exit 0
@@ -25,6 +18,7 @@ case ${1:-} in
     exit 2
     ;;
 esac
+
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(realpath -m "${1:-$root/build-arm64}")
 libraries=(libc6-dev libjpeg62-turbo-dev libxxhash-dev libzmq3-dev libprotobuf-c-dev libjansson-dev
