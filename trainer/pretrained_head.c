@@ -1,5 +1,6 @@
 #include "trainer/pretrained_head.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,9 +32,15 @@ static int32_t dimension(const struct pretrained *p, const char *name, int which
     return sound ? (int32_t)entry->shape[which] : 0;
 }
 
+static bool has_batchnorm(const struct pretrained *p)
+{
+    return find(p, "mlp.1.running_mean") != NULL;
+}
+
 enum status pretrained_head_options(const struct pretrained *p, struct head_options *out)
 {
     bool norm = find(p, "mlp.1.weight") != NULL && find(p, "mlp.6.weight") != NULL;
+    bool layernorm = norm && !has_batchnorm(p);
     char activation[16] = "gelu";
 
     *out = (struct head_options){
@@ -41,7 +48,7 @@ enum status pretrained_head_options(const struct pretrained *p, struct head_opti
         .bottleneck_dim = dimension(p, "last_layer.weight_v", 1),
         .out_dim = dimension(p, "last_layer.weight_v", 0),
         .fixed_gains = true,
-        .norm = norm ? HEAD_NORM_LN : HEAD_NORM_NONE,
+        .norm = layernorm ? HEAD_NORM_LN : HEAD_NORM_NONE,
         .activation = ACTIVATION_GELU,
     };
     if (out->hidden_dim == 0 || out->bottleneck_dim == 0 || out->out_dim == 0)
@@ -50,11 +57,6 @@ enum status pretrained_head_options(const struct pretrained *p, struct head_opti
              "head.last_layer.weight_v, …): give a run folder, a whole checkpoint of iBOT, or what "
              "ibot-convert --with_head made of one",
              p->file.path, p->selection.key);
-    if (find(p, "mlp.1.running_mean") != NULL)
-        FAIL(STATUS_UNSUPPORTED,
-             "weights file '%s': the head has batch norm, so what it makes of an image depends on "
-             "the others of its batch: wanted a head without, or with --norm_in_head ln",
-             p->file.path);
     int32_t patch = dimension(p, "last_layer2.weight_v", 0);
     out->shared_student = out->shared_teacher = patch == 0;
     out->patch_out_dim = patch > 0 ? patch : out->out_dim;
@@ -64,25 +66,82 @@ enum status pretrained_head_options(const struct pretrained *p, struct head_opti
     return STATUS_OK;
 }
 
-static enum status load_one(const struct pretrained *p, struct device *device,
-                            const struct ibot_state_entry *state, const char *name)
+/* ------------------------------------------------------------------------------ values */
+
+static enum status read_one(const struct pretrained *p, const char *name,
+                            const struct tensor *shape, float *out)
 {
     const struct weight_entry *entry = find(p, name);
-    const struct tensor *to = &state->tensor;
     char got[160], wanted[160];
-    float *values;
 
     if (entry == NULL)
         FAIL(STATUS_MISMATCH, "weights file '%s', key '%s': tensor 'head.%s' is missing",
              p->file.path, p->selection.key, name);
-    if (entry->rank != to->rank ||
-        memcmp(entry->shape, to->shape, (size_t)to->rank * sizeof(int64_t)) != 0)
+    if (entry->rank != shape->rank ||
+        memcmp(entry->shape, shape->shape, (size_t)shape->rank * sizeof(int64_t)) != 0)
         FAIL(STATUS_MISMATCH, "weights file '%s': tensor '%s' has shape %s, wanted %s",
              p->file.path, entry->name,
              weight_shape_text(entry->rank, entry->shape, got, sizeof(got)),
-             weight_shape_text(to->rank, to->shape, wanted, sizeof(wanted)));
-    TRY(memory_alloc_unset(&values, tensor_size_bytes(to), 1, entry->name));
-    enum status status = weight_file_read_f32(&p->file, entry, values);
+             weight_shape_text(shape->rank, shape->shape, wanted, sizeof(wanted)));
+    return weight_file_read_f32(&p->file, entry, out);
+}
+
+/* gamma (W x + b - mean) / sqrt(var + eps) + beta as one layer: its W, or its b where that is a
+ * vector. */
+static enum status fold_batchnorm(const struct pretrained *p, const struct tensor *shape,
+                                  float *values)
+{
+    static const double eps = 1e-5;
+    int64_t n = shape->shape[0], row = tensor_n_elements(shape) / n;
+    struct tensor vector = tensor_1d(NULL, DTYPE_F32, n);
+    enum status status;
+    float *norm;
+
+    TRY(memory_alloc(&norm, 4 * (size_t)n, sizeof(*norm), "batch norm"));
+    float *gamma = norm, *beta = norm + n, *mean = norm + 2 * n, *var = norm + 3 * n;
+    TRY_OUT(read_one(p, "mlp.1.weight", &vector, gamma));
+    TRY_OUT(read_one(p, "mlp.1.bias", &vector, beta));
+    TRY_OUT(read_one(p, "mlp.1.running_mean", &vector, mean));
+    TRY_OUT(read_one(p, "mlp.1.running_var", &vector, var));
+    for (int64_t i = 0; i < n; i++) {
+        double scale = (double)gamma[i] / sqrt((double)var[i] + eps);
+        if (shape->rank == 1)
+            values[i] = (float)(scale * ((double)values[i] - (double)mean[i]) + (double)beta[i]);
+        for (int64_t j = 0; shape->rank == 2 && j < row; j++)
+            values[i * row + j] = (float)(scale * (double)values[i * row + j]);
+    }
+out:
+    memory_free(norm);
+    return status;
+}
+
+enum status pretrained_head_read(const struct pretrained *p, const char *name,
+                                 const struct tensor *shape, float *out)
+{
+    /* with a norm the layers stand further apart */
+    static const char *const layers[][2] = {
+        {"mlp.0.weight", "mlp.0.weight"}, {"mlp.0.bias", "mlp.0.bias"},
+        {"mlp.2.weight", "mlp.3.weight"}, {"mlp.2.bias", "mlp.3.bias"},
+        {"mlp.4.weight", "mlp.6.weight"}, {"mlp.4.bias", "mlp.6.bias"}};
+    enum { N_LAYERS = sizeof(layers) / sizeof(layers[0]), N_NORMED = 4 };
+    int i = 0;
+
+    while (i < N_LAYERS && strcmp(layers[i][0], name) != 0)
+        i++;
+    if (!has_batchnorm(p) || i == N_LAYERS)
+        return read_one(p, name, shape, out);
+    TRY(read_one(p, layers[i][1], shape, out));
+    return i < N_NORMED ? fold_batchnorm(p, shape, out) : STATUS_OK;
+}
+
+static enum status load_one(const struct pretrained *p, struct device *device,
+                            const struct ibot_state_entry *state, const char *name)
+{
+    const struct tensor *to = &state->tensor;
+    float *values;
+
+    TRY(memory_alloc_unset(&values, tensor_size_bytes(to), 1, name));
+    enum status status = pretrained_head_read(p, name, to, values);
     if (status == STATUS_OK)
         status = device->copy_in(device, to->data, values, tensor_size_bytes(to));
     if (status == STATUS_OK)

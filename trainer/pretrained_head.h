@@ -2,7 +2,10 @@
  * backbones kept --with_head.
  *
  *   pretrained_open ─> pretrained_head_options ─> ibot_open (inference_head) ─> pretrained_load
- *   ─> pretrained_load_head */
+ *   ─> pretrained_load_head
+ *
+ * A batch norm acts by its running statistics, as a scale and a shift, and so becomes part of the
+ * layers before it: the head that is made has none. */
 #ifndef IBOT_TRAINER_PRETRAINED_HEAD_H
 #define IBOT_TRAINER_PRETRAINED_HEAD_H
 
@@ -10,10 +13,14 @@
 
 /* What head it is, by the shapes of its tensors and the run's activation (GELU where none is
  * known). Two last layers count as two, though one may be the other's alias. Errors:
- * STATUS_NOT_FOUND (no head), STATUS_UNSUPPORTED (batch norm: what it makes of an image depends on
- * its batch). */
+ * STATUS_NOT_FOUND (no head). */
 enum status pretrained_head_options(const struct pretrained *pretrained,
                                     struct head_options *out) IBOT_WARN_UNUSED;
+
+/* The values of one tensor, by its name ("mlp.2.weight") and shape in a head of these options.
+ * Errors: STATUS_MISMATCH (it is missing or has another shape). */
+enum status pretrained_head_read(const struct pretrained *pretrained, const char *name,
+                                 const struct tensor *shape, float *out) IBOT_WARN_UNUSED;
 
 /* Copies it into the teacher's head. Errors: STATUS_MISMATCH (a tensor is missing or has another
  * shape). */

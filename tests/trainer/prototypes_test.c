@@ -65,11 +65,12 @@ static int tear_down(void **state)
 }
 
 /* The head as the original stores it, or a file without one. */
-static void write_head(enum norm norm, const char *key, bool with_head)
+static void write_head(enum norm norm, bool relu, const char *key, bool with_head)
 {
     struct values *v = &values;
     int second = norm == NONE ? 2 : 3, third = norm == NONE ? 4 : 6;
     struct safetensors_item items[16];
+    static const char *const activation[] = {"act_in_head", "relu"};
     static char names[16][64];
     size_t n = 0;
 
@@ -99,7 +100,7 @@ static void write_head(enum norm norm, const char *key, bool with_head)
         ADD(tensor_1d(v->var, DTYPE_F32, HIDDEN), "%s.head.mlp.1.running_var", key);
     }
 #undef ADD
-    assert_int_equal(safetensors_write(path, items, n, NULL, 0), STATUS_OK);
+    assert_int_equal(safetensors_write(path, items, n, activation, relu ? 1 : 0), STATUS_OK);
 }
 
 static void layer(double *out, const double *in, const float *w, const float *b, int n, int m)
@@ -152,25 +153,25 @@ static void plain(double logits[K], const float *feature, enum norm norm, bool r
     }
 }
 
-static enum status open_head(struct weight_file *file, struct weight_selection *selection,
-                             struct prototypes **prototypes, int32_t width, bool relu)
+static enum status open_head(struct pretrained *pretrained, struct prototypes **prototypes,
+                             int32_t width)
 {
-    assert_int_equal(weight_file_open(file, path), STATUS_OK);
-    assert_int_equal(weight_selection_open(selection, file, NULL), STATUS_OK);
-    return prototypes_open(prototypes, &backend, selection, width, relu);
+    const struct pretrained_options options = {.path = path, .names_only = true};
+
+    assert_int_equal(pretrained_open(pretrained, &options), STATUS_OK);
+    return prototypes_open(prototypes, &backend, pretrained, width);
 }
 
 static void assigned_as_the_formula_says(enum norm norm, bool relu)
 {
     struct prototypes *prototypes = NULL;
-    struct weight_selection selection;
-    struct weight_file file;
+    struct pretrained pretrained;
     int32_t cluster[N];
     int n_used = 0;
     bool used[K] = {false};
 
-    write_head(norm, relu ? "student" : "teacher", true);
-    assert_int_equal(open_head(&file, &selection, &prototypes, WIDTH, relu), STATUS_OK);
+    write_head(norm, relu, relu ? "student" : "teacher", true);
+    assert_int_equal(open_head(&pretrained, &prototypes, WIDTH), STATUS_OK);
     assert_int_equal(prototypes_count(prototypes), K);
     assert_int_equal(prototypes_assign(prototypes, features, N, cluster), STATUS_OK);
     for (int i = 0; i < N; i++) {
@@ -187,8 +188,7 @@ static void assigned_as_the_formula_says(enum norm norm, bool relu)
     if (n_used < 4)
         fail_msg("norm %d, relu %d: %d prototypes alone are used", norm, relu, n_used);
     prototypes_close(&prototypes);
-    weight_selection_release(&selection);
-    weight_file_release(&file);
+    pretrained_close(&pretrained);
 }
 
 static void each_norm_is_as_its_formula_says(void **state)
@@ -204,21 +204,18 @@ static void each_norm_is_as_its_formula_says(void **state)
 static void a_file_without_this_head_is_refused(void **state)
 {
     struct prototypes *prototypes = NULL;
-    struct weight_selection selection;
-    struct weight_file file;
+    struct pretrained pretrained;
 
     (void)state;
-    write_head(NONE, "teacher", false);
-    assert_int_equal(open_head(&file, &selection, &prototypes, WIDTH, false), STATUS_MISMATCH);
+    write_head(NONE, false, "teacher", false);
+    assert_int_equal(open_head(&pretrained, &prototypes, WIDTH), STATUS_NOT_FOUND);
     assert_null(prototypes);
-    assert_non_null(strstr(status_message(), "no projection head"));
-    weight_selection_release(&selection);
-    weight_file_release(&file);
-    write_head(NONE, "teacher", true);
-    assert_int_equal(open_head(&file, &selection, &prototypes, WIDTH + 1, false), STATUS_MISMATCH);
-    assert_non_null(strstr(status_message(), "has shape [9, 5], wanted [0, 6]"));
-    weight_selection_release(&selection);
-    weight_file_release(&file);
+    assert_non_null(strstr(status_message(), "there is no projection head"));
+    pretrained_close(&pretrained);
+    write_head(NONE, false, "teacher", true);
+    assert_int_equal(open_head(&pretrained, &prototypes, WIDTH + 1), STATUS_MISMATCH);
+    assert_non_null(strstr(status_message(), "has shape [9, 5], wanted [9, 6]"));
+    pretrained_close(&pretrained);
 }
 
 int main(void)

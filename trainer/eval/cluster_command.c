@@ -1,6 +1,5 @@
 /* ibot-eval cluster. */
 #include <stdio.h>
-#include <string.h>
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -11,7 +10,6 @@
 #include "trainer/eval/command.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/prototypes.h"
-#include "trainer/pretrained.h"
 
 struct cluster_options {
     struct pretrained_options weights;
@@ -52,12 +50,9 @@ static enum status open_head(const struct cluster_options *o, struct backend *ba
                              int32_t width, struct prototypes **out)
 {
     struct pretrained pretrained;
-    char activation[32];
 
     TRY(pretrained_open(&pretrained, &o->weights));
-    bool relu = pretrained_option(&pretrained, "act_in_head", activation, sizeof(activation)) &&
-                strcmp(activation, "relu") == 0;
-    enum status status = prototypes_open(out, backend, &pretrained.selection, width, relu);
+    enum status status = prototypes_open(out, backend, &pretrained, width);
     pretrained_close(&pretrained);
     return status;
 }

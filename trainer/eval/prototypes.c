@@ -1,9 +1,7 @@
-/* The tensors of a head, under the names that head_bind asks for, in one flat array. With a batch
- * norm, which at this point is a scale and a shift, it becomes a head without: the linear layers
- * before it take both. */
+/* A head apart from its network: its tensors, under the names that head_bind asks for, lie in one
+ * flat array. */
 #include "trainer/eval/prototypes.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,8 +10,6 @@
 #include "trainer/model/head.h"
 
 enum { ROWS = 256 }; /* features at a time */
-
-static const double norm_eps = 1e-5;
 
 struct prototypes {
     struct backend *backend; /* borrowed */
@@ -24,43 +20,7 @@ struct prototypes {
     int32_t *index;                 /* device */
 };
 
-/* ------------------------------------------------------------------------------ tensors */
-
-/* A tensor of the head by its official name; NULL when there is none. */
-static const struct weight_entry *find(const struct weight_selection *s, const char *name)
-{
-    for (size_t i = 0; i < s->n; i++) {
-        const char *have = s->tensors[i].name;
-        if (strncmp(have, "module.", 7) == 0)
-            have += 7;
-        if (!s->tensors[i].backbone && strcmp(have, name) == 0)
-            return s->tensors[i].entry;
-    }
-    return NULL;
-}
-
-/* A tensor that must be there with this shape; 0: any. */
-static enum status need(const struct weight_selection *s, const char *name, int32_t rank,
-                        int64_t rows, int64_t columns, const struct weight_entry **out)
-{
-    const struct weight_entry *entry = find(s, name);
-    char got[160], wanted[160];
-
-    if (entry == NULL)
-        FAIL(STATUS_MISMATCH,
-             "weights file '%s', key '%s': there is no '%s', so no projection head; give a run, "
-             "a whole checkpoint, or what ibot-convert --with_head made of one",
-             s->file->path, s->key, name);
-    if (entry->rank != rank || entry->shape[0] < 1 || (rows > 0 && entry->shape[0] != rows) ||
-        (rank == 2 && (entry->shape[1] < 1 || (columns > 0 && entry->shape[1] != columns))))
-        FAIL(STATUS_MISMATCH,
-             "weights file '%s': tensor '%s' of the projection head has shape %s, wanted %s (0: "
-             "any)",
-             s->file->path, name, weight_shape_text(entry->rank, entry->shape, got, sizeof(got)),
-             weight_shape_text(rank, (const int64_t[]){rows, columns}, wanted, sizeof(wanted)));
-    *out = entry;
-    return STATUS_OK;
-}
+/* ------------------------------------------------------------------------------ planning */
 
 static enum status add(struct prototypes *p, const char *name, int64_t rows, int64_t columns)
 {
@@ -77,39 +37,30 @@ static enum status add(struct prototypes *p, const char *name, int64_t rows, int
     return STATUS_OK;
 }
 
-/* ------------------------------------------------------------------------------ planning */
-
-/* Widths and the kind of norm, from the shapes; the table of what head_bind asks for. */
-static enum status read_shapes(struct prototypes *p, const struct weight_selection *s,
-                               int32_t width, struct head_options *out, bool *batchnorm)
+static enum status add_layer(struct prototypes *p, int place, int64_t n_out, int64_t n_in)
 {
-    bool norm = find(s, "head.mlp.1.weight") != NULL;
-    const char *last = norm ? "head.mlp.6.weight" : "head.mlp.4.weight";
-    const struct weight_entry *entry;
+    char name[32];
 
-    *batchnorm = norm && find(s, "head.mlp.1.running_mean") != NULL;
-    TRY(need(s, "head.mlp.0.weight", 2, 0, width, &entry));
-    int64_t hidden = entry->shape[0];
-    TRY(need(s, last, 2, 0, hidden, &entry));
-    int64_t bottleneck = entry->shape[0];
-    TRY(need(s, "head.last_layer.weight_v", 2, 0, bottleneck, &entry));
-    out->hidden_dim = (int32_t)hidden;
-    out->bottleneck_dim = (int32_t)bottleneck;
-    out->out_dim = out->patch_out_dim = (int32_t)entry->shape[0];
-    out->norm = norm && !*batchnorm ? HEAD_NORM_LN : HEAD_NORM_NONE;
-    bool ln = out->norm == HEAD_NORM_LN;
-    TRY(add(p, "head.mlp.0.weight", hidden, width));
-    TRY(add(p, "head.mlp.0.bias", hidden, 0));
-    if (ln) {
-        TRY(add(p, "head.mlp.1.weight", hidden, 0));
-        TRY(add(p, "head.mlp.1.bias", hidden, 0));
+    snprintf(name, sizeof(name), "head.mlp.%d.weight", place);
+    TRY(add(p, name, n_out, n_in));
+    snprintf(name, sizeof(name), "head.mlp.%d.bias", place);
+    return add(p, name, n_out, 0);
+}
+
+/* The table of what head_bind asks for. */
+static enum status add_all(struct prototypes *p, const struct head_options *o, int32_t width)
+{
+    bool norm = o->norm != HEAD_NORM_NONE;
+
+    TRY(add_layer(p, 0, o->hidden_dim, width));
+    if (norm) { /* of the shape of a bias, both */
+        TRY(add(p, "head.mlp.1.weight", o->hidden_dim, 0));
+        TRY(add(p, "head.mlp.1.bias", o->hidden_dim, 0));
     }
-    TRY(add(p, ln ? "head.mlp.3.weight" : "head.mlp.2.weight", hidden, hidden));
-    TRY(add(p, ln ? "head.mlp.3.bias" : "head.mlp.2.bias", hidden, 0));
-    TRY(add(p, ln ? "head.mlp.6.weight" : "head.mlp.4.weight", bottleneck, hidden));
-    TRY(add(p, ln ? "head.mlp.6.bias" : "head.mlp.4.bias", bottleneck, 0));
-    TRY(add(p, "head.last_layer.weight_g", out->out_dim, 1));
-    return add(p, "head.last_layer.weight_v", out->out_dim, bottleneck);
+    TRY(add_layer(p, norm ? 3 : 2, o->hidden_dim, o->hidden_dim));
+    TRY(add_layer(p, norm ? 6 : 4, o->bottleneck_dim, o->hidden_dim));
+    TRY(add(p, "head.last_layer.weight_g", o->out_dim, 1));
+    return add(p, "head.last_layer.weight_v", o->out_dim, o->bottleneck_dim);
 }
 
 static enum status plan(struct prototypes *p, const struct head_options *options, int32_t width)
@@ -125,82 +76,7 @@ static enum status plan(struct prototypes *p, const struct head_options *options
     return workspace_commit(&p->workspace, &b->device, "projection head");
 }
 
-/* ------------------------------------------------------------------------------ values */
-
-/* What the file calls a parameter of the table: with a batch norm its layers stand further apart.
- */
-static const char *stored_name(const char *name, bool batchnorm)
-{
-    static const char *const names[][2] = {
-        {"head.mlp.2.weight", "head.mlp.3.weight"},
-        {"head.mlp.2.bias", "head.mlp.3.bias"},
-        {"head.mlp.4.weight", "head.mlp.6.weight"},
-        {"head.mlp.4.bias", "head.mlp.6.bias"},
-    };
-
-    for (size_t i = 0; batchnorm && i < sizeof(names) / sizeof(names[0]); i++)
-        if (strcmp(name, names[i][0]) == 0)
-            return names[i][1];
-    return name;
-}
-
-static enum status read_values(const struct prototypes *p, const struct weight_selection *s,
-                               bool batchnorm, float *out)
-{
-    const struct weight_entry *entry;
-
-    for (size_t i = 0; i < p->table.n_params; i++) {
-        const struct param *param = &p->table.params[i];
-        TRY(need(s, stored_name(param->name, batchnorm), param->rank, param->shape[0],
-                 param->shape[1], &entry));
-        TRY(weight_file_read_f32(s->file, entry, out + param->offset));
-    }
-    return STATUS_OK;
-}
-
-static enum status read_vector(const struct weight_selection *s, const char *name, float *out,
-                               int64_t n)
-{
-    const struct weight_entry *entry;
-
-    TRY(need(s, name, 1, n, 0, &entry));
-    return weight_file_read_f32(s->file, entry, out);
-}
-
-/* gamma (W x + b - mean) / sqrt(var + eps) + beta, as one layer: for both of them, since the norm
- * is one module. */
-static enum status fold_batchnorm(const struct prototypes *p, const struct weight_selection *s,
-                                  float *values)
-{
-    static const char *const layers[][2] = {{"head.mlp.0.weight", "head.mlp.0.bias"},
-                                            {"head.mlp.2.weight", "head.mlp.2.bias"}};
-    int64_t n = p->head.options.hidden_dim;
-    float *norm; /* gamma, beta, mean, var */
-    enum status status;
-
-    TRY(memory_alloc(&norm, 4 * (size_t)n, sizeof(*norm), "batch norm"));
-    float *gamma = norm, *beta = norm + n, *mean = norm + 2 * n, *var = norm + 3 * n;
-    TRY_OUT(read_vector(s, "head.mlp.1.weight", gamma, n));
-    TRY_OUT(read_vector(s, "head.mlp.1.bias", beta, n));
-    TRY_OUT(read_vector(s, "head.mlp.1.running_mean", mean, n));
-    TRY_OUT(read_vector(s, "head.mlp.1.running_var", var, n));
-    for (int layer = 0; layer < 2; layer++) {
-        struct tensor weight = param_tensor(&p->table, values, layers[layer][0]);
-        float *w = weight.data, *b = param_tensor(&p->table, values, layers[layer][1]).data;
-        for (int64_t row = 0; row < n; row++) {
-            double scale = (double)gamma[row] / sqrt((double)var[row] + norm_eps);
-            for (int64_t j = 0; j < weight.shape[1]; j++)
-                w[row * weight.shape[1] + j] =
-                    (float)(scale * (double)w[row * weight.shape[1] + j]);
-            b[row] = (float)(scale * ((double)b[row] - (double)mean[row]) + (double)beta[row]);
-        }
-    }
-out:
-    memory_free(norm);
-    return status;
-}
-
-static enum status load(struct prototypes *p, const struct weight_selection *s, bool batchnorm)
+static enum status load(struct prototypes *p, const struct pretrained *pretrained)
 {
     struct device *device = &p->backend->device;
     int64_t n = p->table.n_elements;
@@ -208,9 +84,11 @@ static enum status load(struct prototypes *p, const struct weight_selection *s, 
     float *values;
 
     TRY(memory_alloc(&values, (size_t)n, sizeof(*values), "projection head"));
-    TRY_OUT(read_values(p, s, batchnorm, values));
-    if (batchnorm)
-        TRY_OUT(fold_batchnorm(p, s, values));
+    for (size_t i = 0; i < p->table.n_params; i++) {
+        struct tensor to = param_tensor_at(&p->table, values, i);
+        TRY_OUT(pretrained_head_read(pretrained, p->table.params[i].name + strlen("head."), &to,
+                                     to.data));
+    }
     TRY_OUT(device->copy_in(device, p->parameters, values, (size_t)n * sizeof(*values)));
     TRY_OUT(device->synchronize(device));
     struct binder binder = {&p->table, p->parameters, NULL, vector(p->parameters, n)};
@@ -224,20 +102,18 @@ out:
 /* ------------------------------------------------------------------------------ interface */
 
 enum status prototypes_open(struct prototypes **out, struct backend *backend,
-                            const struct weight_selection *selection, int32_t width, bool relu)
+                            const struct pretrained *pretrained, int32_t width)
 {
-    struct head_options options = {.shared_student = true,
-                                   .shared_teacher = true,
-                                   .activation = relu ? ACTIVATION_RELU : ACTIVATION_GELU};
-    bool batchnorm = false;
+    struct head_options options;
     enum status status;
 
+    TRY(pretrained_head_options(pretrained, &options));
+    options.shared_student = options.shared_teacher = true; /* no patch comes to it */
     TRY(memory_alloc(out, 1, sizeof(**out), "projection head"));
-    struct prototypes *p = *out;
-    p->backend = backend;
-    TRY_OUT(read_shapes(p, selection, width, &options, &batchnorm));
-    TRY_OUT(plan(p, &options, width));
-    TRY_OUT(load(p, selection, batchnorm));
+    (*out)->backend = backend;
+    TRY_OUT(add_all(*out, &options, width));
+    TRY_OUT(plan(*out, &options, width));
+    TRY_OUT(load(*out, pretrained));
 out:
     if (status != STATUS_OK)
         prototypes_close(out);

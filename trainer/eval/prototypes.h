@@ -1,20 +1,18 @@
 /* The prototype that a projection head gives each feature: the cluster of an image when a network
- * is evaluated without labels. The head is that of the weights, whatever its widths; what it
- * computes is float32 on any backend. A batch norm in it uses its running statistics. */
+ * is evaluated without labels. The head is that of the weights, as trainer/pretrained_head.h reads
+ * it; of [CLS] tokens alone, in float32 on any backend. */
 #ifndef IBOT_TRAINER_EVAL_PROTOTYPES_H
 #define IBOT_TRAINER_EVAL_PROTOTYPES_H
 
 #include "trainer/backend.h"
-#include "trainer/weights/weight_selection.h"
+#include "trainer/pretrained_head.h"
 
 struct prototypes; /* opaque: the head and its planned memory */
 
-/* The head for [CLS] tokens among the tensors of the selection, for features of `width`. relu: its
- * activation, which no tensor tells, is ReLU and not GELU. Errors: STATUS_MISMATCH (no head: which
- * tensor is missing; another width), those of weight_file_read_f32, STATUS_NO_MEMORY. */
+/* For features of `width`. Errors: those of pretrained_head_options and pretrained_head_read,
+ * STATUS_NO_MEMORY, STATUS_DEVICE. */
 enum status prototypes_open(struct prototypes **out, struct backend *backend,
-                            const struct weight_selection *selection, int32_t width,
-                            bool relu) IBOT_WARN_UNUSED;
+                            const struct pretrained *pretrained, int32_t width) IBOT_WARN_UNUSED;
 int32_t prototypes_count(const struct prototypes *prototypes);
 
 /* features [n, width], host memory, as they leave the backbone; cluster [n] out. */
