@@ -74,7 +74,9 @@ class Programs:
             self.helpless.append(name)
         listed = re.findall(r"^  (\w+) ", text.partition("\nCommands:\n")[2], re.MULTILINE)
         for sub in SUB_COMMANDS.get(name, listed):
-            text += help_of([*command, sub])
+            own = help_of([*command, sub])
+            self.options[f"{name} {sub}"] = {canonical(o) for o in OPTION.findall(own)}
+            text += own
         self.options[name] = {canonical(o) for o in OPTION.findall(text)}
 
     def all(self):
@@ -109,7 +111,9 @@ def commands_in(piece, programs):
         name = None
         for word in words:
             base = os.path.basename(word)
-            if base in FOREIGN or base in programs:
+            if name and f"{name} {word}" in programs:
+                name = f"{name} {word}"
+            elif base in FOREIGN or base in programs:
                 name = base  # the last one: mpirun … ibot-train …
                 if base == "kubectl":
                     break
