@@ -117,20 +117,19 @@ static const struct option_spec attention_specs[] = {
 
 static const struct options_program attention_program = {
     .name = "ibot-analyze attention",
-    .summary =
-        "Where the heads of a ViT's last block look: the attention of its [CLS] token, as one "
-        "sheet of pictures for each image (idxN_attn.png): the image; over its grey copy the "
-        "colour of the head that looks most at each place, within the masks that hold "
-        "--threshold of each head's attention; and a map for each head.",
-    .epilogue =
-        "PATH is an image, a folder of images, class folders, a tar archive or a list of "
-        "paths, as for ibot-train --data.\n\n"
-        "  ibot-analyze attention --checkpoint runs/small cat.jpg dog.png -o out\n"
-        "  ibot-analyze attention --checkpoint vit.pth /data/imagenet/val --show_pics 50\n\n"
-        "A video, with ffmpeg before and after:\n\n"
-        "  ffmpeg -i in.mp4 -vf scale=480:480 frames_in/%05d.png\n"
-        "  ibot-analyze attention --checkpoint vit.pth --frames frames_in -o out\n"
-        "  ffmpeg -framerate 30 -i out/attention/attn-%04d.png -pix_fmt yuv420p out.mp4",
+    .summary = "Shows where the heads of a ViT's last block look.",
+    .epilogue = "Makes a sheet for each image, idxN_attn.png, of the attention of the [CLS] "
+                "token: the image; over its grey copy the colour of the head that looks "
+                "most at each place, within the masks that hold --threshold of each head's "
+                "attention; and a map for each head.\n\n"
+                "PATH is an image, a folder of images, class folders, a tar archive or a list of "
+                "paths, as for ibot-train --data.\n\n"
+                "  ibot-analyze attention --checkpoint runs/small cat.jpg dog.png -o out\n"
+                "  ibot-analyze attention --checkpoint vit.pth /data/val --show_pics 50\n\n"
+                "A video, with ffmpeg before and after:\n\n"
+                "  ffmpeg -i in.mp4 -vf scale=480:480 frames_in/%05d.png\n"
+                "  ibot-analyze attention --checkpoint vit.pth --frames frames_in -o out\n"
+                "  ffmpeg -framerate 30 -i out/attention/attn-%04d.png -pix_fmt yuv420p out.mp4",
     .specs = attention_specs,
     .n_specs = sizeof(attention_specs) / sizeof(attention_specs[0]),
     .positional = "PATH...",

@@ -106,15 +106,16 @@ static const struct option_spec correspondence_specs[] = {
 
 static const struct options_program correspondence_program = {
     .name = "ibot-analyze correspondence",
-    .summary = "For each patch of a picture the most similar one of another picture, by the dot "
-               "product of their tokens: two views of an image, with the share of matches that are "
-               "the same place, or two images of a class. Pictures with lines "
-               "(TYPE_correspN.png; a thin line is known to be wrong).",
-    .epilogue =
-        "PATH is an image, a folder of images, class folders, a tar archive or a list of "
-        "paths, as for ibot-train --data.\n\n"
-        "  ibot-analyze correspondence --checkpoint runs/small /data/imagenet/val -o out\n"
-        "  ibot-analyze correspondence --checkpoint vit.pth --sample_type class a.jpg b.jpg",
+    .summary = "Matches the patches of two views of an image, or of two images of a class.",
+    .epilogue = "Finds for each patch of a picture the most similar one of the other "
+                "picture, by the dot product of their tokens; of two views also the share "
+                "of matches that are the same place. Draws lines, TYPE_correspN.png; a thin "
+                "one is known to be wrong.\n\n"
+                "PATH is an image, a folder of images, class folders, a tar archive or a list of "
+                "paths, as for ibot-train --data.\n\n"
+                "  ibot-analyze correspondence --checkpoint runs/small /data/val -o out\n"
+                "  ibot-analyze correspondence --checkpoint vit.pth --sample_type class \\\n"
+                "      a.jpg b.jpg",
     .specs = correspondence_specs,
     .n_specs = sizeof(correspondence_specs) / sizeof(correspondence_specs[0]),
     .positional = "PATH...",

@@ -121,11 +121,11 @@ static const struct option_spec patterns_specs[] = {
 
 static const struct options_program patterns_program = {
     .name = "ibot-analyze patterns",
-    .summary =
-        "What the prototypes of the projection head stand for: every token gets the one with "
-        "the greatest logit; of each of the largest clusters that this makes, a mosaic of "
-        "the tokens with the greatest logits (cTYPE_crankR_cidP_topK.png: rank, prototype).",
-    .epilogue = "PATH is an image, a folder of images, class folders, a tar archive or a list of "
+    .summary = "Shows what the prototypes of the projection head stand for.",
+    .epilogue = "Gives every token the prototype with the greatest logit, and shows of each "
+                "of the largest clusters that this makes the tokens with the greatest "
+                "logits: cTYPE_crankR_cidP_topK.png (rank R, prototype P).\n\n"
+                "PATH is an image, a folder of images, class folders, a tar archive or a list of "
                 "paths, as for ibot-train --data. The weights must have their head.\n\n"
                 "  ibot-analyze patterns --checkpoint runs/small /data/imagenet/val -o out\n"
                 "  ibot-analyze patterns --checkpoint checkpoint.pth --type cls --topk 36 \\\n"
