@@ -1,7 +1,7 @@
 /* Attention on the matrix units: bf16 operands, float32 scores and sums, heads of a multiple of 16
- * columns up to 128. Here is what the forward (attention_mma_forward.cuh) and the backward
- * (attention_mma_backward.cuh) share: how rows of a head lie in shared memory, and the products of
- * a warp that has 16 of them.
+ * columns up to 128. Here is what the forward (attention_mma_forward.cuh) and the backwards
+ * (attention_mma_backward.cuh, attention_strip_backward.cuh) share: how rows of a head lie in
+ * shared memory, and the products of a warp that has 16 of them.
  *
  * A warp owns 16 rows; the other side comes 16 rows at a time. Scores stay in registers as they
  * come from the matrix units; in bf16 they are at once the left operand of the next product. */
@@ -23,8 +23,7 @@ static const float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 /* Rows of one head in shared memory, DH columns each, in parts of 16 bytes. The parts of a row are
  * permuted by its number, so that 8 rows' parts of the same column lie in different banks:
  *
- *   DH 64: part c of row r is at c ^ (r & 7)     DH 32: at c ^ (r >> 1 & 3)    DH 16: c ^ (r >> 2 &
- * 1)
+ *   part c of row r is at   DH 64, 128: c ^ (r & 7)   32: c ^ (r >> 1 & 3)   16: c ^ (r >> 2 & 1)
  *
  * Tiles of 16 rows are permuted alike, and two parts further is the same bit of an offset flipped:
  * a lane needs one offset for all tiles and steps of 16 columns. */

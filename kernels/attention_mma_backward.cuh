@@ -232,7 +232,28 @@ backward_job(const mma_backward_memory &memory, const mma_backward_tensors &x,
     }
 }
 
-/* lse and delta = <out, d_out> of all places into shared memory: DH / 8 lanes a row. */
+/* <out, d_out> of a row of a head, in all DH / 8 lanes that share it. `at`: where a lane's part
+ * begins, if it is there. */
+template <int DH>
+__device__ __forceinline__ float row_delta(const mma_backward_tensors &x, int64_t at, bool there)
+{
+    float sum = 0.0f;
+
+    if (there) {
+        float out[8], d_out[8];
+        load_pack<8>(out, x.out + at);
+        load_pack<8>(d_out, x.d_out + at);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            sum = fmaf(out[j], d_out[j], sum);
+    }
+#pragma unroll
+    for (int distance = mma_rows<DH>::PARTS / 2; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    return sum;
+}
+
+/* lse and delta of all places into shared memory. */
 template <int DH, class Places>
 __device__ __forceinline__ void
 load_row_sums(const mma_backward_memory &memory, const mma_backward_tensors &x,
@@ -244,19 +265,9 @@ load_row_sums(const mma_backward_memory &memory, const mma_backward_tensors &x,
     for (int32_t i = threadIdx.x; i < h.n_rows * PARTS; i += static_cast<int32_t>(blockDim.x)) {
         int32_t place = i / PARTS, part = i % PARTS;
         int32_t row = places.row(place);
-        float sum = 0.0f;
-        if (row >= 0 && part * 8 < h.head_dim) {
-            float out[8], d_out[8];
-            int64_t at = static_cast<int64_t>(row) * h.width + h.head * h.head_dim + part * 8;
-            load_pack<8>(out, x.out + at);
-            load_pack<8>(d_out, x.d_out + at);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                sum = fmaf(out[j], d_out[j], sum);
-        }
-#pragma unroll
-        for (int distance = PARTS / 2; distance > 0; distance /= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+        bool there = row >= 0 && part * 8 < h.head_dim;
+        int64_t at = static_cast<int64_t>(row) * h.width + h.head * h.head_dim + part * 8;
+        float sum = row_delta<DH>(x, at, there);
         if (part == 0) {
             memory.lse[place] =
                 row >= 0 ? LOG2_E * x.lse[places.sum_at(place, n_tokens)] : INFINITY;

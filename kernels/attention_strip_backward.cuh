@@ -96,19 +96,8 @@ __device__ __forceinline__ void strip_load(const strip_memory<DH> &memory,
     for (int32_t i = threadIdx.x; i < n_rows * PARTS; i += static_cast<int32_t>(blockDim.x)) {
         const int32_t place = i / PARTS, part = i % PARTS;
         const bool there = place < task.places.length;
-        float sum = 0.0f;
-        if (there) {
-            const int64_t at = (task.row + place) * task.width + task.column + part * 8;
-            float out[8], d_out[8];
-            load_pack<8>(out, x.out + at);
-            load_pack<8>(d_out, x.d_out + at);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                sum = fmaf(out[j], d_out[j], sum);
-        }
-#pragma unroll
-        for (int distance = PARTS / 2; distance > 0; distance /= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+        const int64_t at = (task.row + place) * task.width + task.column + part * 8;
+        const float sum = row_delta<DH>(x, at, there);
         if (part == 0)
             memory.sums[place] =
                 make_float2(there ? LOG2_E * x.lse[task.places.sum_at(place, 0)] : INFINITY, sum);
