@@ -50,4 +50,7 @@ grep -q 'ibot-train rank [01]\[.*not finite' "$work/wild.log" || fail "a line do
 # What starts GPU ranks does not make processes find each other on the CPU.
 expect_error 2 'start CPU ranks with mpirun' env RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 \
     timeout 60 "$IBOT_BIN/ibot-train" "${tiny[@]}" --data "$data" -o "$work/alone"
+# A wrong option of a CPU rank is mpirun's to answer: it tries to tell nobody, which would take 30 s.
+expect_error 2 'warmup_epochs' env RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=127.0.0.1 \
+    timeout 25 "$IBOT_BIN/ibot-train" "${tiny[@]}" --warmup_epochs 9 --data "$data" -o "$work/alone"
 echo "two ranks end where one does, in one go and in parts"

@@ -90,6 +90,8 @@ static enum status write_run_file(const struct run *run)
     run_path(run, path, sizeof(path), "run.yaml");
     if (status == STATUS_OK && rename(temporary, path) != 0)
         status = status_set(STATUS_IO, "cannot rename '%s': %s", temporary, strerror(errno));
+    if (status != STATUS_OK)
+        unlink(temporary);
     return status;
 }
 

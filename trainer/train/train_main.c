@@ -38,8 +38,9 @@ static enum status train(struct run *run, struct run_options *values, const stru
     return STATUS_OK;
 }
 
-/* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. */
-static void tell_ranks(struct run *run, enum status status)
+/* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. `values`:
+ * NULL when they are wrong, and nobody knows with what the ranks were to compute. */
+static void tell_ranks(struct run *run, const struct run_options *values, enum status status)
 {
     struct collective *ranks = &run->backend.collective;
 
@@ -47,7 +48,8 @@ static void tell_ranks(struct run *run, enum status status)
         return;
     if (ranks->world > 1)
         ranks->abort(ranks, status_exit_code(status));
-    backend_fail(&run->backend, status_message());
+    if (values == NULL || values->backend.kind == BACKEND_CUDA)
+        backend_fail(&run->backend, status_message());
 }
 
 /* Lines of several ranks come together in one log: each says whose it is. */
@@ -73,13 +75,14 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
     enum status status = options_parse(&options, &run_program, &values, argc, argv);
-    if (status == STATUS_OK && !options.finished)
+    bool parsed = status == STATUS_OK;
+    if (parsed && !options.finished)
         status = train(&run, &values, &options, stop);
     if (status == STATUS_INTERRUPTED)
         log_warning("%s", status_message());
     else if (status != STATUS_OK)
         log_error("%s", status_message());
-    tell_ranks(&run, status);
+    tell_ranks(&run, parsed ? &values : NULL, status);
     run_close(&run);
     options_release(&options);
     return status_exit_code(status);
