@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 3)
 {
     for (int64_t row = first_row(); row < n; row += row_stride()) {
         float norm = sqrtf(row_dot<WIDTH>(x + row * d, x + row * d, d));
-        float factor = 1.0f / (norm > eps ? norm : eps);
+        float factor = 1.0f / (norm < eps ? eps : norm); /* a NaN passes */
         scale_row<WIDTH>(y + row * d, x + row * d, factor, d);
         if (inverse != nullptr && lane_of_warp() == 0)
             inverse[row] = factor;

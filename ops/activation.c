@@ -1,47 +1,14 @@
 /* Activations on the CPU. */
 #include "ops/activation.h"
 
+#include "ops/activation_row.h"
 #include "ops/check.h"
-#include "ops/vector_math.h"
 
 enum { CHUNK = 4096 };
 
 static bool same_shape(const struct tensor *a, const struct tensor *b)
 {
     return tensor_n_elements(a) == tensor_n_elements(b);
-}
-
-static void forward(float *y, const float *x, int64_t n, enum activation activation)
-{
-    if (activation == ACTIVATION_GELU)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = vector_gelu(x[i]);
-    else if (activation == ACTIVATION_GELU_TANH)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = vector_gelu_tanh(x[i]);
-    else if (activation == ACTIVATION_RELU)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = x[i] < 0.0f ? 0.0f : x[i]; /* a NaN passes */
-    else if (y != x)
-        for (int64_t i = 0; i < n; i++)
-            y[i] = x[i];
-}
-
-static void backward(float *d_x, const float *d_y, const float *x, int64_t n,
-                     enum activation activation)
-{
-    if (activation == ACTIVATION_GELU)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] = d_y[i] * vector_gelu_derivative(x[i]);
-    else if (activation == ACTIVATION_GELU_TANH)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] = d_y[i] * vector_gelu_tanh_derivative(x[i]);
-    else if (activation == ACTIVATION_RELU)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] = x[i] > 0.0f ? d_y[i] : 0.0f;
-    else if (d_x != d_y)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] = d_y[i];
 }
 
 enum status activation_forward_cpu(struct device *device, const struct activation_args *args)
@@ -55,7 +22,8 @@ enum status activation_forward_cpu(struct device *device, const struct activatio
     CHECK(same_shape(&args->x, &args->y));
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t first = 0; first < n; first += CHUNK)
-        forward(y + first, x + first, n - first < CHUNK ? n - first : CHUNK, args->activation);
+        activation_row(y + first, x + first, n - first < CHUNK ? n - first : CHUNK,
+                       args->activation);
     return STATUS_OK;
 }
 
@@ -72,7 +40,7 @@ enum status activation_backward_cpu(struct device *device,
     CHECK(same_shape(&args->x, &args->d_y) && same_shape(&args->x, &args->d_x));
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t first = 0; first < n; first += CHUNK)
-        backward(d_x + first, d_y + first, x + first, n - first < CHUNK ? n - first : CHUNK,
-                 args->activation);
+        activation_row_backward(d_x + first, d_y + first, x + first,
+                                n - first < CHUNK ? n - first : CHUNK, args->activation);
     return STATUS_OK;
 }

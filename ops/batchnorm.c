@@ -4,8 +4,8 @@
 
 #include <math.h>
 
+#include "ops/activation_row.h"
 #include "ops/check.h"
-#include "ops/vector_math.h"
 
 enum { STRIP = 32 };
 
@@ -75,15 +75,7 @@ static void apply_row(const struct batchnorm_apply_args *args, int64_t i, int64_
         for (int64_t j = 0; j < d; j++)
             pre[j] = y[j];
     }
-    if (args->activation == ACTIVATION_GELU)
-        for (int64_t j = 0; j < d; j++)
-            y[j] = vector_gelu(y[j]);
-    else if (args->activation == ACTIVATION_GELU_TANH)
-        for (int64_t j = 0; j < d; j++)
-            y[j] = vector_gelu_tanh(y[j]);
-    else if (args->activation == ACTIVATION_RELU)
-        for (int64_t j = 0; j < d; j++)
-            y[j] = y[j] < 0.0f ? 0.0f : y[j]; /* a NaN passes */
+    activation_row(y, y, d, args->activation);
 }
 
 enum status batchnorm_apply_cpu(struct device *device, const struct batchnorm_apply_args *args)

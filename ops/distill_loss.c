@@ -167,6 +167,7 @@ enum status distill_loss_cpu(struct device *device, const struct distill_loss_ar
     CHECK_F32("distill_loss", args->teacher);
     CHECK_F32("distill_loss", args->d_student);
     check(args);
+    CHECK(args->n_active == NULL || *args->n_active >= 0, "%d active rows", *args->n_active);
     if (args->n_active != NULL && *args->n_active < n)
         n = *args->n_active;
     memset((float *)args->d_student.data + n * k, 0,

@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <omp.h>
 
+#include "ops/activation_row.h"
 #include "ops/check.h"
 #include "ops/vector_math.h"
 
@@ -61,36 +62,16 @@ static void multiply(CBLAS_TRANSPOSE op_a, CBLAS_TRANSPOSE op_b, int64_t m, int6
 
 /* ------------------------------------------------------------------------------ forward */
 
-static void bias_and_gelu(float *restrict y, float *restrict pre, const float *restrict bias,
-                          int64_t n)
+/* The activation is known where this is inlined: one loop for each, as vector code. */
+static inline __attribute__((always_inline)) void bias_and(float (*activation)(float),
+                                                           float *restrict y, float *restrict pre,
+                                                           const float *restrict bias, int64_t n)
 {
     for (int64_t j = 0; j < n; j++) {
         float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
         if (pre != NULL)
             pre[j] = value;
-        y[j] = vector_gelu(value);
-    }
-}
-
-static void bias_and_gelu_tanh(float *restrict y, float *restrict pre, const float *restrict bias,
-                               int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) {
-        float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
-        if (pre != NULL)
-            pre[j] = value;
-        y[j] = vector_gelu_tanh(value);
-    }
-}
-
-static void bias_and_relu(float *restrict y, float *restrict pre, const float *restrict bias,
-                          int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) {
-        float value = y[j] + (bias != NULL ? bias[j] : 0.0f);
-        if (pre != NULL)
-            pre[j] = value;
-        y[j] = value < 0.0f ? 0.0f : value; /* a NaN passes */
+        y[j] = activation(value);
     }
 }
 
@@ -100,11 +81,11 @@ static void epilogue(const struct linear_args *args, float *y, float *pre, const
 {
     for (int64_t i = 0; i < rows; i++, y += stride, pre = pre != NULL ? pre + stride : NULL)
         if (args->activation == ACTIVATION_GELU)
-            bias_and_gelu(y, pre, bias, columns);
+            bias_and(vector_gelu, y, pre, bias, columns);
         else if (args->activation == ACTIVATION_GELU_TANH)
-            bias_and_gelu_tanh(y, pre, bias, columns);
+            bias_and(vector_gelu_tanh, y, pre, bias, columns);
         else if (args->activation == ACTIVATION_RELU)
-            bias_and_relu(y, pre, bias, columns);
+            bias_and(relu, y, pre, bias, columns);
         else if (bias != NULL)
             for (int64_t j = 0; j < columns; j++)
                 y[j] += bias[j];
@@ -170,20 +151,6 @@ static void add_column_sums(float *d_bias, const float *d_y, int64_t n, int64_t 
     }
 }
 
-static void multiply_derivative(float *restrict d_x, const float *restrict pre, int64_t n,
-                                enum activation activation)
-{
-    if (activation == ACTIVATION_GELU)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] *= vector_gelu_derivative(pre[i]);
-    else if (activation == ACTIVATION_GELU_TANH)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] *= vector_gelu_tanh_derivative(pre[i]);
-    else if (activation == ACTIVATION_RELU)
-        for (int64_t i = 0; i < n; i++)
-            d_x[i] = pre[i] > 0.0f ? d_x[i] : 0.0f;
-}
-
 static void input_gradient_tile(const struct linear_backward_args *args, struct tile tile)
 {
     int64_t n_in = args->weight.shape[1], n_out = args->weight.shape[0];
@@ -196,8 +163,8 @@ static void input_gradient_tile(const struct linear_backward_args *args, struct 
         multiply(CblasNoTrans, CblasNoTrans, rows, tile.columns, n_out, d_y + row * n_out, n_out,
                  weight + tile.column, n_in, 0.0f, d_x + at, n_in);
         for (int64_t i = 0; i < rows && pre != NULL; i++)
-            multiply_derivative(d_x + at + i * n_in, pre + at + i * n_in, tile.columns,
-                                args->activation);
+            activation_row_backward(d_x + at + i * n_in, d_x + at + i * n_in, pre + at + i * n_in,
+                                    tile.columns, args->activation);
     }
 }
 

@@ -19,11 +19,11 @@ enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_
  *   weight  [Out, In] of the type of x
  *   bias    [Out]     f32|bf16, or absent
  *   y       [N, Out]  f32|bf16 out
- *   pre     [N, Out]  of the type of y, out: the value before the activation, needed by the
- * backward of the next layer; absent with ACTIVATION_NONE or when there is no backward Aliasing:
- * none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed. CPU
- * ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt; fastest where bias, pre and y have one
- * type and the activation is none or GELU by tanh). */
+ *   pre     [N, Out]  of the type of y, out: the value before the activation, which the backward
+ *                     of the next layer needs; absent with ACTIVATION_NONE, or without a backward
+ * Aliasing: none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed.
+ * CPU ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt; fastest where bias, pre and y have
+ * one type and the activation is none or GELU by tanh). */
 struct linear_args {
     struct tensor x, weight, bias, y, pre;
     enum activation activation;

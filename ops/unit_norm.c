@@ -27,7 +27,7 @@ enum status unit_norm_forward_cpu(struct device *device, const struct unit_norm_
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t i = 0; i < n; i++) {
         float norm = sqrtf(row_dot(x + i * d, x + i * d, d));
-        float factor = 1.0f / (norm > args->eps ? norm : args->eps);
+        float factor = 1.0f / (norm < args->eps ? args->eps : norm); /* a NaN passes */
         for (int64_t j = 0; j < d; j++)
             y[i * d + j] = x[i * d + j] * factor;
         if (inverse != NULL)

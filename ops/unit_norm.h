@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-/* y = x / max(|x|, eps), row by row.
+/* y = x / max(|x|, eps), row by row; with a NaN in a row all of it is NaN.
  *   x [N, D], y [N, D] f32|bf16 out (may alias x), inverse [N] f32 out: 1/max(|x|, eps); or absent
  */
 struct unit_norm_args {

@@ -27,7 +27,8 @@ static inline float vector_exp(float x)
 {
     float limited = x > 88.0f ? 88.0f : x;
     limited = limited < -87.3f ? -87.3f : limited;                 /* in this order a NaN passes */
-    float n = (limited * 1.44269504f + 12582912.0f) - 12582912.0f; /* nearest integer */
+    float shifted = limited * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: ends in the integer */
+    float n = shifted - 12582912.0f;
     float r = limited - n * 0.693145752f;                          /* ln 2, high and low part */
     r = r - n * 1.42860677e-6f;
     float p = 1.3814596e-3f;
@@ -36,7 +37,9 @@ static inline float vector_exp(float x)
     p = p * r + 1.6666521e-1f;
     p = p * r + 4.9999994e-1f;
     p = p * (r * r) + r + 1.0f;
-    uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23; /* of a NaN: any; p is NaN then */
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof(bits));
+    bits = (bits + 127) << 23; /* 2^n; of a NaN: any, as p is NaN then */
     float scale;
     memcpy(&scale, &bits, sizeof(scale));
     return x < -87.3f ? 0.0f : p * scale;

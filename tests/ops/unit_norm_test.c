@@ -109,6 +109,24 @@ static void a_row_of_zeros_stays_zero(void **state)
     op_fixture_close(&f);
 }
 
+static void a_NaN_spoils_its_row_alone(void **state)
+{
+    struct op_fixture f;
+
+    (void)state;
+    op_fixture_open(&f, 15);
+    double *x = op_random(&f, f.dtype, 3 * 37, 1.0);
+    x[37 + 5] = NAN;
+    struct unit_norm_args args = {.x = op_upload(&f, f.dtype, x, 3, 37),
+                                  .y = op_output(&f, f.dtype, 3, 37),
+                                  .eps = 1e-12f};
+    op_run(f.ops->unit_norm_forward(&f.device, &args));
+    double *y = op_download(&f, args.y);
+    for (int i = 0; i < 3 * 37; i++)
+        assert_int_equal(isnan(y[i]), i / 37 == 1);
+    op_fixture_close(&f);
+}
+
 static void run_weight_norm(int i, bool with_gain)
 {
     struct op_fixture f;
@@ -159,6 +177,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unit_vectors_and_their_gradients_follow_the_definition),
         cmocka_unit_test(a_row_of_zeros_stays_zero),
+        cmocka_unit_test(a_NaN_spoils_its_row_alone),
         cmocka_unit_test(weight_norm_and_its_gradients_follow_the_definition),
     };
     int leave = op_backend_choose(argc, argv);
