@@ -21,6 +21,15 @@ enum status queued_device_open(struct device *out, int n_threads) IBOT_WARN_UNUS
 /* The ops for it, named "queued". */
 extern const struct op_table op_table_queued;
 
+enum { QUEUED_ALIGNMENT = 16 };
+
+/* A call that waits: with the CPU that computes, and its arguments, which are aligned. */
+typedef enum status queued_run(struct device *cpu, void *args);
+
+/* Queues a call in the branch in use, with a copy of `bytes` of arguments. */
+enum status queued_device_push(struct device *device, queued_run *run, const void *args,
+                               size_t bytes) IBOT_WARN_UNUSED;
+
 /* Calls of the host that ran what was queued, since the device was opened. */
 int64_t queued_device_waits(const struct device *device);
 /* Those of them after which nothing was left to do: an accelerator would have stood still. With

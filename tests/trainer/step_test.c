@@ -10,65 +10,8 @@
 #include <cmocka.h>
 
 #include "proto/base/memory.h"
+#include "tests/support/allocation_count.h"
 #include "tests/trainer/model_fixture.h"
-
-/* ------------------------------------------------------------------------------ allocation count
- */
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { CAN_COUNT = 0 }; /* the sanitizer owns malloc */
-static long n_allocations;
-#else
-enum { CAN_COUNT = 1 };
-static long n_allocations;
-
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t n, size_t bytes);
-void *__libc_realloc(void *pointer, size_t bytes);
-void *__libc_memalign(size_t alignment, size_t bytes);
-
-extern const char __executable_start, etext; /* of the linker: the code of this program */
-
-/* Every allocation of the process passes here; those of our own code, which is all linked into the
- * program, are counted. (OpenBLAS makes a job table of its own for each threaded product.) */
-static void count_if_ours(const void *caller)
-{
-    if ((uintptr_t)caller >= (uintptr_t)&__executable_start &&
-        (uintptr_t)caller < (uintptr_t)&etext)
-        __atomic_add_fetch(&n_allocations, 1, __ATOMIC_RELAXED);
-}
-
-void *malloc(size_t bytes)
-{
-    count_if_ours(__builtin_return_address(0));
-    return __libc_malloc(bytes);
-}
-
-void *calloc(size_t n, size_t bytes)
-{
-    count_if_ours(__builtin_return_address(0));
-    return __libc_calloc(n, bytes);
-}
-
-void *realloc(void *pointer, size_t bytes)
-{
-    count_if_ours(__builtin_return_address(0));
-    return __libc_realloc(pointer, bytes);
-}
-
-void *aligned_alloc(size_t alignment, size_t bytes)
-{
-    count_if_ours(__builtin_return_address(0));
-    return __libc_memalign(alignment, bytes);
-}
-
-int posix_memalign(void **out, size_t alignment, size_t bytes)
-{
-    count_if_ours(__builtin_return_address(0));
-    *out = __libc_memalign(alignment, bytes);
-    return *out == NULL ? 12 : 0;
-}
-#endif
 
 /* ------------------------------------------------------------------------------ a step's input */
 
@@ -457,21 +400,21 @@ static void a_step_allocates_nothing_after_the_first(void **state)
     struct ibot_result result;
 
     (void)state;
-    if (!CAN_COUNT)
+    if (!allocation_count_works())
         skip();
     model_fixture_open(&f, &o);
     assert_int_equal(ibot_initialise(f.ibot, 1), STATUS_OK);
     make_images(9);
-    long at_open = n_allocations;
+    long at_open = allocation_count();
     void *counted;
     assert_int_equal(memory_alloc(&counted, 1, 1, "counted"), STATUS_OK);
     memory_free(counted);
-    assert_true(n_allocations > at_open); /* the counter counts */
+    assert_true(allocation_count() > at_open); /* the counter counts */
     run_step(&f, 2, 0, &result);
-    long before = n_allocations;
+    long before = allocation_count();
     for (int32_t step = 1; step < 4; step++)
         run_step(&f, 2, step, &result);
-    assert_int_equal(n_allocations - before, 0);
+    assert_int_equal(allocation_count() - before, 0);
     model_fixture_close(&f);
 }
 
