@@ -34,6 +34,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
         return refuse(cudaErrorInvalidValue, "cudaEventCreate: flags %u", flags);
     events.push_back(*event = new CUevent_st);
     (*event)->flags = flags;
+    (*event)->device = current_device();
     return cudaSuccess;
 }
 
@@ -60,6 +61,13 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (!is_event(event) || !is_stream(stream))
         return refuse(cudaErrorInvalidResourceHandle, "cudaEventRecord: no such event or stream");
     CUstream_st *s = stream_of(stream);
+    if (event->device != s->device)
+        return refuse(cudaErrorInvalidResourceHandle,
+                      "cudaEventRecord: an event of device %d, a stream of device %d",
+                      event->device, s->device);
+    if (stream == nullptr)
+        if (cudaError_t error = forbid_implicit("cudaEventRecord"))
+            return error;
     event->recorded = true;
     event->recording = nullptr;
     if (s->recording != nullptr)
@@ -86,6 +94,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     CUstream_st *s = stream_of(stream);
     if (s->recording != nullptr || event->recording != nullptr)
         return wait_for_captured(s, event);
+    if (stream == nullptr)
+        if (cudaError_t error = forbid_implicit("cudaStreamWaitEvent"))
+            return error;
     if (event->place.stream != s)
         queue_wait(s, event->place);
     return cudaSuccess;
@@ -97,8 +108,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
     if (!is_event(event))
         return refuse(cudaErrorInvalidResourceHandle, "cudaEventSynchronize: no such event");
-    if (event->recording != nullptr)
-        return refuse(cudaErrorCapturedEvent, "cudaEventSynchronize: recorded in a capture");
+    if (cudaError_t error = forbid_captured(event, "cudaEventSynchronize"))
+        return error;
     if (cudaError_t error = forbid_in_capture("cudaEventSynchronize"))
         return error;
     finish(event->place);
@@ -113,8 +124,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
         return remember(cudaErrorNotReady);
     if (!is_event(event))
         return refuse(cudaErrorInvalidResourceHandle, "cudaEventQuery: no such event");
-    if (event->recording != nullptr)
-        return refuse(cudaErrorCapturedEvent, "cudaEventQuery: recorded in a capture");
+    if (cudaError_t error = forbid_captured(event, "cudaEventQuery"))
+        return error;
     if (cudaError_t error = forbid_in_capture("cudaEventQuery"))
         return error;
     return poll(event->place) ? cudaSuccess : remember(cudaErrorNotReady);
@@ -126,6 +137,9 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 
     if (!is_event(start) || !is_event(end))
         return refuse(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime: no such event");
+    for (const CUevent_st *event : {start, end})
+        if (cudaError_t error = forbid_captured(event, "cudaEventElapsedTime"))
+            return error;
     if (!start->recorded || !end->recorded ||
         ((start->flags | end->flags) & cudaEventDisableTiming) != 0)
         return refuse(cudaErrorInvalidResourceHandle,
@@ -172,6 +186,12 @@ static void copy_rows(char *to, const char *from, const rows &shape)
         memmove(to + i * shape.to_pitch, from + i * shape.from_pitch, shape.width);
 }
 
+static bool overlap(const void *a, const void *b, size_t bytes)
+{
+    uintptr_t first = (uintptr_t)a, second = (uintptr_t)b;
+    return first < second + bytes && second < first + bytes;
+}
+
 static cudaError_t copy(const char *call, void *to, const void *from, const rows &shape,
                         enum cudaMemcpyKind kind, cudaStream_t stream)
 {
@@ -197,12 +217,20 @@ static cudaError_t copy(const char *call, void *to, const void *from, const rows
                                        from_device, kind))
         return error;
     CUstream_st *s = stream_of(stream);
+    if (to_device && from_device && last == 0 && overlap(to, from, shape.width))
+        fail("%s: %zu bytes from %p to %p, which overlap", call, shape.width, from, to);
+    const void *host = to_device ? from : to;
+    bool between = to_device != from_device;
     bool pageable = (!to_device && find_pinned(to) == nullptr) ||
                     (!from_device && find_pinned(from) == nullptr);
     if (pageable && s->recording != nullptr)
         if (cudaError_t error = forbid_in_capture("a copy of host memory that is not pinned"))
             return error;
     if (cudaError_t error = queue(stream, call, [=] {
+            if (between && !pageable && find_pinned(host) == nullptr)
+                fail("%s, %s: the pinned memory at %p has been freed since it was queued or "
+                     "recorded",
+                     call, kind_names[kind], host);
             copy_rows(static_cast<char *>(to), static_cast<const char *>(from), shape);
         }))
         return error;

@@ -6,6 +6,9 @@
 
 using namespace emulator;
 
+/* Those that were made and not destroyed. */
+static std::vector<cudaGraphExec_t> &executables = *new std::vector<cudaGraphExec_t>;
+
 /* Captures of this process that have begun and not ended. */
 static std::vector<std::shared_ptr<capture>> captures;
 static std::vector<CUstream_st *> capturing; /* streams in one of them */
@@ -28,6 +31,35 @@ cudaError_t forbid_in_capture(const char *call)
             continue;
         break_capture(*c, call);
         return refuse(cudaErrorStreamCaptureUnsupported, "%s while a stream is captured", call);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t forbid_captured(const CUstream_st *stream, const char *call)
+{
+    if (stream->recording == nullptr)
+        return cudaSuccess;
+    break_capture(*stream->recording, call);
+    return refuse(cudaErrorStreamCaptureUnsupported, "%s of a captured stream", call);
+}
+
+cudaError_t forbid_captured(const CUevent_st *event, const char *call)
+{
+    if (event->recording == nullptr)
+        return cudaSuccess;
+    break_capture(*event->recording, call);
+    return refuse(cudaErrorCapturedEvent, "%s of an event that was recorded in a capture", call);
+}
+
+cudaError_t forbid_implicit(const char *call)
+{
+    for (CUstream_st *stream : capturing) {
+        if (!stream->blocking)
+            continue;
+        break_capture(*stream->recording, call);
+        return refuse(cudaErrorStreamCaptureImplicit,
+                      "%s in the default stream while a stream that blocks with it is captured",
+                      call);
     }
     return cudaSuccess;
 }
@@ -128,6 +160,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
         return refuse(cudaErrorStreamCaptureUnmatched,
                       "cudaStreamEndCapture in another stream than cudaStreamBeginCapture");
     }
+    if (c->mode != cudaStreamCaptureModeRelaxed && !pthread_equal(c->thread, pthread_self()))
+        return refuse(cudaErrorStreamCaptureWrongThread,
+                      "cudaStreamEndCapture in another thread than cudaStreamBeginCapture");
     std::vector<bool> joined = ancestors(*c->graph, stream->frontier);
     bool unjoined = false;
     for (size_t i = 0; i < capturing.size();) {
@@ -170,6 +205,8 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
 struct CUgraphExec_st {
     std::vector<graph_node> nodes;
     std::vector<std::vector<int>> before; /* of each node, those that come after it */
+    int device = 0;
+    stream_place last; /* launch: they come one after the other, in whatever streams */
     /* of the launch under way */
     std::vector<int> n_missing, ready;
     int n_left = 0, begun = -1; /* the node that waits for another process */
@@ -182,7 +219,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *executable, cudaGraph_t graph,
 
     if (graph == nullptr || flags != 0)
         return refuse(cudaErrorInvalidValue, "cudaGraphInstantiate: flags %llu", flags);
-    *executable = new CUgraphExec_st;
+    executables.push_back(*executable = new CUgraphExec_st);
+    (*executable)->device = current_device();
     (*executable)->nodes = graph->nodes;
     (*executable)->before.resize(graph->nodes.size());
     for (size_t i = 0; i < graph->nodes.size(); i++)
@@ -228,14 +266,29 @@ static bool advance_launch(CUgraphExec_st &graph)
     return true;
 }
 
+static bool is_executable(cudaGraphExec_t executable)
+{
+    return std::find(executables.begin(), executables.end(), executable) != executables.end();
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream)
 {
     runtime_lock lock;
 
-    if (executable == nullptr)
-        return refuse(cudaErrorInvalidValue, "cudaGraphLaunch: no graph");
-    if (stream_of(stream)->recording != nullptr)
-        return refuse(cudaErrorStreamCaptureUnsupported, "cudaGraphLaunch in a captured stream");
+    if (!is_executable(executable))
+        return refuse(cudaErrorInvalidValue, "cudaGraphLaunch: no graph, or one destroyed");
+    if (!is_stream(stream))
+        return refuse(cudaErrorInvalidResourceHandle, "cudaGraphLaunch: no such stream");
+    CUstream_st *s = stream_of(stream);
+    if (cudaError_t error = forbid_captured(s, "cudaGraphLaunch"))
+        return error;
+    if (s->device != executable->device)
+        return refuse(cudaErrorInvalidValue,
+                      "cudaGraphLaunch: a graph of device %d, a stream of device %d",
+                      executable->device, s->device);
+    if (executable->last.stream != nullptr && executable->last.stream != s)
+        queue_wait(s, executable->last);
+    executable->last = {s, s->n_queued + 1};
     return queue(stream, operation{"a graph",
                                    [executable] {
                                        while (executable->n_left > 0)
@@ -250,9 +303,10 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable)
 {
     runtime_lock lock;
 
-    if (executable == nullptr)
-        return refuse(cudaErrorInvalidValue, "cudaGraphExecDestroy: no graph");
+    if (!is_executable(executable))
+        return refuse(cudaErrorInvalidValue, "cudaGraphExecDestroy: no graph, or destroyed twice");
     finish_all();
+    executables.erase(std::find(executables.begin(), executables.end(), executable));
     delete executable;
     return cudaSuccess;
 }

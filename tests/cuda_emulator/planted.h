@@ -1,12 +1,14 @@
-/* What the planted mistakes of the emulator's tests share, and those of one file that another runs.
- */
+/* What the planted mistakes of the emulator's tests share, and a list of them for each file. */
 #ifndef IBOT_TESTS_CUDA_EMULATOR_PLANTED_H
 #define IBOT_TESTS_CUDA_EMULATOR_PLANTED_H
 
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include <emulator.h>
+
+#include <vector>
 
 /* Of the children: a call that must succeed, a value that must be right. */
 #define MUST(condition)                                                                            \
@@ -39,37 +41,39 @@ static inline void download(float *to, const float *from, size_t n)
     DONE(cudaMemcpy(to, from, n * sizeof(float), cudaMemcpyDeviceToHost));
 }
 
-/* cuBLASLt: planted_products.cpp */
-void product_right();
-void product_with_a_great_leading_dimension();
-void product_with_a_small_leading_dimension();
-void product_with_a_bad_alignment();
-void product_of_wrong_shapes();
-void product_with_bias_on_the_host();
+/* Ones, from to[first] on, by the first n threads. */
+__global__ static inline void write_at(float *to, int64_t first, int64_t n)
+{
+    if (threadIdx.x < n)
+        to[first + threadIdx.x] = 1.0f;
+}
 
-/* NCCL: planted_collectives.cpp */
-void collectives_right();
-void collectives_in_a_graph();
-void collectives_of_other_counts();
-void collectives_in_another_order();
-void collective_of_host_memory();
-void collective_past_the_end();
-void collective_while_one_is_in_progress();
-void collective_after_abort();
-void communicator_of_two_threads();
-void communicator_with_a_graph_is_finalized();
-void communicator_of_one_device_for_two();
-void communicator_of_another_device();
+struct planted_case {
+    const char *name;
+    void (*body)();
+    const char *message; /* null: ends well */
+    const char *sanitizer_message;
+};
 
-/* cuDNN: planted_attention.cpp */
-void attention_right();
-void attention_with_a_great_stride();
-void attention_with_loose_statistics();
-void attention_that_lacks_a_tensor();
-void attention_with_a_tensor_twice();
-void attention_with_its_scale_on_the_device();
-void attention_with_a_bad_alignment();
-void attention_without_workspace();
-void transposition_with_wrong_strides();
+#define CASE(body, message)                                                                        \
+    {                                                                                              \
+#body, body, message, message                                                              \
+    }
+/* The address sanitizer is the first to notice, where there is one. */
+#define CASE_OF_MEMORY(body, message)                                                              \
+    {                                                                                              \
+#body, body, message, "AddressSanitizer"                                                   \
+    }
+#define RIGHT(body)                                                                                \
+    {                                                                                              \
+#body, body, nullptr, nullptr                                                              \
+    }
+
+std::vector<planted_case> memory_cases();
+std::vector<planted_case> thread_cases();
+std::vector<planted_case> stream_cases();
+std::vector<planted_case> product_cases();
+std::vector<planted_case> attention_cases();
+std::vector<planted_case> collective_cases();
 
 #endif

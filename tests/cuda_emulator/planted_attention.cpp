@@ -142,7 +142,7 @@ static cudnnStatus_t attend(const attention_call &c, float *out, float *stats)
     return status;
 }
 
-void attention_right()
+static void attention_right()
 {
     float out[LENGTH * WIDTH], stats[LENGTH];
     MUST(attend({}, out, stats) == CUDNN_STATUS_SUCCESS);
@@ -152,21 +152,21 @@ void attention_right()
         MUST(fabsf(value - logf(LENGTH)) < 1e-6f);
 }
 
-void attention_with_a_great_stride()
+static void attention_with_a_great_stride()
 {
     attention_call c;
     c.key_stride = 1024;
     MUST(attend(c, nullptr, nullptr) == CUDNN_STATUS_BAD_PARAM);
 }
 
-void attention_with_loose_statistics()
+static void attention_with_loose_statistics()
 {
     attention_call c;
     c.stats_stride = 2;
     (void)attend(c, nullptr, nullptr);
 }
 
-void attention_that_lacks_a_tensor()
+static void attention_that_lacks_a_tensor()
 {
     for (int uid = Q; uid <= SCALE; uid++) {
         attention_call c;
@@ -175,28 +175,28 @@ void attention_that_lacks_a_tensor()
     }
 }
 
-void attention_with_a_tensor_twice()
+static void attention_with_a_tensor_twice()
 {
     attention_call c;
     c.bound_twice = STATS;
     MUST(attend(c, nullptr, nullptr) == CUDNN_STATUS_BAD_PARAM_DUPLICATED_ENTRIES);
 }
 
-void attention_with_its_scale_on_the_device()
+static void attention_with_its_scale_on_the_device()
 {
     attention_call c;
     c.scale_on_device = true;
     MUST(attend(c, nullptr, nullptr) == CUDNN_STATUS_BAD_PARAM);
 }
 
-void attention_with_a_bad_alignment()
+static void attention_with_a_bad_alignment()
 {
     attention_call c;
     c.key_offset = 2;
     MUST(attend(c, nullptr, nullptr) == CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER);
 }
 
-void attention_without_workspace()
+static void attention_without_workspace()
 {
     attention_call c;
     c.without_workspace = true;
@@ -217,8 +217,23 @@ static cudnnStatus_t reorder(int64_t row_stride, int64_t column_stride)
     return make_plan(handle, op, &plan);
 }
 
-void transposition_with_wrong_strides()
+static void transposition_with_wrong_strides()
 {
     MUST(reorder(1, 8) == CUDNN_STATUS_SUCCESS);
     MUST(reorder(3, 1) == CUDNN_STATUS_BAD_PARAM);
+}
+
+std::vector<planted_case> attention_cases()
+{
+    return {
+        RIGHT(attention_right),
+        RIGHT(attention_with_a_great_stride),
+        CASE(attention_with_loose_statistics, "is not packed"),
+        RIGHT(attention_that_lacks_a_tensor),
+        RIGHT(attention_with_a_tensor_twice),
+        RIGHT(attention_with_its_scale_on_the_device),
+        RIGHT(attention_with_a_bad_alignment),
+        RIGHT(attention_without_workspace),
+        RIGHT(transposition_with_wrong_strides),
+    };
 }

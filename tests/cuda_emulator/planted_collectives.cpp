@@ -101,7 +101,7 @@ static float last_value(const rank &r)
 
 /* ------------------------------------------------------------------------------ right */
 
-void collectives_right()
+static void collectives_right()
 {
     as_two([](rank &r) {
         float *all = device_array<float>(2 * N), got[2];
@@ -121,7 +121,7 @@ void collectives_right()
 }
 
 /* 1 + 2 = 3 on both, 3 + 3 = 6, 12; another one that is no graph's in between. */
-void collectives_in_a_graph()
+static void collectives_in_a_graph()
 {
     as_two([](rank &r) {
         cudaGraph_t graph;
@@ -144,7 +144,7 @@ void collectives_in_a_graph()
 
 /* ------------------------------------------------------------------------------ mistakes */
 
-void collectives_of_other_counts()
+static void collectives_of_other_counts()
 {
     as_two([](rank &r) {
         MUST(sum(r, N) == ncclSuccess);
@@ -153,7 +153,7 @@ void collectives_of_other_counts()
     });
 }
 
-void collectives_in_another_order()
+static void collectives_in_another_order()
 {
     as_two([](rank &r) {
         for (int i = 0; i < 2; i++)
@@ -165,20 +165,20 @@ void collectives_in_another_order()
     });
 }
 
-void collective_of_host_memory()
+static void collective_of_host_memory()
 {
     static float host[N];
     rank r = alone();
     (void)ncclAllReduce(host, host, N, ncclFloat32, ncclSum, r.comm, r.stream);
 }
 
-void collective_past_the_end()
+static void collective_past_the_end()
 {
     rank r = alone();
     (void)sum(r, N + 1);
 }
 
-void collective_while_one_is_in_progress()
+static void collective_while_one_is_in_progress()
 {
     rank r = alone();
     MUST(ncclAllReduce(r.values, r.values, N, ncclFloat32, ncclSum, r.comm, r.stream) ==
@@ -189,14 +189,14 @@ void collective_while_one_is_in_progress()
     leave(r);
 }
 
-void collective_after_abort()
+static void collective_after_abort()
 {
     rank r = alone();
     MUST(ncclCommAbort(r.comm) == ncclSuccess);
     (void)sum(r, N);
 }
 
-void communicator_of_two_threads()
+static void communicator_of_two_threads()
 {
     rank r = alone();
     auto poll = [&r] {
@@ -209,7 +209,7 @@ void communicator_of_two_threads()
     other.join();
 }
 
-void communicator_with_a_graph_is_finalized()
+static void communicator_with_a_graph_is_finalized()
 {
     rank r = alone();
     cudaGraph_t graph;
@@ -220,7 +220,7 @@ void communicator_with_a_graph_is_finalized()
 }
 
 /* Two ranks of one host with the same device: what NCCL says to that. */
-void communicator_of_one_device_for_two()
+static void communicator_of_one_device_for_two()
 {
     ncclUniqueId id;
     int status = 0;
@@ -237,11 +237,29 @@ void communicator_of_one_device_for_two()
     MUST(waitpid(other, &status, 0) == other && status == 0);
 }
 
-void communicator_of_another_device()
+static void communicator_of_another_device()
 {
     setenv("IBOT_EMULATOR_DEVICES", "2", 1);
     rank r = alone();
     DONE(cudaSetDevice(1));
     DONE(cudaStreamCreateWithFlags(&r.stream, cudaStreamNonBlocking));
     (void)sum(r, N);
+}
+
+std::vector<planted_case> collective_cases()
+{
+    return {
+        RIGHT(collectives_right),
+        RIGHT(collectives_in_a_graph),
+        CASE(collectives_of_other_counts, "ranks differ in their collective 2"),
+        CASE(collectives_in_another_order, "ranks differ in their collective 1"),
+        CASE(collective_of_host_memory, "is host memory"),
+        CASE(collective_past_the_end, "ends 4 bytes past a device allocation"),
+        RIGHT(collective_while_one_is_in_progress),
+        CASE(collective_after_abort, "ncclAllReduce after ncclCommAbort"),
+        CASE(communicator_of_two_threads, "while another thread is in a call"),
+        CASE(communicator_with_a_graph_is_finalized, "while there is a graph"),
+        RIGHT(communicator_of_one_device_for_two),
+        CASE(communicator_of_another_device, "is of device 0, the stream of device 1"),
+    };
 }

@@ -16,7 +16,7 @@ struct call {
     size_t a_offset = 0; /* bytes */
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     uint64_t depth = DEPTH;
-    bool bias_on_host = false;
+    bool bias_on_host = false, other_algorithm = false, small_workspace = false;
 };
 
 /* d [24, 16] = a [24, 8] b [8, 16] + bias of ones; the status that it ends with. */
@@ -51,6 +51,10 @@ static cublasStatus_t multiply(const call &c, float *got)
                                          &workspace_bytes, sizeof(workspace_bytes));
     cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, product, la, lb, ld, ld, preference, 1, &found, &n);
+    if (c.other_algorithm)
+        found.algo.data[1]++;
+    if (c.small_workspace)
+        found.workspaceSize--;
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmul(handle, product, &one, (char *)a + c.a_offset, la, b, lb, &zero, d,
                                 ld, d, ld, &found.algo, workspace, found.workspaceSize, nullptr);
@@ -65,7 +69,7 @@ static cublasStatus_t multiply(const call &c, float *got)
     return status;
 }
 
-void product_right()
+static void product_right()
 {
     float got[ROWS * COLUMNS];
     MUST(multiply({}, got) == CUBLAS_STATUS_SUCCESS);
@@ -73,21 +77,21 @@ void product_right()
         MUST(value == (float)(DEPTH + 1));
 }
 
-void product_with_a_great_leading_dimension()
+static void product_with_a_great_leading_dimension()
 {
     call c;
     c.lda = ROWS + 1;
     MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
-void product_with_a_small_leading_dimension()
+static void product_with_a_small_leading_dimension()
 {
     call c;
     c.lda = ROWS - 1;
     MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
-void product_with_a_bad_alignment()
+static void product_with_a_bad_alignment()
 {
     call c;
     c.a_offset = 4;
@@ -95,16 +99,59 @@ void product_with_a_bad_alignment()
     MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
-void product_of_wrong_shapes()
+static void product_of_wrong_shapes()
 {
     call c;
     c.depth = DEPTH + 1;
     MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
 }
 
-void product_with_bias_on_the_host()
+static void product_with_bias_on_the_host()
 {
     call c;
     c.bias_on_host = true;
     MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
+}
+
+static void product_by_an_algorithm_of_another()
+{
+    call c;
+    c.other_algorithm = true;
+    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
+}
+
+static void product_with_a_small_workspace()
+{
+    call c;
+    c.small_workspace = true;
+    MUST(multiply(c, nullptr) == CUBLAS_STATUS_INVALID_VALUE);
+}
+
+static void attributes_of_other_sizes()
+{
+    cublasLtMatrixLayout_t layout;
+    uint64_t rows = 3;
+    MUST(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, 2, 2, 2) == CUBLAS_STATUS_SUCCESS);
+    MUST(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &rows, 4) ==
+         CUBLAS_STATUS_INVALID_VALUE);
+    MUST(cublasLtMatrixLayoutSetAttribute(layout, (cublasLtMatrixLayoutAttribute_t)7, &rows, 8) ==
+         CUBLAS_STATUS_INVALID_VALUE);
+    MUST(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &rows, 8) ==
+         CUBLAS_STATUS_SUCCESS);
+    cublasLtMatrixLayoutDestroy(layout);
+}
+
+std::vector<planted_case> product_cases()
+{
+    return {
+        RIGHT(product_right),
+        RIGHT(product_with_a_great_leading_dimension),
+        RIGHT(product_with_a_small_leading_dimension),
+        RIGHT(product_with_a_bad_alignment),
+        RIGHT(product_of_wrong_shapes),
+        RIGHT(product_with_bias_on_the_host),
+        RIGHT(product_by_an_algorithm_of_another),
+        RIGHT(product_with_a_small_workspace),
+        RIGHT(attributes_of_other_sizes),
+    };
 }

@@ -182,6 +182,9 @@ cudaError_t queue(cudaStream_t handle, operation &&work)
         return refuse(cudaErrorInvalidResourceHandle, "%s: no such stream", work.name);
     if (stream->recording != nullptr)
         return record(stream, std::move(work));
+    if (handle == nullptr)
+        if (cudaError_t error = forbid_implicit(work.name))
+            return error;
     append(stream, std::move(work), {});
     return cudaSuccess;
 }
@@ -416,6 +419,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, i
     (void)priority;
     streams.push_back(*stream = new CUstream_st);
     (*stream)->device = current_device();
+    (*stream)->blocking = flags == cudaStreamDefault;
     return cudaSuccess;
 }
 
@@ -455,9 +459,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 
     if (!is_stream(stream))
         return refuse(cudaErrorInvalidResourceHandle, "cudaStreamSynchronize: no such stream");
+    CUstream_st *s = stream_of(stream);
+    if (cudaError_t error = forbid_captured(s, "cudaStreamSynchronize"))
+        return error;
     if (cudaError_t error = forbid_in_capture("cudaStreamSynchronize"))
         return error;
-    CUstream_st *s = stream_of(stream);
     finish({s, s->n_queued});
     return cudaSuccess;
 }
@@ -472,8 +478,10 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
         return remember(cudaErrorNotReady);
     if (!is_stream(stream))
         return refuse(cudaErrorInvalidResourceHandle, "cudaStreamQuery: no such stream");
+    CUstream_st *s = stream_of(stream);
+    if (cudaError_t error = forbid_captured(s, "cudaStreamQuery"))
+        return error;
     if (cudaError_t error = forbid_in_capture("cudaStreamQuery"))
         return error;
-    CUstream_st *s = stream_of(stream);
     return poll({s, s->n_queued}) ? cudaSuccess : remember(cudaErrorNotReady);
 }

@@ -95,6 +95,7 @@ struct CUstream_st {
     bool head_begun = false;
     bool destroyed = false;
     int device = 0;
+    bool blocking = false;              /* with the one of all who name none */
     std::shared_ptr<capture> recording; /* null: runs */
     std::vector<int> frontier;          /* nodes that its next one comes after */
 };
@@ -103,6 +104,7 @@ struct CUevent_st {
     emulator::stream_place place;
     bool recorded = false;
     unsigned flags = 0;
+    int device = 0;
     std::shared_ptr<uint64_t> time_ns;  /* of the last record */
     std::shared_ptr<capture> recording; /* recorded in a capture */
     std::vector<int> frontier;
