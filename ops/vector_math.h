@@ -26,10 +26,10 @@ extern "C" {
 static inline float vector_exp(float x)
 {
     float limited = x > 88.0f ? 88.0f : x;
-    limited = limited < -87.3f ? -87.3f : limited;                 /* in this order a NaN passes */
+    limited = limited < -87.3f ? -87.3f : limited;       /* in this order a NaN passes */
     float shifted = limited * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: ends in the integer */
     float n = shifted - 12582912.0f;
-    float r = limited - n * 0.693145752f;                          /* ln 2, high and low part */
+    float r = limited - n * 0.693145752f; /* ln 2, high and low part */
     r = r - n * 1.42860677e-6f;
     float p = 1.3814596e-3f;
     p = p * r + 8.3687175e-3f;

@@ -117,9 +117,8 @@ static void a_NaN_spoils_its_row_alone(void **state)
     op_fixture_open(&f, 15);
     double *x = op_random(&f, f.dtype, 3 * 37, 1.0);
     x[37 + 5] = NAN;
-    struct unit_norm_args args = {.x = op_upload(&f, f.dtype, x, 3, 37),
-                                  .y = op_output(&f, f.dtype, 3, 37),
-                                  .eps = 1e-12f};
+    struct unit_norm_args args = {
+        .x = op_upload(&f, f.dtype, x, 3, 37), .y = op_output(&f, f.dtype, 3, 37), .eps = 1e-12f};
     op_run(f.ops->unit_norm_forward(&f.device, &args));
     double *y = op_download(&f, args.y);
     for (int i = 0; i < 3 * 37; i++)
