@@ -18,6 +18,7 @@
 struct linear_run {
     struct feature_model *model; /* borrowed */
     const struct linear_run_options *options;
+    const atomic_int *stop; /* NULL: never */
     struct features test;
     struct receiver receiver;
     struct linear_probe *probe;
@@ -165,6 +166,10 @@ static enum status train_epoch(struct linear_run *run)
 
     memset(run->train_scores, 0, sizeof(run->train_scores));
     for (int64_t step = 0; step < run->steps_per_epoch; step++) {
+        if (run->stop != NULL && atomic_load(run->stop) != 0)
+            FAIL(STATUS_INTERRUPTED, "interrupted after epoch %d of %d%s", run->epoch,
+                 run->options->epochs,
+                 run->options->folder != NULL ? "; the same command goes on" : "");
         TRY(receiver_next(&run->receiver, &batch, &input));
         TRY(ibot_features(run->model->ibot, input.globals, &run->model->options, run->features));
         for (int32_t i = 0; i < batch->n_samples; i++)
@@ -320,6 +325,7 @@ enum status linear_run(struct linear_result *best, struct linear_result *last,
     TRY(memory_alloc(&run, 1, sizeof(*run), "linear evaluation"));
     run->model = model;
     run->options = o;
+    run->stop = stop;
     TRY_OUT(features_compute(&run->test, model, &test, stop));
     TRY_OUT(open_stream(run, &dataset, stop));
     if (dataset.n_classes != run->test.n_classes)
