@@ -80,7 +80,7 @@ static void signals_finish_the_step_save_and_end_with_75(void **state)
     const char *path = scene_path(scene, "digests");
     int fifo = scene_fifo(path);
     struct process trainer;
-    char run[16];
+    char run[24];
 
     for (int i = 0; i < 3; i++) {
         snprintf(run, sizeof(run), "stopped%d", i);
