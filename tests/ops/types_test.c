@@ -260,7 +260,7 @@ static void token_gradients_over_many_images(void **state)
 
     (void)state;
     for (size_t w = 0; w < 2; w++)
-        for (size_t t = 0; t < 3; t++) { /* the last: a stream of bf16 too */
+        for (size_t t = 0; t < 4; t++) { /* patches of bf16, a stream of bf16, both */
             struct op_fixture f;
             op_fixture_open(&f, 7);
             int64_t d = widths[w], n = IMAGES * PATCHES;
@@ -269,8 +269,8 @@ static void token_gradients_over_many_images(void **state)
             for (int64_t i = 0; i < n; i++)
                 mask[i] = i % 3 == 0;
             for (int run = 0; run < 2; run++) {
-                enum dtype type = run == 0 && t > 0 ? DTYPE_BF16 : DTYPE_F32;
-                enum dtype stream = run == 0 && t == 2 ? DTYPE_BF16 : DTYPE_F32;
+                enum dtype type = run == 0 && t % 2 != 0 ? DTYPE_BF16 : DTYPE_F32;
+                enum dtype stream = run == 0 && t >= 2 ? DTYPE_BF16 : DTYPE_F32;
                 struct tokens_backward_args args = {
                     .d_tokens = op_upload(&f, stream, d_tokens, IMAGES * LENGTH, d),
                     .mask = op_upload(&f, DTYPE_U8, mask, n, 0),
@@ -293,6 +293,40 @@ static void token_gradients_over_many_images(void **state)
             expect_same(&f, "region_mask_backward", "d_mask_token", masked[0], masked[1]);
             op_fixture_close(&f);
         }
+}
+
+/* A stream of bf16 beside patches of float32, of few images. */
+static void tokens_of_another_type_than_their_patches(void **state)
+{
+    enum { IMAGES = 3, PATCHES = 4, LENGTH = PATCHES + 1 };
+
+    (void)state;
+    for (size_t w = 0; w < 2; w++) {
+        struct op_fixture f;
+        op_fixture_open(&f, 8);
+        int64_t d = widths[w], n = IMAGES * PATCHES, rows = IMAGES * LENGTH;
+        double *values = exact_values(&f, n * d), *d_tokens = exact_values(&f, rows * d);
+        double *cls = exact_values(&f, d), *pos = exact_values(&f, LENGTH * d);
+        struct tensor tokens[2], position[2];
+        for (int run = 0; run < 2; run++) {
+            enum dtype stream = run == 0 ? DTYPE_BF16 : DTYPE_F32;
+            struct tokens_args forward = {.patches = op_upload(&f, DTYPE_F32, values, n, d),
+                                          .cls = op_upload(&f, DTYPE_F32, cls, d, 0),
+                                          .pos = op_upload(&f, DTYPE_F32, pos, LENGTH, d),
+                                          .tokens = tokens[run] = op_output(&f, stream, rows, d)};
+            struct tokens_backward_args backward = {
+                .d_tokens = op_upload(&f, stream, d_tokens, rows, d),
+                .d_patches = op_output(&f, DTYPE_F32, n, d),
+                .d_cls = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0),
+                .d_pos = position[run] =
+                    op_upload(&f, DTYPE_F32, op_zeros(&f, LENGTH * d), LENGTH, d)};
+            op_run(f.ops->tokens_forward(&f.device, &forward));
+            op_run(f.ops->tokens_backward(&f.device, &backward));
+        }
+        expect_same(&f, "tokens_forward", "tokens", tokens[0], tokens[1]);
+        expect_same(&f, "tokens_backward", "d_pos", position[0], position[1]);
+        op_fixture_close(&f);
+    }
 }
 
 /* ------------------------------------------------------------------------------ products */
@@ -415,6 +449,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(means_and_greatest_of_rows),
         cmocka_unit_test(gradients_of_norms_over_many_rows),
         cmocka_unit_test(token_gradients_over_many_images),
+        cmocka_unit_test(tokens_of_another_type_than_their_patches),
         cmocka_unit_test(linear_layers),
         cmocka_unit_test(linear_gradients),
         cmocka_unit_test(losses_of_every_width),
