@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The habit before a commit, under a minute when little has changed: format, layout, every header
-# alone, build, recipes, fast tests.
+# alone, build, recipes, the fast tests that are not long.
 #
 #   scripts/check.sh               all of it
 #   scripts/check.sh --no-tests    all but the tests
@@ -84,7 +84,7 @@ if [ -x build/bin/ibot-train ]; then
 fi
 
 if [ $run_tests = yes ]; then
-    ctest --test-dir build -L fast -j "$jobs" --output-on-failure || failed+=(tests)
+    ctest --test-dir build -L fast -LE long -j "$jobs" --output-on-failure || failed+=(tests)
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     echo "check: failed: ${failed[*]}" >&2
