@@ -47,6 +47,13 @@ tensors "$work/whole" "$work/parts" >"$work/diff.log" 2>&1 || fail "other classi
 grep -q "{\"which\": \"best\", \"top1\": $(top1 "$work/whole.log" best), " "$work/again.log" ||
     fail "another result at the second telling"
 expect_error 3 'holds another run' "${linear[@]}" -o "$work/whole" --seed 1
+expect_error 3 'holds another run' "${linear[@]}" -o "$work/whole" --resize_size 36
+# nor are the run's newer weights those that the classifiers were for
+cp -r "$work/run" "$work/older"
+train --data "$data" --loaders 1 --stop_at_step 6 -o "$work/run" >"$work/train.log" 2>&1 || fail "more steps"
+expect_error 3 'holds another run.*step_00000004.*step_00000006' "${linear[@]}" -o "$work/whole"
+rm -r "$work/run"
+mv "$work/older" "$work/run"
 printf 'x' >"$work/parts/classifiers.safetensors"
 expect_error 1 'classifiers.safetensors' "${linear[@]}" -o "$work/parts"
 

@@ -60,6 +60,7 @@ enum status feature_model_open(struct feature_model *out, struct backend *backen
     out->dim = ibot_feature_dim(out->ibot, &out->options);
     out->batch_size = o->batch_size;
     out->crop_size_px = model.global_size_px;
+    snprintf(out->weights, sizeof(out->weights), "%s", pretrained.file.path);
 out:
     pretrained_close(&pretrained);
     if (status != STATUS_OK)

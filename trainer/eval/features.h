@@ -15,6 +15,7 @@ struct feature_model {
     struct ibot *ibot;
     struct ibot_feature_options options;
     int32_t dim, batch_size, crop_size_px;
+    char weights[CHECKPOINT_MAX_PATH]; /* the file that was loaded: of a run its newest then */
 };
 
 struct feature_model_options {

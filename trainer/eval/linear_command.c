@@ -167,11 +167,12 @@ static void describe(const struct linear_options *o, const struct feature_model 
         settings[2 * i + 1] = classifiers[i].weight_decay;
     }
     snprintf(out, n_bytes,
-             "checkpoint %s, key %s, %d last blocks, avgpool %d, crop %d px, train %s, test %s, "
+             "weights %s, key %s, %d last blocks, avgpool %d, crop %d of %d px, train %s, test %s, "
              "batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
-             o->weights.path, o->weights.key != NULL ? o->weights.key : "-",
+             model->weights, o->weights.key != NULL ? o->weights.key : "-",
              o->features.n_last_blocks, o->features.avgpool_patchtokens, model->crop_size_px,
-             o->data.train, o->data.test, o->batch_size_per_gpu, n, optimizers[o->optimizer],
+             frozen_resize_px(&o->data, model), o->data.train, o->data.test, o->batch_size_per_gpu,
+             n, optimizers[o->optimizer],
              (unsigned long long)hash_bytes(settings, 2 * (size_t)n * sizeof(double)), o->epochs,
              (long long)o->seed);
 }
@@ -197,7 +198,7 @@ static enum status linear(void *values, const struct options *parsed, const atom
     struct linear_result best, last;
     struct feature_model model = {0};
     struct backend backend = {0};
-    char identity[4096];
+    char identity[4 * CHECKPOINT_MAX_PATH];
     enum status status;
     int32_t n;
 

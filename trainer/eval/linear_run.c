@@ -104,6 +104,11 @@ static enum status read_state(struct linear_run *run)
         .top5 = strtod(texts[5], NULL),
         .loss = strtod(texts[6], NULL),
     };
+    if (strtoll(texts[7], NULL, 10) != run->test.n)
+        FAIL_OUT(STATUS_MISMATCH,
+                 "%s was begun with %s test images, and there are %lld now: give another "
+                 "--output_dir, or the same images",
+                 run->options->folder, texts[7], (long long)run->test.n);
     if (run->epoch < 0 || run->epoch > run->options->epochs || run->best.classifier < 0 ||
         run->best.classifier >= run->options->n_classifiers)
         FAIL_OUT(STATUS_CORRUPT, "%s: epoch %d of %d, best classifier %d of %d", path, run->epoch,
