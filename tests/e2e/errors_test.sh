@@ -96,6 +96,10 @@ expect_error 1 "no features in '$work/nowhere'" "$IBOT_BIN/ibot-eval" logistic -
 expect_error 2 'takes the place of' "${eval[@]}" --load_features "$work/nowhere"
 expect_error 2 'one process, and here are 2 ranks (torchrun)' env RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 \
     MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "${eval[@]}" --checkpoint "$work/waiting"
+expect_error 2 'ibot-analyze is one process, and here are 2 ranks' env RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 \
+    MASTER_ADDR=127.0.0.1 MASTER_PORT=1 "$IBOT_BIN/ibot-analyze" attention --checkpoint "$work/waiting" \
+    "$data" -o "$work/pictures"
+[ ! -e "$work/pictures" ] || fail "one of several ranks wrote pictures"
 "${eval[@]}" --checkpoint "$work/waiting" --nb_knn 5 20 >"$work/knn.log" 2>&1 || fail "k-NN"
 grep -q '^5-NN classifier result: Top1: ' "$work/knn.log" || fail "no k-NN line"
 (

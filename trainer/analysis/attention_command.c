@@ -8,7 +8,7 @@
 #include "proto/config/rows.h"
 #include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_sheet.h"
-#include "trainer/analysis/command.h"
+#include "trainer/analysis/commands.h"
 #include "trainer/analysis/images.h"
 #include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
@@ -380,5 +380,5 @@ out:
     return status;
 }
 
-const struct analyze_command attention_command = {&attention_program,
+const struct program_command attention_command = {&attention_program,
                                                   sizeof(struct attention_options), attention};

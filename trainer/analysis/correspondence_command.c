@@ -7,7 +7,7 @@
 #include "proto/config/rows.h"
 #include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_map.h"
-#include "trainer/analysis/command.h"
+#include "trainer/analysis/commands.h"
 #include "trainer/analysis/correspondence.h"
 #include "trainer/analysis/correspondence_picture.h"
 #include "trainer/analysis/image_pairs.h"
@@ -412,5 +412,5 @@ out:
     return status;
 }
 
-const struct analyze_command correspondence_command = {
+const struct program_command correspondence_command = {
     &correspondence_program, sizeof(struct correspondence_options), correspondence};

@@ -6,7 +6,7 @@
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
 #include "trainer/analysis/analysis_model.h"
-#include "trainer/analysis/command.h"
+#include "trainer/analysis/commands.h"
 #include "trainer/analysis/images.h"
 #include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
@@ -373,5 +373,5 @@ out:
     return status;
 }
 
-const struct analyze_command patterns_command = {&patterns_program, sizeof(struct patterns_options),
+const struct program_command patterns_command = {&patterns_program, sizeof(struct patterns_options),
                                                  patterns};

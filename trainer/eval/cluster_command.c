@@ -7,7 +7,7 @@
 #include "trainer/backend_options.h"
 #include "trainer/cluster_scores.h"
 #include "trainer/eval/cluster_accuracy.h"
-#include "trainer/eval/command.h"
+#include "trainer/eval/commands.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/prototypes.h"
 
@@ -124,4 +124,4 @@ out:
     return status;
 }
 
-const struct eval_command cluster_command = {&program, sizeof(struct cluster_options), cluster};
+const struct program_command cluster_command = {&program, sizeof(struct cluster_options), cluster};

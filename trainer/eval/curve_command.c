@@ -1,7 +1,7 @@
 /* ibot-eval curve. */
 #include <string.h>
 
-#include "trainer/eval/command.h"
+#include "trainer/eval/commands.h"
 #include "trainer/plot.h"
 
 struct curve_options {
@@ -53,4 +53,4 @@ static enum status curve(void *values, const struct options *parsed, const atomi
     return plot_accuracies(o->out, o->log);
 }
 
-const struct eval_command curve_command = {&program, sizeof(struct curve_options), curve};
+const struct program_command curve_command = {&program, sizeof(struct curve_options), curve};

@@ -8,7 +8,7 @@
 #include "trainer/backend_options.h"
 #include "trainer/checkpoint.h"
 #include "trainer/eval/class_folders.h"
-#include "trainer/eval/command.h"
+#include "trainer/eval/commands.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/knn.h"
 
@@ -186,4 +186,4 @@ out:
     return status;
 }
 
-const struct eval_command knn_command = {&knn_program, sizeof(struct knn_options), knn};
+const struct program_command knn_command = {&knn_program, sizeof(struct knn_options), knn};

@@ -5,7 +5,7 @@
 #include "proto/config/rows.h"
 #include "trainer/backend_options.h"
 #include "trainer/eval/class_folders.h"
-#include "trainer/eval/command.h"
+#include "trainer/eval/commands.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/linear_run.h"
 
@@ -245,4 +245,4 @@ out:
     return status;
 }
 
-const struct eval_command linear_command = {&program, sizeof(struct linear_options), linear};
+const struct program_command linear_command = {&program, sizeof(struct linear_options), linear};

@@ -4,7 +4,7 @@
 #include "proto/base/log.h"
 #include "proto/config/rows.h"
 #include "trainer/backend_options.h"
-#include "trainer/eval/command.h"
+#include "trainer/eval/commands.h"
 #include "trainer/eval/features.h"
 #include "trainer/eval/logistic.h"
 
@@ -124,4 +124,5 @@ out:
     return status;
 }
 
-const struct eval_command logistic_command = {&program, sizeof(struct logistic_options), logistic};
+const struct program_command logistic_command = {&program, sizeof(struct logistic_options),
+                                                 logistic};

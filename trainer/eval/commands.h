@@ -1,0 +1,10 @@
+/* The sub-commands of ibot-eval. */
+#ifndef IBOT_TRAINER_EVAL_COMMANDS_H
+#define IBOT_TRAINER_EVAL_COMMANDS_H
+
+#include "trainer/command.h"
+
+extern const struct program_command cluster_command, curve_command, knn_command, linear_command,
+    logistic_command;
+
+#endif
