@@ -154,8 +154,8 @@ int image_fetch(const struct image_place *place)
 {
     int file = open_file(place);
 
-    if (file >=
-        0) /* all of it, or the part of the archive; where that does nothing, it is read later */
+    /* All of it, or the part of the archive; where that does nothing, it is read later. */
+    if (file >= 0)
         (void)!posix_fadvise(file, is_part(place) ? (off_t)place->offset : 0,
                              is_part(place) ? (off_t)place->size : 0, POSIX_FADV_WILLNEED);
     return file;

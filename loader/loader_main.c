@@ -41,7 +41,7 @@ static const struct option_spec specs[] = {
      AT(credit),
      .text = "0",
      .minimum = 0,
-     .maximum = 1024,
+     .maximum = 256,
      .unit = "slices",
      .help = "slices in hand for each consumer; 0: two per thread"},
     {.name = "metrics",
