@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <thread>
 
 #include <nccl.h>
@@ -196,13 +197,16 @@ static void collective_after_abort()
     (void)sum(r, N);
 }
 
+/* They meet as soon as both run at once; on a busy machine that may take a while. */
 static void communicator_of_two_threads()
 {
     rank r = alone();
-    auto poll = [&r] {
+    auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    auto poll = [&r, end] {
         ncclResult_t result;
-        for (int i = 0; i < 1000000; i++)
-            (void)ncclCommGetAsyncError(r.comm, &result);
+        while (std::chrono::steady_clock::now() < end)
+            for (int i = 0; i < 1000; i++)
+                (void)ncclCommGetAsyncError(r.comm, &result);
     };
     std::thread other(poll);
     poll();
