@@ -136,7 +136,10 @@ def listed_tests(check):
     return tests
 
 
-def run_tests(check, tests, wrapper=(), seconds=None, at_once=4):
+AT_ONCE = max(4, len(os.sched_getaffinity(0)) // 2)  # a test has two threads
+
+
+def run_tests(check, tests, wrapper=(), seconds=None):
     """Each test's result; those that no longer fit are not run."""
     def one(name):
         command, environment, limit = tests[name]
@@ -150,7 +153,7 @@ def run_tests(check, tests, wrapper=(), seconds=None, at_once=4):
             result["reason"] = done.reason()
         return name, result
 
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(pool.map(one, sorted(tests)))
 
 
@@ -192,31 +195,33 @@ def golden(check):
         return not_run("no golden files in " + ", ".join(check.golden_folders))
     if program is None:
         return not_run("golden_training is not in this build (see what its configuration left out)")
-    runs = {}
     ways = [("f32", "on"), ("bf16", "on"), ("bf16_stream", "on"), ("f32", "off"), ("bf16", "off")]
     if check.emulated:
         files, ways = [min(files, key=os.path.getsize)], [("f32", "on"), ("bf16", "off")]
-    for precision, graph in ways:
-        for file in files:
-            name = "%s.%s.graph_%s" % (os.path.basename(file)[:-len(".safetensors")], precision, graph)
-            if check.commands.left() < 3:
-                runs[name] = not_run("time")
-                continue
-            done = check.commands.run([program, file, "--backend", check.backend,
-                                       *PRECISIONS[precision], "--cuda_graph", graph], 60)
-            worst = {}
-            for line in done.output.splitlines():
-                match = LINE.match(line)
-                if match:
-                    worst[match.group(1).strip()] = {
-                        "values": int(match.group(2)), "worst": float(match.group(3)),
-                        "verdict": match.group(4), "tensor": match.group(5)}
-            runs[name] = verdict(done.code != 0 or not worst, seconds=round(done.seconds, 2),
-                                 groups=worst)
-            if done.code == 77:
-                runs[name]["status"] = "skipped"
-            if runs[name]["status"] != "passed":
-                runs[name]["reason"] = done.reason()
+
+    def one(way):
+        file, precision, graph = way
+        name = "%s.%s.graph_%s" % (os.path.basename(file)[:-len(".safetensors")], precision, graph)
+        if check.commands.left() < 3:
+            return name, not_run("time")
+        done = check.commands.run([program, file, "--backend", check.backend,
+                                   *PRECISIONS[precision], "--cuda_graph", graph], 60)
+        worst = {}
+        for line in done.output.splitlines():
+            match = LINE.match(line)
+            if match:
+                worst[match.group(1).strip()] = {
+                    "values": int(match.group(2)), "worst": float(match.group(3)),
+                    "verdict": match.group(4), "tensor": match.group(5)}
+        run = verdict(done.code != 0 or not worst, seconds=round(done.seconds, 2), groups=worst)
+        if done.code == 77:
+            run["status"] = "skipped"
+        if run["status"] != "passed":
+            run["reason"] = done.reason()
+        return name, run
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = dict(pool.map(one, [(file, *way) for way in ways for file in files]))
     say_what_failed(check, runs)
     largest = {}
     for name, run in runs.items():
