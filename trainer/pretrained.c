@@ -19,18 +19,10 @@ enum { MAX_NAMES_IN_TEXT = 3 };
 bool pretrained_option(const struct pretrained *p, const char *name, char *out, size_t size)
 {
     const char *text = p->checkpoint.json != NULL ? checkpoint_option(&p->checkpoint, name) : NULL;
-    const struct pickle_value *value = pickle_find(weight_file_value(&p->file, "args"), name);
 
-    if (text == NULL && p->file.format == WEIGHT_FORMAT_SAFETENSORS)
-        text = safetensors_metadata(&p->file.safetensors, name);
-    if (text == NULL && value != NULL)
-        text = pickle_text(value);
-    if (text != NULL)
-        snprintf(out, size, "%s", text);
-    else if (value != NULL)
-        pickle_print(value, out, size);
-    else
-        return false;
+    if (text == NULL)
+        return weight_file_option(&p->file, name, out, size);
+    snprintf(out, size, "%s", text);
     return true;
 }
 

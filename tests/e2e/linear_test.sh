@@ -42,6 +42,33 @@ done
 tensors() { "$IBOT_BIN/ibot-convert" diff "$1/classifiers.safetensors" "$2/classifiers.safetensors"; }
 tensors "$work/whole" "$work/parts" >"$work/diff.log" 2>&1 || fail "other classifiers"
 
+# the backbone and its best classifier in one file, either kind: the same tensors, and a backbone as any
+convert=("$IBOT_BIN/ibot-convert")
+for file in classifier.safetensors classifier.pth; do
+    "${convert[@]}" "$work/run" "$work/$file" --linear "$work/whole" >"$work/convert.log" 2>&1 || fail "--linear $file"
+    grep -q "(10 classes of 64 features, Top1 $(top1 "$work/whole.log" best))" "$work/convert.log" || fail "what is it"
+    "${convert[@]}" diff "$work/$file" "$work/whole/linear.safetensors" >"$work/diff.log" || true
+    grep -q '^2 tensors are the same' "$work/diff.log" || fail "another classifier in $file"
+    "${convert[@]}" diff "$work/$file" "$work/run" >"$work/diff.log" || true
+    grep -q '^30 tensors are the same' "$work/diff.log" || fail "another backbone in $file"
+    "$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data" --nb_knn 5 --checkpoint "$work/$file" >"$work/knn_$file" \
+        2>"$work/knn.log" || fail "k-NN of $file"
+    grep -q '30 tensors loaded, 0 missing, 0 unexpected, 2 outside' "$work/knn.log" || fail "no counts for $file"
+done
+cmp "$work/knn_classifier.safetensors" "$work/knn_classifier.pth" || fail "two networks"
+grep -q '^avgpool_patchtokens: 0$' <<<"$("${convert[@]}" inspect "$work/classifier.safetensors")" || fail "no features"
+grep -Eq "^best_acc: $(top1 "$work/whole.log" best | sed "s/\\.\\?0*\$//")" <<<"$("${convert[@]}" inspect "$work/classifier.pth")" || fail "no Top1"
+"$IBOT_BIN/ibot-eval" knn --train "$data" --test "$data" --nb_knn 5 --checkpoint "$work/run" >"$work/knn_run" \
+    2>"$work/knn.log" || fail "k-NN of the run"
+cmp "$work/knn_run" "$work/knn_classifier.pth" || fail "another network"
+expect_error 3 'takes 64 features, and this backbone (width 32, 2 blocks) gives 32 with' \
+    "${convert[@]}" "$work/run" "$work/x.pth" --linear "$work/whole" --n_last_blocks 1
+expect_error 1 'no linear.safetensors in the folder' "${convert[@]}" "$work/run" "$work/x.pth" --linear "$work/run"
+expect_error 1 'no linear classifier in it' "${convert[@]}" "$work/run" "$work/x.pth" --linear "$work/run/checkpoints/"*4/model.safetensors
+expect_error 2 'leave --to backbone and --with_head out' \
+    "${convert[@]}" "$work/run" "$work/x.pth" --linear "$work/whole" --with_head
+expect_error 2 'are for --linear' "${convert[@]}" "$work/run" "$work/x.pth" --n_last_blocks 1
+
 # what has ended is told again; other options are another run
 "${linear[@]}" -o "$work/whole" --json >"$work/again.log" 2>/dev/null || fail "once more"
 grep -q "{\"which\": \"best\", \"top1\": $(top1 "$work/whole.log" best), " "$work/again.log" ||

@@ -30,6 +30,7 @@ endforeach()
 ibot_test(NAME trainer.features SOURCES features_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.prototypes SOURCES prototypes_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.pretrained SOURCES pretrained_test.c LIBS model_fixture ibot_trainer)
+ibot_test(NAME trainer.linear_head SOURCES linear_head_test.c LIBS test_folder ibot_trainer)
 
 # Published weights by name and shape; files of several GiB, which take disk while they are written.
 ibot_test(NAME trainer.weight_tables SOURCES weight_tables_test.c sparse_weights.c

@@ -125,18 +125,31 @@ static enum status write_best(struct linear_run *run)
 {
     const struct linear_classifier *c = &run->options->classifiers[run->best.classifier];
     char lr[STATE_BYTES], decay[STATE_BYTES], epoch[STATE_BYTES], top1[STATE_BYTES];
-    char path[CHECKPOINT_MAX_PATH];
-    const char *metadata[] = {"lr",    lr,          "weight_decay",
-                              decay,   "optimizer", c->optimizer == OPTIMIZER_LARS ? "lars" : "sgd",
-                              "epoch", epoch,       "top1",
-                              top1};
+    char path[CHECKPOINT_MAX_PATH], blocks[STATE_BYTES], avgpool[STATE_BYTES];
+    const struct ibot_feature_options *features = &run->model->options;
+    const char *metadata[] = {"lr",
+                              lr,
+                              "weight_decay",
+                              decay,
+                              "optimizer",
+                              c->optimizer == OPTIMIZER_LARS ? "lars" : "sgd",
+                              "epoch",
+                              epoch,
+                              "top1",
+                              top1,
+                              "n_last_blocks",
+                              blocks,
+                              "avgpool_patchtokens",
+                              avgpool};
 
     snprintf(lr, sizeof(lr), "%.9g", c->lr);
     snprintf(decay, sizeof(decay), "%.9g", c->weight_decay);
     snprintf(epoch, sizeof(epoch), "%d", run->best.epoch);
     snprintf(top1, sizeof(top1), "%.4f", run->best.top1);
+    snprintf(blocks, sizeof(blocks), "%d", features->n_last_blocks);
+    snprintf(avgpool, sizeof(avgpool), "%d", features->avgpool);
     return linear_probe_write_one(run->probe, run->best.classifier,
-                                  path_in(run, "linear.safetensors", path), metadata, 5);
+                                  path_in(run, "linear.safetensors", path), metadata, 7);
 }
 
 /* The official keys: those of classifier i have its number. */

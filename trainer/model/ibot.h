@@ -216,6 +216,9 @@ struct ibot_feature_options {
                               normed patch tokens */
 };
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options);
+/* The same before there is a network. */
+int32_t backbone_feature_dim(const struct backbone_options *backbone,
+                             const struct ibot_feature_options *options);
 enum status ibot_features(struct ibot *ibot, struct tensor pixels,
                           const struct ibot_feature_options *options, float *out) IBOT_WARN_UNUSED;
 

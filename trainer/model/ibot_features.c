@@ -7,21 +7,28 @@
 #include "trainer/model/ibot_internal.h"
 
 /* Width of the stream after a block. */
-static int64_t width_after(const struct backbone *backbone, int32_t block)
+static int32_t width_after(const struct backbone_options *backbone, int32_t block)
 {
-    return backbone->vit != NULL ? backbone->width
-                                 : swin_stage_of(backbone->swin, block)->pass.width;
+    int32_t stage = 0;
+
+    for (; stage + 1 < backbone->n_stages && block >= backbone->stage_depth[stage]; stage++)
+        block -= backbone->stage_depth[stage];
+    return backbone->embed_dim << stage;
+}
+
+int32_t backbone_feature_dim(const struct backbone_options *backbone,
+                             const struct ibot_feature_options *options)
+{
+    int32_t depth = backbone->depth, dim = options->avgpool > 0 ? backbone_width(backbone) : 0;
+
+    for (int32_t i = depth - options->n_last_blocks; options->avgpool != 1 && i < depth; i++)
+        dim += width_after(backbone, i > 0 ? i : 0);
+    return dim;
 }
 
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options)
 {
-    const struct backbone *backbone = &ibot->teacher.backbone;
-    int32_t depth = ibot->options.backbone.depth, dim = options->avgpool > 0;
-
-    dim *= (int32_t)backbone->width;
-    for (int32_t i = depth - options->n_last_blocks; options->avgpool != 1 && i < depth; i++)
-        dim += (int32_t)width_after(backbone, i > 0 ? i : 0);
-    return dim;
+    return backbone_feature_dim(&ibot->options.backbone, options);
 }
 
 /* The last n floats of memory take what is narrower, and are read before they are written. */

@@ -9,6 +9,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/options.h"
+#include "trainer/linear_head.h"
 #include "trainer/official_checkpoint.h"
 #include "trainer/pretrained.h"
 #include "trainer/weights/weight_compare.h"
@@ -20,6 +21,8 @@ struct convert_options {
     const char *key;
     bool with_head;
     int to;
+    const char *linear;
+    int32_t n_last_blocks, avgpool_patchtokens, n_heads;
 };
 
 struct inspect_options {
@@ -41,6 +44,14 @@ static const struct option_spec convert_specs[] = {
      .argument = "KEY",
      .help = "which network of IN: teacher, student, state_dict, model, …; without, the first of "
              "teacher, state_dict, model, student that is there, or the whole of a flat file"},
+    {.name = "num_heads",
+     .type = OPTION_INT32,
+     .offset = offsetof(struct convert_options, n_heads),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 256,
+     .help =
+         "attention heads of a ViT of unusual width, which its shapes don't tell; 0: as IN says"},
     {.name = "with_head",
      .type = OPTION_BOOL,
      .offset = offsetof(struct convert_options, with_head),
@@ -54,6 +65,31 @@ static const struct option_spec convert_specs[] = {
      .help = "backbone: the original's names, in a .pth under the key state_dict as its "
              "extract_backbone_weights.py writes them; timm: timm's names, flat; official: a whole "
              "checkpoint for its main_ibot.py --load_from, of a run or checkpoint of ours"},
+    {.name = "linear",
+     .alias = "checkpoint_linear",
+     .type = OPTION_STRING,
+     .offset = offsetof(struct convert_options, linear),
+     .argument = "PATH",
+     .help =
+         "write the backbone with a linear classifier (linear.weight, linear.bias), as ibot-eval "
+         "robustness and the original's robustness programs take it: of a folder that ibot-eval "
+         "linear wrote, a file of it, or the original's checkpoint_teacher_linear.pth"},
+    {.name = "n_last_blocks",
+     .type = OPTION_INT32,
+     .offset = offsetof(struct convert_options, n_last_blocks),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 256,
+     .help = "the classifier takes [CLS] tokens of this many last blocks; 0: as its file says, or "
+             "its width"},
+    {.name = "avgpool_patchtokens",
+     .type = OPTION_INT32,
+     .offset = offsetof(struct convert_options, avgpool_patchtokens),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 2,
+     .help = "with --n_last_blocks: 0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: "
+             "both"},
 };
 
 static const struct options_program convert_program = {
@@ -64,7 +100,8 @@ static const struct options_program convert_program = {
     .epilogue = "  ibot-convert runs/small backbone.pth\n"
                 "  ibot-convert checkpoint.pth student.safetensors --key student --with_head\n"
                 "  ibot-convert runs/small vit.safetensors --to timm\n"
-                "  ibot-convert runs/small checkpoint.pth --to official\n\n"
+                "  ibot-convert runs/small checkpoint.pth --to official\n"
+                "  ibot-convert runs/small classifier.pth --linear runs/small/linear\n\n"
                 "Further commands, each with its own --help:\n"
                 "  ibot-convert inspect FILE   tensors, values and digest of a file\n"
                 "  ibot-convert diff A B       what differs between two files",
@@ -127,7 +164,7 @@ static const struct options_program diff_program = {
 
 /* ------------------------------------------------------------------------------ convert */
 
-enum { MAX_PAIRS = 8, MAX_VALUE = 128 };
+enum { MAX_PAIRS = 16, MAX_VALUE = 128 };
 
 /* What a reader of safetensors may want to know, and ibot-eval does. */
 struct metadata {
@@ -199,6 +236,55 @@ static enum status convert_whole(const char *in, const char *out, const struct c
     return status;
 }
 
+static enum status convert_with_linear(const struct pretrained *p, const char *out,
+                                       const struct convert_options *o, struct metadata *metadata)
+{
+    struct ibot_feature_options wanted = {.n_last_blocks = o->n_last_blocks,
+                                          .avgpool = o->avgpool_patchtokens};
+    struct weight_export export = {0};
+    struct linear_head head;
+    enum status status;
+
+    TRY(linear_head_read(&head, o->linear));
+    int64_t shape[2] = {head.n_classes, head.dim};
+    if (p->backbone.embed_dim == 0)
+        FAIL_OUT(
+            STATUS_INVALID,
+            "'%s' does not say what network it is (its shapes don't tell the number of heads): "
+            "give the run folder or the whole checkpoint that it was made from",
+            p->file.path);
+    TRY_OUT(linear_head_settle(&head, &p->backbone, &wanted));
+    metadata_add(metadata, "n_last_blocks", "%d", head.features.n_last_blocks);
+    metadata_add(metadata, "avgpool_patchtokens", "%d", head.features.avgpool);
+    metadata_add(metadata, "epoch", "%lld", (long long)head.epoch);
+    metadata_add(metadata, "top1", "%.4f", head.top1);
+    TRY_OUT(weight_export_backbone(&export, &p->selection, false));
+    TRY_OUT(weight_export_add_values(&export, head.weight, 2, shape, "linear.weight"));
+    TRY_OUT(weight_export_add_values(&export, head.bias, 1, shape, "linear.bias"));
+    TRY_OUT(weight_export_write_classifier(&export, out, head.epoch, head.top1, metadata->pairs,
+                                           metadata->n));
+    log_info("'%s', key '%s', with the classifier of '%s' (%d classes of %d features, Top1 %.4f) "
+             "written to '%s'",
+             p->file.path, p->selection.key, o->linear, head.n_classes, head.dim, head.top1, out);
+out:
+    weight_export_release(&export);
+    linear_head_release(&head);
+    return status;
+}
+
+static enum status check_linear(const struct convert_options *o)
+{
+    if (o->linear != NULL && (o->to != TO_BACKBONE || o->with_head))
+        FAIL(STATUS_INVALID, "--linear writes a backbone and its classifier: leave --to %s%s out",
+             targets[o->to], o->with_head ? " and --with_head" : "");
+    if (o->linear == NULL && (o->n_last_blocks > 0 || o->avgpool_patchtokens > 0))
+        FAIL(STATUS_INVALID, "--n_last_blocks and --avgpool_patchtokens are for --linear");
+    if (o->n_last_blocks == 0 && o->avgpool_patchtokens > 0)
+        FAIL(STATUS_INVALID, "--avgpool_patchtokens %d: give --n_last_blocks too",
+             o->avgpool_patchtokens);
+    return STATUS_OK;
+}
+
 static enum status convert(const struct options *options, const struct convert_options *o)
 {
     struct weight_export export = {0};
@@ -209,13 +295,19 @@ static enum status convert(const struct options *options, const struct convert_o
 
     const char *in = options->positional[0], *out = options->positional[1];
     TRY(weight_export_is_pth(out, &pth));
+    TRY(check_linear(o));
     if (o->to == TO_OFFICIAL)
         return convert_whole(in, out, o);
     if (o->to == TO_TIMM && o->with_head)
         FAIL(STATUS_INVALID, "--with_head: timm's models have no such head; leave it out");
-    TRY(pretrained_open(
-        &p, &(struct pretrained_options){.path = in, .key = o->key, .names_only = true}));
+    TRY(pretrained_open(&p,
+                        &(struct pretrained_options){
+                            .path = in, .key = o->key, .n_heads = o->n_heads, .names_only = true}));
     describe(&metadata, &p);
+    if (o->linear != NULL) {
+        status = convert_with_linear(&p, out, o, &metadata);
+        goto out;
+    }
     TRY_OUT(o->to == TO_TIMM ? weight_export_timm(&export, &p.selection)
                              : weight_export_backbone(&export, &p.selection, o->with_head));
     TRY_OUT(weight_export_write(&export, out, o->to == TO_TIMM ? NULL : "state_dict",

@@ -54,6 +54,15 @@ enum status weight_export_add(struct weight_export *export, const struct weight_
     return add_record(export, weight_file_record(file, entry, name), name);
 }
 
+enum status weight_export_add_values(struct weight_export *export, const float *values,
+                                     int32_t rank, const int64_t *shape, const char *name)
+{
+    struct weight_record record = {.dtype = WEIGHT_F32, .rank = rank, .data = values};
+
+    memcpy(record.shape, shape, (size_t)rank * sizeof(*shape));
+    return add_record(export, record, name);
+}
+
 enum status weight_export_add_number(struct weight_export *export, int64_t value, const char *name)
 {
     int64_t *memory;
@@ -185,6 +194,24 @@ enum status weight_export_is_pth(const char *path, bool *pth)
     return STATUS_OK;
 }
 
+static void put_tensors(struct pth_writer *writer, const struct weight_export *export)
+{
+    pth_begin_state_dict(writer);
+    for (size_t i = 0; i < export->n; i++) {
+        pth_text(writer, export->records[i].name);
+        pth_tensor(writer, &export->records[i]);
+    }
+    pth_end_dict(writer);
+}
+
+static enum status commit(struct pth_writer *writer, const char *path)
+{
+    enum status status = pth_writer_commit(writer, path);
+
+    pth_writer_close(writer);
+    return status;
+}
+
 enum status weight_export_write(const struct weight_export *export, const char *path,
                                 const char *key, const char *const *metadata,
                                 size_t n_metadata_pairs)
@@ -201,15 +228,35 @@ enum status weight_export_write(const struct weight_export *export, const char *
         pth_begin_dict(&writer);
         pth_text(&writer, key);
     }
-    pth_begin_state_dict(&writer);
-    for (size_t i = 0; i < export->n; i++) {
-        pth_text(&writer, export->records[i].name);
-        pth_tensor(&writer, &export->records[i]);
-    }
-    pth_end_dict(&writer);
+    put_tensors(&writer, export);
     if (key != NULL)
         pth_end_dict(&writer);
-    enum status status = pth_writer_commit(&writer, path);
-    pth_writer_close(&writer);
-    return status;
+    return commit(&writer, path);
+}
+
+enum status weight_export_write_classifier(const struct weight_export *export, const char *path,
+                                           int64_t epoch, double top1, const char *const *metadata,
+                                           size_t n_metadata_pairs)
+{
+    struct pth_writer writer;
+    bool pth;
+
+    TRY(weight_export_is_pth(path, &pth));
+    if (!pth)
+        return weight_export_write(export, path, NULL, metadata, n_metadata_pairs);
+    pth_writer_open(&writer);
+    pth_begin_dict(&writer);
+    pth_text(&writer, "state_dict");
+    put_tensors(&writer, export);
+    pth_text(&writer, "epoch");
+    pth_integer(&writer, epoch);
+    pth_text(&writer, "best_acc");
+    pth_real(&writer, top1);
+    pth_text(&writer, "args");
+    pth_begin_dict(&writer);
+    for (size_t i = 0; i < 2 * n_metadata_pairs; i++)
+        pth_text(&writer, metadata[i]);
+    pth_end_dict(&writer);
+    pth_end_dict(&writer);
+    return commit(&writer, path);
 }

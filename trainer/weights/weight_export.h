@@ -19,6 +19,11 @@ void weight_export_release(struct weight_export *export);
 enum status weight_export_add(struct weight_export *export, const struct weight_file *file,
                               const struct weight_entry *entry, const char *name) IBOT_WARN_UNUSED;
 
+/* Adds values that the caller keeps until they are written. */
+enum status weight_export_add_values(struct weight_export *export, const float *values,
+                                     int32_t rank, const int64_t *shape,
+                                     const char *name) IBOT_WARN_UNUSED;
+
 /* Adds a whole number: I64, of no dimensions. */
 enum status weight_export_add_number(struct weight_export *export, int64_t value,
                                      const char *name) IBOT_WARN_UNUSED;
@@ -51,6 +56,13 @@ enum status weight_export_timm(struct weight_export *export,
 enum status weight_export_write(const struct weight_export *export, const char *path,
                                 const char *key, const char *const *metadata,
                                 size_t n_metadata_pairs) IBOT_WARN_UNUSED;
+
+/* The same for a backbone with a linear classifier, which the original's programs take too: beside
+ * "state_dict" a .pth has "epoch" and "best_acc" (in percent), which they tell, and the metadata as
+ * "args". */
+enum status weight_export_write_classifier(const struct weight_export *export, const char *path,
+                                           int64_t epoch, double top1, const char *const *metadata,
+                                           size_t n_metadata_pairs) IBOT_WARN_UNUSED;
 
 /* Whether a path ends like a PyTorch file. Errors: STATUS_INVALID when it ends like neither. */
 enum status weight_export_is_pth(const char *path, bool *pth) IBOT_WARN_UNUSED;

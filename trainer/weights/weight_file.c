@@ -377,6 +377,22 @@ enum status weight_file_group(const struct weight_file *file, const char *wanted
          weight_file_groups(file, there, sizeof(there)));
 }
 
+bool weight_file_option(const struct weight_file *file, const char *name, char *out, size_t size)
+{
+    const struct pickle_value *value = pickle_find(weight_file_value(file, "args"), name);
+    const char *text = NULL;
+
+    if (file->format == WEIGHT_FORMAT_SAFETENSORS)
+        text = safetensors_metadata(&file->safetensors, name);
+    else if (value != NULL)
+        text = pickle_text(value);
+    if (text != NULL)
+        snprintf(out, size, "%s", text);
+    else if (value != NULL)
+        pickle_print(value, out, size);
+    return text != NULL || value != NULL;
+}
+
 /* ------------------------------------------------------------------------------ reading */
 
 enum status weight_file_read(const struct weight_file *file, const struct weight_entry *entry,

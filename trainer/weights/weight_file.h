@@ -50,6 +50,10 @@ const struct weight_entry *weight_file_find(const struct weight_file *file, cons
  * of safetensors. */
 const struct pickle_value *weight_file_value(const struct weight_file *file, const char *key);
 
+/* What the file says beside its tensors about how they were made, as text in `out`: metadata of
+ * safetensors, the arguments ("args") that the original keeps. False when it does not say. */
+bool weight_file_option(const struct weight_file *file, const char *name, char *out, size_t size);
+
 /* All bytes of a tensor, in C order. Errors: STATUS_UNSUPPORTED (a type that is not known), those
  * of pth_read. */
 enum status weight_file_read(const struct weight_file *file, const struct weight_entry *entry,

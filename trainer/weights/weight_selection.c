@@ -79,7 +79,8 @@ static enum status select_one(const struct weight_file *file, const struct weigh
     const char *name = without(entry->name, wrapper);
 
     out->entry = entry;
-    out->backbone = naming->prefixed ? starts_with(name, prefix) : !starts_with(name, "head.");
+    out->backbone = naming->prefixed ? starts_with(name, prefix)
+                                     : !starts_with(name, "head.") && !starts_with(name, "linear.");
     if (!out->backbone)
         name = entry->name;
     else if (naming->prefixed)
