@@ -198,12 +198,20 @@ enum status linear_head_settle(struct linear_head *head, const struct backbone_o
         if (backbone_feature_dim(backbone, &one) == head->dim)
             *features = one;
     }
-    int32_t dim = features->n_last_blocks > 0 ? backbone_feature_dim(backbone, features) : 0;
+    if (features->n_last_blocks == 0)
+        FAIL(
+            STATUS_MISMATCH,
+            "the linear classifier takes %d features, and of this backbone (width %d, %d blocks) "
+            "no "
+            "number of last blocks gives as many: it is another backbone's, or --n_last_blocks and "
+            "--avgpool_patchtokens must say what it takes",
+            head->dim, width, backbone->depth);
+    int32_t dim = backbone_feature_dim(backbone, features);
     if (dim != head->dim)
         FAIL(STATUS_MISMATCH,
              "the linear classifier takes %d features, and this backbone (width %d, %d blocks) "
              "gives %d with n_last_blocks %d, avgpool_patchtokens %d: it is another backbone's, or "
-             "--n_last_blocks and --avgpool_patchtokens are to be others",
+             "--n_last_blocks and --avgpool_patchtokens must be others",
              head->dim, width, backbone->depth, dim, features->n_last_blocks, features->avgpool);
     return STATUS_OK;
 }

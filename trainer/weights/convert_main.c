@@ -250,8 +250,8 @@ static enum status convert_with_linear(const struct pretrained *p, const char *o
     if (p->backbone.embed_dim == 0)
         FAIL_OUT(
             STATUS_INVALID,
-            "'%s' does not say what network it is (its shapes don't tell the number of heads): "
-            "give the run folder or the whole checkpoint that it was made from",
+            "'%s' does not say what network it is (shapes don't tell the number of heads): give "
+            "--num_heads, or the run folder that it was made from",
             p->file.path);
     TRY_OUT(linear_head_settle(&head, &p->backbone, &wanted));
     metadata_add(metadata, "n_last_blocks", "%d", head.features.n_last_blocks);
