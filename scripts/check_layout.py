@@ -12,7 +12,7 @@ The allowed directions (a folder may always include itself):
   ops/pixels <- loader <- stream
   ops/pixels <- trainer (pictures)
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
-  loader is seen by trainer/analysis/images.c alone, of the trainer
+  loader is seen by trainer/images.c alone, of the trainer
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
 import os
@@ -44,7 +44,7 @@ EXTRA = {"trainer/backend.c": ["kernels"]}
 # programs that join parts which do not know each other
 EXTRA["trainer/weights/convert_main.c"] = TRAINER
 # images in any order, with their paths and the places of their crops: nothing of that travels
-EXTRA["trainer/analysis/images.c"] = ["loader"]
+EXTRA["trainer/images.c"] = ["loader"]
 
 MAX_LINES = 800
 GOOD_LINES = {".c": 400, ".cu": 400, ".h": 150}

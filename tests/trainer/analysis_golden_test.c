@@ -10,16 +10,17 @@
 #include <cmocka.h>
 
 #include "tests/trainer/model_fixture.h"
-#include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_map.h"
 #include "trainer/analysis/correspondence.h"
+#include "trainer/attention_mass.h"
+#include "trainer/inference.h"
 
 enum { SIZE = 56, GRID = 7, CELLS = GRID * GRID, HEADS = 3, WIDTH = 48, LENGTH = CELLS + 1 };
 
 struct scene {
     struct safetensors golden;
     struct backend backend;
-    struct analysis_model model;
+    struct inference model;
 };
 
 static const void *values(const struct scene *s, const char *name, enum dtype dtype, int64_t n)
@@ -40,13 +41,13 @@ static int open_scene(void **state)
     assert_non_null(data);
     snprintf(path, sizeof(path), "%s/golden/analysis.safetensors", data);
     snprintf(checkpoint, sizeof(checkpoint), "%s/golden/official_checkpoint.pth", data);
-    struct analysis_model_options options = {.weights = {.path = checkpoint, .n_heads = HEADS},
-                                             .batch_size = 2,
-                                             .size_px = SIZE,
-                                             .head = true};
+    struct inference_options options = {.weights = {.path = checkpoint, .n_heads = HEADS},
+                                        .batch_size = 2,
+                                        .size_px = SIZE,
+                                        .head = true};
     assert_int_equal(safetensors_open(&s.golden, path), STATUS_OK);
     assert_int_equal(backend_open(&s.backend, BACKEND_CPU, 1, NULL), STATUS_OK);
-    assert_int_equal(analysis_model_open(&s.model, &s.backend, &options), STATUS_OK);
+    assert_int_equal(inference_open(&s.model, &s.backend, &options), STATUS_OK);
     assert_int_equal(s.model.grid, GRID);
     assert_int_equal(s.model.width, WIDTH);
     assert_int_equal(s.model.n_heads, HEADS);
@@ -58,7 +59,7 @@ static int close_scene(void **state)
 {
     struct scene *s = *state;
 
-    analysis_model_close(&s->model);
+    inference_close(&s->model);
     backend_close(&s->backend);
     safetensors_release(&s->golden);
     return 0;
@@ -76,7 +77,7 @@ static void look(struct scene *s, float *tokens, float *attention)
         rgb[i] = a[i];
         rgb[3 * SIZE * SIZE + i] = b[i];
     }
-    assert_int_equal(analysis_model_tokens(&s->model, rgb, 2, &out), STATUS_OK);
+    assert_int_equal(inference_tokens(&s->model, rgb, 2, &out), STATUS_OK);
 }
 
 static void tokens_at_another_size_are_the_references(void **state)
@@ -164,7 +165,7 @@ static void prototypes_are_those_of_the_reference(void **state)
         int32_t n = kinds[patch].n, index[CELLS];
         float value[CELLS];
         struct ibot_prototypes out = {patch == 1, index, value};
-        assert_int_equal(analysis_model_prototypes(&s->model, a, 1, &out), STATUS_OK);
+        assert_int_equal(inference_prototypes(&s->model, a, 1, &out), STATUS_OK);
         assert_memory_equal(index, values(s, kinds[patch].index, DTYPE_I32, n),
                             (size_t)n * sizeof(int32_t));
         assert_true(relative_error(value, values(s, kinds[patch].value, DTYPE_F32, n), n) < 1e-5);

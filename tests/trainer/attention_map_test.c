@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "trainer/analysis/attention_map.h"
+#include "trainer/attention_mass.h"
 
 enum { GRID = 2, CELLS = GRID * GRID, SIZE = 8 };
 

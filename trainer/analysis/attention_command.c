@@ -6,12 +6,13 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
-#include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_sheet.h"
 #include "trainer/analysis/commands.h"
-#include "trainer/analysis/images.h"
 #include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
+#include "trainer/attention_mass.h"
+#include "trainer/images.h"
+#include "trainer/inference.h"
 #include "trainer/pretrained_rows.h"
 
 struct attention_options {
@@ -141,7 +142,7 @@ static const struct options_program attention_program = {
 
 struct attention_run {
     const struct attention_options *options;
-    struct analysis_model model;
+    struct inference model;
     struct images *images;
     int32_t heads[ATTENTION_COLOURS], n_heads; /* the chosen ones */
     uint8_t *rgb;                              /* [batch, size, size, 3] */
@@ -173,15 +174,14 @@ static enum status open_run(struct attention_run *run, struct backend *backend,
                             const struct options *parsed)
 {
     const struct attention_options *o = run->options;
-    struct analysis_model_options model =
-        analysis_model_options(&o->weights, &o->backend, &o->network);
+    struct inference_options model = inference_options(&o->weights, &o->backend, &o->network);
 
     TRY(images_open(&run->images, parsed->positional, parsed->n_positional, o->backend.threads));
     model.size_px = o->image_size;
     model.batch_size =
         images_n(run->images) < o->batch_size ? (int32_t)images_n(run->images) : o->batch_size;
-    TRY(analysis_model_open(&run->model, backend, &model));
-    TRY(analysis_model_wants_attention(&run->model));
+    TRY(inference_open(&run->model, backend, &model));
+    TRY(inference_wants_attention(&run->model));
     TRY(choose_heads(run));
     size_t batch = (size_t)model.batch_size, heads = (size_t)run->model.n_heads;
     size_t cells = (size_t)run->model.grid * (size_t)run->model.grid;
@@ -196,7 +196,7 @@ static enum status open_run(struct attention_run *run, struct backend *backend,
 
 static void close_run(struct attention_run *run)
 {
-    analysis_model_close(&run->model);
+    inference_close(&run->model);
     images_close(&run->images);
     memory_free(run->rgb);
     memory_free(run->colours);
@@ -315,7 +315,7 @@ static enum status show_batch(struct attention_run *run, const int64_t *which, i
     size_t row = (size_t)run->model.n_heads * (size_t)(run->model.grid * run->model.grid + 1);
 
     TRY(images_read(run->images, run->rgb, which, n, &form));
-    TRY(analysis_model_tokens(&run->model, run->rgb, n, &out));
+    TRY(inference_tokens(&run->model, run->rgb, n, &out));
     for (int32_t i = 0; i < n; i++)
         TRY(show(run, which[i], run->attention + (size_t)i * row,
                  run->rgb + (size_t)i * 3 * (size_t)size * (size_t)size));
@@ -370,7 +370,7 @@ static enum status attention(void *values, const struct options *parsed, const a
 
     if (o->frames && o->maps)
         FAIL(STATUS_INVALID, "--frames makes other files than --maps: give one of the two");
-    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
+    TRY_OUT(inference_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(make_folders(o));
     TRY_OUT(show_all(&run, stop));

@@ -10,15 +10,6 @@ enum { ATTENTION_COLOURS = 6 }; /* heads that a picture can tell apart */
 /* The colour of the i-th chosen head. */
 extern const struct colour attention_colours[ATTENTION_COLOURS];
 
-/* keep [n] out: 1 for the patches that hold the share `threshold` of the mass: from the least
- * weight on, those at which the running sum, of 1 in all, exceeds 1 - threshold. weights are >= 0
- * and not all 0. Of equal weights the first counts as the less. Errors: STATUS_NO_MEMORY. */
-enum status attention_threshold(uint8_t *keep, const float *weights, int32_t n,
-                                double threshold) IBOT_WARN_UNUSED;
-
-/* mean [n] out: of the maps [n_heads, n]. */
-void attention_mean(float *mean, const float *maps, int32_t n_heads, int32_t n);
-
 struct attention_composite {
     const float *maps;    /* [n_heads, grid, grid] */
     const uint8_t *keep;  /* the same */

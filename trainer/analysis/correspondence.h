@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "trainer/analysis/image_box.h"
+#include "trainer/image_box.h"
 
 /* match [n] out: for each row of from [n, dim] the row of to [n, dim] with the greatest dot product
  * (the first of equals). Not the cosine: long tokens attract, as in the original. */

@@ -5,7 +5,6 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
-#include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/attention_map.h"
 #include "trainer/analysis/commands.h"
 #include "trainer/analysis/correspondence.h"
@@ -13,6 +12,7 @@
 #include "trainer/analysis/image_pairs.h"
 #include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
+#include "trainer/inference.h"
 #include "trainer/pretrained_rows.h"
 
 enum { MAX_LINES = 256 };
@@ -127,7 +127,7 @@ static const struct options_program correspondence_program = {
 
 struct correspondence_run {
     const struct correspondence_options *options;
-    struct analysis_model model, other; /* other: chooses the patches; zeroed: the model does */
+    struct inference model, other; /* other: chooses the patches; zeroed: the model does */
     struct images *images;
     struct image_pairs pairs;
     struct data_spec spec;             /* of two views */
@@ -155,7 +155,7 @@ static struct data_spec views_of(int32_t size_px, int64_t seed)
     return spec;
 }
 
-static const struct analysis_model *chooser(const struct correspondence_run *run)
+static const struct inference *chooser(const struct correspondence_run *run)
 {
     return run->other.ibot != NULL ? &run->other : &run->model;
 }
@@ -163,16 +163,15 @@ static const struct analysis_model *chooser(const struct correspondence_run *run
 static enum status open_models(struct correspondence_run *run, struct backend *backend)
 {
     const struct correspondence_options *o = run->options;
-    struct analysis_model_options model =
-        analysis_model_options(&o->weights, &o->backend, &o->network);
+    struct inference_options model = inference_options(&o->weights, &o->backend, &o->network);
 
     model.size_px = o->image_size;
     model.batch_size = 2;
-    TRY(analysis_model_open(&run->model, backend, &model));
+    TRY(inference_open(&run->model, backend, &model));
     if (o->attention_checkpoint != NULL) {
         model.weights = (struct pretrained_options){.path = o->attention_checkpoint};
         model.size_px = run->model.size_px;
-        TRY(analysis_model_open(&run->other, backend, &model));
+        TRY(inference_open(&run->other, backend, &model));
     }
     if (chooser(run)->n_heads == 0)
         FAIL(STATUS_UNSUPPORTED, "a Swin has no [CLS] token whose attention could choose patches: "
@@ -204,8 +203,8 @@ static enum status open_run(struct correspondence_run *run, struct backend *back
 
 static void close_run(struct correspondence_run *run)
 {
-    analysis_model_close(&run->model);
-    analysis_model_close(&run->other);
+    inference_close(&run->model);
+    inference_close(&run->other);
     images_close(&run->images);
     image_pairs_release(&run->pairs);
     memory_free(run->rgb);
@@ -241,15 +240,15 @@ static enum status read_pair(struct correspondence_run *run, const struct image_
 /* Tokens of both pictures, and the weight of each patch of the first. */
 static enum status look(struct correspondence_run *run)
 {
-    struct analysis_model *other = run->other.ibot != NULL ? &run->other : NULL;
+    struct inference *other = run->other.ibot != NULL ? &run->other : NULL;
     struct ibot_tokens tokens = {run->tokens, other == NULL ? run->attention : NULL};
     struct ibot_tokens attention = {.attention = run->attention};
-    const struct analysis_model *c = chooser(run);
+    const struct inference *c = chooser(run);
     int32_t n = c->grid * c->grid;
 
-    TRY(analysis_model_tokens(&run->model, run->rgb, 2, &tokens));
+    TRY(inference_tokens(&run->model, run->rgb, 2, &tokens));
     if (other != NULL)
-        TRY(analysis_model_tokens(other, run->rgb, 1, &attention));
+        TRY(inference_tokens(other, run->rgb, 1, &attention));
     for (int32_t i = 0; i < n; i++) {
         double sum = 0.0;
         for (int32_t h = 0; h < c->n_heads; h++)
@@ -400,7 +399,7 @@ static enum status correspondence(void *values, const struct options *parsed,
     struct backend backend = {0};
     enum status status;
 
-    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
+    TRY_OUT(inference_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(o->sample_type == SAMPLE_CLASS ? image_pairs_of_classes(&run.pairs, run.images)
                                            : image_pairs_of_views(&run.pairs, run.images));

@@ -2,7 +2,7 @@
 #ifndef IBOT_TRAINER_ANALYSIS_IMAGE_PAIRS_H
 #define IBOT_TRAINER_ANALYSIS_IMAGE_PAIRS_H
 
-#include "trainer/analysis/images.h"
+#include "trainer/images.h"
 
 struct image_pair {
     int64_t image[2];

@@ -5,13 +5,13 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
-#include "trainer/analysis/analysis_model.h"
 #include "trainer/analysis/commands.h"
-#include "trainer/analysis/images.h"
 #include "trainer/analysis/json_line.h"
 #include "trainer/analysis/map_picture.h"
 #include "trainer/analysis/pattern_picture.h"
 #include "trainer/analysis/patterns.h"
+#include "trainer/images.h"
+#include "trainer/inference.h"
 #include "trainer/pretrained_rows.h"
 
 enum { READ_AT_ONCE = 32, MAX_TOPK = 1024, MAX_SHOWN = 65536 };
@@ -142,7 +142,7 @@ static const struct options_program patterns_program = {
 struct patterns_run {
     const struct patterns_options *options;
     const atomic_int *stop;
-    struct analysis_model model;
+    struct inference model;
     struct images *images;
     struct image_form form;
     struct pattern_bank bank;
@@ -157,15 +157,14 @@ static enum status open_run(struct patterns_run *run, struct backend *backend,
                             const struct options *parsed)
 {
     const struct patterns_options *o = run->options;
-    struct analysis_model_options model =
-        analysis_model_options(&o->weights, &o->backend, &o->network);
+    struct inference_options model = inference_options(&o->weights, &o->backend, &o->network);
 
     TRY(images_open(&run->images, parsed->positional, parsed->n_positional, o->backend.threads));
     int64_t n = images_n(run->images);
     model.size_px = o->image_size;
     model.batch_size = n < o->batch_size ? (int32_t)n : o->batch_size;
     model.head = true;
-    TRY(analysis_model_open(&run->model, backend, &model));
+    TRY(inference_open(&run->model, backend, &model));
     int32_t size = run->model.size_px, cells = run->model.grid * run->model.grid;
     run->form =
         (struct image_form){IMAGE_CROP, size, o->resize_size > 0 ? o->resize_size : size * 8 / 7};
@@ -186,7 +185,7 @@ static enum status open_run(struct patterns_run *run, struct backend *backend,
 
 static void close_run(struct patterns_run *run)
 {
-    analysis_model_close(&run->model);
+    inference_close(&run->model);
     images_close(&run->images);
     pattern_bank_release(&run->bank);
     memory_free(run->counts);
@@ -224,7 +223,7 @@ static enum status fill_bank(struct patterns_run *run)
         for (int32_t i = 0; i < n; i++)
             which[i] = first + i;
         TRY(images_read(run->images, run->rgb, which, n, &run->form));
-        TRY(analysis_model_prototypes(&run->model, run->rgb, n, &out));
+        TRY(inference_prototypes(&run->model, run->rgb, n, &out));
         TRY(progress(run, "images", first + n, bank->n_images));
     }
     pattern_counts(run->counts, bank);
@@ -362,7 +361,7 @@ static enum status patterns(void *values, const struct options *parsed, const at
              "--patch_window %d: wanted an odd number, so that the patch is in the "
              "middle",
              o->patch_window);
-    TRY_OUT(analysis_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
+    TRY_OUT(inference_backend_open(&backend, &o->weights, &o->backend, &o->network, parsed));
     TRY_OUT(open_run(&run, &backend, parsed));
     TRY_OUT(picture_folder(o->output_dir));
     TRY_OUT(fill_bank(&run));

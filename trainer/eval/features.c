@@ -18,62 +18,28 @@ enum { MAX_DIM = 1 << 24, MAX_CLASSES = 1 << 24 };
 
 /* ------------------------------------------------------------------------------ model */
 
-/* The head is not built for evaluation. */
-static struct ibot_options model_options(const struct backbone_options *backbone)
-{
-    return (struct ibot_options){
-        .backbone = *backbone,
-        .head =
-            {
-                .hidden_dim = 1,
-                .bottleneck_dim = 1,
-                .out_dim = 1,
-                .patch_out_dim = 1,
-                .shared_student = true,
-                .shared_teacher = true,
-            },
-        .n_global = 1,
-        .inference_only = true,
-    };
-}
-
 enum status feature_model_open(struct feature_model *out, struct backend *backend,
                                const struct feature_model_options *o)
 {
-    struct pretrained pretrained;
-    struct pretrained_report report;
-    char text[1024];
-    enum status status;
+    struct inference_options options = {
+        .weights = o->weights,
+        .batch_size = o->batch_size,
+        .size_px = o->crop_size_px,
+        .precision = o->precision,
+        .gelu_tanh = o->gelu_tanh,
+    };
 
     memset(out, 0, sizeof(*out));
-    TRY(pretrained_open(&pretrained, &o->weights));
-    struct ibot_options model = model_options(&pretrained.backbone);
-    model.batch_size = o->batch_size;
-    model.precision = o->precision;
-    model.gelu_tanh = o->gelu_tanh;
-    model.global_size_px = o->crop_size_px > 0 ? o->crop_size_px : pretrained.crop_size_px;
-    TRY_OUT(ibot_open(&out->ibot, &backend->device, backend->ops, &backend->collective, &model));
-    TRY_OUT(pretrained_load(&pretrained, out->ibot, &backend->device, false, &report));
-    log_info("%s", pretrained_describe(&pretrained, &report, text, sizeof(text)));
-    out->backend = backend;
+    TRY(inference_open(&out->network, backend, &options));
     out->options = (struct ibot_feature_options){false, o->n_last_blocks, o->avgpool};
-    out->dim = ibot_feature_dim(out->ibot, &out->options);
-    out->batch_size = o->batch_size;
-    out->crop_size_px = model.global_size_px;
-    snprintf(out->weights, sizeof(out->weights), "%s", pretrained.file.path);
-out:
-    pretrained_close(&pretrained);
-    if (status != STATUS_OK)
-        feature_model_close(out);
-    return status;
+    out->dim = ibot_feature_dim(out->network.ibot, &out->options);
+    return STATUS_OK;
 }
 
 void feature_model_close(struct feature_model *model)
 {
-    if (model == NULL)
-        return;
-    ibot_close(&model->ibot);
-    memset(model, 0, sizeof(*model));
+    if (model != NULL)
+        inference_close(&model->network);
 }
 
 /* ------------------------------------------------------------------------------ data */
@@ -108,7 +74,7 @@ static enum status take_batches(struct features *out, const struct feature_model
         TRY(receiver_next(receiver, &batch, &input));
         CHECK(filled + batch->n_samples <= out->n);
         float *rows = out->values + filled * out->dim;
-        TRY(ibot_features(model->ibot, input.globals, &model->options, rows));
+        TRY(ibot_features(model->network.ibot, input.globals, &model->options, rows));
         for (int32_t i = 0; i < batch->n_samples; i++) {
             if (unit_length)
                 normalise(rows + (int64_t)i * out->dim, out->dim);
@@ -132,11 +98,11 @@ static enum status take_batches(struct features *out, const struct feature_model
 enum status features_compute(struct features *out, const struct feature_model *model,
                              const struct feature_data_options *o, const atomic_int *stop)
 {
-    struct data_spec spec = data_spec_centre_crop(o->resize_px, model->crop_size_px);
+    struct data_spec spec = data_spec_centre_crop(o->resize_px, model->network.size_px);
     struct receiver_options options = {
         .spec = spec,
-        .batch_size = model->batch_size,
-        .slice_size = model->batch_size < 32 ? model->batch_size : 32,
+        .batch_size = model->network.batch_size,
+        .slice_size = model->network.batch_size < 32 ? model->network.batch_size : 32,
         .prefetch = 4,
         .world = 1,
         .data = o->data,
@@ -150,7 +116,7 @@ enum status features_compute(struct features *out, const struct feature_model *m
     memset(out, 0, sizeof(*out));
     options.spec.bad_image_policy = BAD_IMAGE_FAIL;
     TRY(data_spec_check(&options.spec));
-    TRY(receiver_open(&receiver, &model->backend->device, &options, stop));
+    TRY(receiver_open(&receiver, &model->network.backend->device, &options, stop));
     TRY_OUT(receiver_dataset(&receiver, &dataset));
     out->n = (int64_t)dataset.n_samples;
     out->dim = model->dim;

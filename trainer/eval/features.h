@@ -5,17 +5,14 @@
 
 #include <stdatomic.h>
 
-#include "trainer/backend.h"
-#include "trainer/pretrained.h"
+#include "trainer/inference.h"
 #include "trainer/receiver.h"
 
 /* A network for evaluation: the backbone of any weights, in the place of the teacher's. */
 struct feature_model {
-    struct backend *backend; /* borrowed */
-    struct ibot *ibot;
+    struct inference network;
     struct ibot_feature_options options;
-    int32_t dim, batch_size, crop_size_px;
-    char weights[CHECKPOINT_MAX_PATH]; /* the file that was loaded: of a run its newest then */
+    int32_t dim;
 };
 
 struct feature_model_options {

@@ -99,5 +99,5 @@ enum status frozen_model_open(struct feature_model *out, struct backend *backend
 
 int32_t frozen_resize_px(const struct frozen_data_options *data, const struct feature_model *model)
 {
-    return data->resize_size > 0 ? data->resize_size : model->crop_size_px * 8 / 7;
+    return data->resize_size > 0 ? data->resize_size : model->network.size_px * 8 / 7;
 }

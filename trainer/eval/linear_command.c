@@ -169,8 +169,8 @@ static void describe(const struct linear_options *o, const struct feature_model 
     snprintf(out, n_bytes,
              "weights %s, key %s, %d last blocks, avgpool %d, crop %d of %d px, train %s, test %s, "
              "batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
-             model->weights, o->weights.key != NULL ? o->weights.key : "-",
-             o->features.n_last_blocks, o->features.avgpool_patchtokens, model->crop_size_px,
+             model->network.weights, o->weights.key != NULL ? o->weights.key : "-",
+             o->features.n_last_blocks, o->features.avgpool_patchtokens, model->network.size_px,
              frozen_resize_px(&o->data, model), o->data.train, o->data.test, o->batch_size_per_gpu,
              n, optimizers[o->optimizer],
              (unsigned long long)hash_bytes(settings, 2 * (size_t)n * sizeof(double)), o->epochs,

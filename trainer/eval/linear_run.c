@@ -189,7 +189,8 @@ static enum status train_epoch(struct linear_run *run)
                  run->options->epochs,
                  run->options->folder != NULL ? "; the same command goes on" : "");
         TRY(receiver_next(&run->receiver, &batch, &input));
-        TRY(ibot_features(run->model->ibot, input.globals, &run->model->options, run->features));
+        TRY(ibot_features(run->model->network.ibot, input.globals, &run->model->options,
+                          run->features));
         for (int32_t i = 0; i < batch->n_samples; i++)
             run->labels[i] = batch->samples[i].label;
         TRY(linear_probe_step(run->probe, run->features, run->labels, batch->n_samples,
@@ -267,9 +268,9 @@ static enum status open_stream(struct linear_run *run, struct dataset_info *data
     const struct linear_run_options *o = run->options;
     struct feature_model *model = run->model;
     struct receiver_options options = {
-        .spec = data_spec_random_crop(model->crop_size_px),
-        .batch_size = model->batch_size,
-        .slice_size = model->batch_size < 32 ? model->batch_size : 32,
+        .spec = data_spec_random_crop(model->network.size_px),
+        .batch_size = model->network.batch_size,
+        .slice_size = model->network.batch_size < 32 ? model->network.batch_size : 32,
         .prefetch = 4,
         .world = 1,
         .data = o->train,
@@ -280,7 +281,7 @@ static enum status open_stream(struct linear_run *run, struct dataset_info *data
     options.spec.seed = o->seed;
     options.spec.bad_image_policy = BAD_IMAGE_FAIL;
     TRY(data_spec_check(&options.spec));
-    TRY(receiver_open(&run->receiver, &model->backend->device, &options, stop));
+    TRY(receiver_open(&run->receiver, &model->network.backend->device, &options, stop));
     return receiver_dataset(&run->receiver, dataset);
 }
 
@@ -303,16 +304,17 @@ static enum status open_probe(struct linear_run *run, int32_t n_classes)
     struct linear_probe_options options = {
         .dim = model->dim,
         .n_classes = n_classes,
-        .batch_size = model->batch_size,
+        .batch_size = model->network.batch_size,
         .seed = o->seed,
         .classifiers = o->classifiers,
         .n_classifiers = o->n_classifiers,
     };
 
-    TRY(memory_alloc(&run->features, (size_t)model->batch_size * (size_t)model->dim, sizeof(float),
-                     "features"));
-    TRY(memory_alloc(&run->labels, (size_t)model->batch_size, sizeof(int32_t), "labels"));
-    return linear_probe_open(&run->probe, &model->backend->device, model->backend->ops, &options);
+    TRY(memory_alloc(&run->features, (size_t)model->network.batch_size * (size_t)model->dim,
+                     sizeof(float), "features"));
+    TRY(memory_alloc(&run->labels, (size_t)model->network.batch_size, sizeof(int32_t), "labels"));
+    return linear_probe_open(&run->probe, &model->network.backend->device,
+                             model->network.backend->ops, &options);
 }
 
 static void close_run(struct linear_run *run)
@@ -353,7 +355,8 @@ enum status linear_run(struct linear_result *best, struct linear_result *last,
                  dataset.n_classes, run->test.n_classes);
     TRY_OUT(open_probe(run, dataset.n_classes));
     TRY_OUT(open_folder(run));
-    run->steps_per_epoch = ((int64_t)dataset.n_samples + model->batch_size - 1) / model->batch_size;
+    run->steps_per_epoch =
+        ((int64_t)dataset.n_samples + model->network.batch_size - 1) / model->network.batch_size;
     if (run->epoch < o->epochs)
         TRY_OUT(receiver_start(&run->receiver, run->epoch * run->steps_per_epoch, o->epochs));
     log_info("%llu images, %lld steps in each of %d epochs, %d classifiers of %d features",

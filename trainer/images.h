@@ -1,14 +1,14 @@
 /* The images that are looked at: files, folders and data sets of every kind that loaders take, read
  * with the loader's own code, in this process. An analysis wants what does not travel over the
  * stream: any image at any time, its path, and where its crops lie. */
-#ifndef IBOT_TRAINER_ANALYSIS_IMAGES_H
-#define IBOT_TRAINER_ANALYSIS_IMAGES_H
+#ifndef IBOT_TRAINER_IMAGES_H
+#define IBOT_TRAINER_IMAGES_H
 
 #include <stdint.h>
 
 #include "proto/base/status.h"
 #include "proto/wire/data_spec.h"
-#include "trainer/analysis/image_box.h"
+#include "trainer/image_box.h"
 
 struct images; /* opaque; called by one thread, reads with several */
 

@@ -1,6 +1,6 @@
 /* Where a crop lies in its image. */
-#ifndef IBOT_TRAINER_ANALYSIS_IMAGE_BOX_H
-#define IBOT_TRAINER_ANALYSIS_IMAGE_BOX_H
+#ifndef IBOT_TRAINER_IMAGE_BOX_H
+#define IBOT_TRAINER_IMAGE_BOX_H
 
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 /* Images from indexes, decoded by a few threads. */
-#include "trainer/analysis/images.h"
+#include "trainer/images.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -58,7 +58,7 @@ enum status images_open(struct images **out, const char *const *paths, int n_pat
 
     if (n_paths < 1)
         FAIL(STATUS_INVALID, "no images: name files, folders or data sets of them");
-    TRY(image_library_start("ibot-analyze"));
+    TRY(image_library_start("images"));
     TRY(memory_alloc(&images, 1, sizeof(*images), "images"));
     images->n_threads = n_threads > 0 ? n_threads : omp_get_num_procs();
     TRY_OUT(memory_alloc(&images->sources, (size_t)n_paths, sizeof(*images->sources), "images"));
