@@ -46,6 +46,7 @@ static const struct op_table op_table_cuda = {
     .topk = topk_cuda,
     .cross_entropy = cross_entropy_cuda,
     .photometric = photometric_cuda,
+    .patch_mix = patch_mix_cuda,
     .region_mask = region_mask_cuda,
     .region_mask_backward = region_mask_backward_cuda,
     .patch_merge = patch_merge_cuda,

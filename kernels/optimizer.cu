@@ -180,7 +180,9 @@ struct step_arrays {
 /* What is the same for all segments, in shared memory. */
 struct step_factors {
     double all_norm;
-    float step_size[2], root_correction[2]; /* of ordinary and last-layer segments */
+    /* of ordinary and last-layer segments */
+    double step_size[2]; /* before the rate is scaled */
+    float root_correction[2];
     int finite;
 };
 
@@ -205,7 +207,7 @@ __device__ __forceinline__ void find_factors(step_factors *factors, const step_a
     if (threadIdx.x < 2) {
         int last_layer = (int)threadIdx.x;
         double t = (double)(last_layer ? a.control->last_layer_step : a.control->step) + 1.0;
-        factors->step_size[last_layer] = (float)((double)a.control->lr / (1.0 - pow(0.9, t)));
+        factors->step_size[last_layer] = (double)a.control->lr / (1.0 - pow(0.9, t));
         factors->root_correction[last_layer] = (float)(1.0 / sqrt(1.0 - pow(0.999, t)));
     }
     __syncthreads();
@@ -216,10 +218,12 @@ __device__ __forceinline__ update update_of(const step_arrays &a, const step_fac
 {
     const struct step_control &control = *a.control;
     uint32_t flags = a.segments[s].flags;
+    double scale = a.segments[s].lr_scale != 0.0f ? (double)a.segments[s].lr_scale : 1.0;
+    double lr = (double)control.lr * scale;
     bool last_layer = (flags & SEGMENT_LAST_LAYER) != 0;
     update u;
 
-    u.lr = control.lr;
+    u.lr = (float)lr;
     u.decay = flags & SEGMENT_DECAY ? control.weight_decay : 0.0f;
     u.clip = 1.0f;
     if (control.clip_grad > 0.0f) {
@@ -227,8 +231,8 @@ __device__ __forceinline__ update update_of(const step_arrays &a, const step_fac
         double coefficient = (double)control.clip_grad / (norm + 1e-6);
         u.clip = coefficient < 1.0 ? (float)coefficient : 1.0f;
     }
-    u.keep = (float)(1.0 - (double)control.lr * (double)u.decay);
-    u.step_size = factors.step_size[last_layer];
+    u.keep = (float)(1.0 - lr * (double)u.decay);
+    u.step_size = (float)(scale * factors.step_size[last_layer]);
     u.root_correction = factors.root_correction[last_layer];
     u.frozen = (flags & SEGMENT_FIXED) || (last_layer && control.freeze_last_layer);
     u.lars = a.lars != nullptr ? a.lars[s] : 1.0f;

@@ -38,6 +38,7 @@ const struct op_table op_table_cpu = {
     .topk = topk_cpu,
     .cross_entropy = cross_entropy_cpu,
     .photometric = photometric_cpu,
+    .patch_mix = patch_mix_cpu,
     .region_mask = region_mask_cpu,
     .region_mask_backward = region_mask_backward_cpu,
     .patch_merge = patch_merge_cpu,

@@ -11,6 +11,7 @@
 #include "ops/distill_loss.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
+#include "ops/patch_mix.h"
 #include "ops/photometric.h"
 #include "ops/reduce.h"
 #include "ops/region.h"
@@ -63,6 +64,7 @@ struct op_table {
     OP_SLOT(topk, topk_args);
     OP_SLOT(cross_entropy, cross_entropy_args);
     OP_SLOT(photometric, photometric_args);
+    OP_SLOT(patch_mix, patch_mix_args);
     /* Hierarchical backbones. As of all ops, no backend lacks any: a test says so. */
     OP_SLOT(region_mask, region_mask_args);
     OP_SLOT(region_mask_backward, region_mask_backward_args);

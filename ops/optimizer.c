@@ -119,9 +119,10 @@ static struct update update_of(const struct optimizer_step_args *args, int32_t s
     double norm = args->global_norm ? all_norm : ((const double *)args->norms.data)[s];
     bool last_layer = (segment->flags & SEGMENT_LAST_LAYER) != 0;
     double t = (double)(last_layer ? control->last_layer_step : control->step) + 1.0;
-    double lr = (double)control->lr;
+    double scale = segment->lr_scale != 0.0f ? (double)segment->lr_scale : 1.0;
+    double lr = (double)control->lr * scale;
     struct update u = {
-        .lr = control->lr,
+        .lr = (float)lr,
         .decay = segment->flags & SEGMENT_DECAY ? control->weight_decay : 0.0f,
         .clip = 1.0f,
         .lars = 1.0f,

@@ -24,7 +24,7 @@ struct segment {
     int64_t offset, n;      /* elements in the flat student arrays */
     int64_t teacher_offset; /* in the flat teacher array; -1: no counterpart */
     uint32_t flags;
-    uint32_t reserved;
+    float lr_scale; /* multiplies control->lr; 0: 1 */
 };
 
 /* norms [n_segments] f64 out: L2 norm of each gradient segment (fixed ones: 0). Sums in a fixed
@@ -35,11 +35,10 @@ struct gradient_norms_args {
     int32_t n_segments;
 };
 
-/* For every segment: g *= clip where the norm exceeds control->clip_grad (per tensor:
- * clip/(norm + 1e-6) if that is below 1; global_norm: one factor from the norm of all), then
- *   AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999);
- *          p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + 1e-8)
- *   SGD    momentum 0.9, not Nesterov, decay added to the gradient
+/* For every segment, whose lr is control->lr * lr_scale: g *= clip where the norm exceeds
+ * control->clip_grad (per tensor: clip/(norm + 1e-6) if that is below 1; global_norm: one factor
+ * from the norm of all), then AdamW  p *= 1 - lr*wd; m, v moments (0.9, 0.999); p -= lr/(1-b1^t) *
+ * m / (sqrt(v)/sqrt(1-b2^t) + 1e-8) SGD    momentum 0.9, not Nesterov, decay added to the gradient
  *   LARS   matrices: g += wd*p, g *= 0.001*|p|/|g| if both > 0; mu = 0.9*mu + g; p -= lr*mu
  * then teacher = m*teacher + (1-m)*student. Frozen last-layer segments skip all but the teacher. t
  * is control->step + 1, or control->last_layer_step + 1 for last-layer segments.

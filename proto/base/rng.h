@@ -27,6 +27,8 @@ enum rng_purpose {
     RNG_MASK = 7,      /* ratio and blocks */
     RNG_INIT = 8,      /* initial weights: sample = parameter number */
     RNG_DROP_PATH = 9, /* stochastic depth: epoch = step, view = 2*block + branch, sample = crop */
+    RNG_MIX = 16,      /* mixup, cutmix: epoch = step */
+    RNG_ERASE = 17,    /* random erasing: epoch = step, sample = image of the step, view 1 = box */
     RNG_TEST = 100,
 };
 

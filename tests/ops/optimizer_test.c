@@ -13,16 +13,16 @@
 
 enum { N_SEGMENTS = 7, TOTAL = 41000, TEACHER_TOTAL = 36000, STEPS = 4 };
 
-/* Ordinary, without decay, without a teacher, last layer, fixed, of one element, of many chunks;
- * with gaps between them. */
+/* Ordinary with a rate of its own, without decay, without a teacher, last layer, fixed, of one
+ * element, of many chunks; with gaps between them. */
 static const struct segment segments[N_SEGMENTS] = {
-    {0, 35, 100, SEGMENT_DECAY, 0},
+    {0, 35, 100, SEGMENT_DECAY, 0.65f},
     {40, 9, 0, SEGMENT_VECTOR, 0},
     {64, 300, -1, SEGMENT_DECAY, 0},
     {512, 1000, 512, SEGMENT_DECAY | SEGMENT_LAST_LAYER, 0},
     {1600, 64, 1600, SEGMENT_FIXED | SEGMENT_LAST_LAYER | SEGMENT_DECAY, 0},
     {1700, 1, 1700, SEGMENT_VECTOR, 0},
-    {2048, 33000, 2000, SEGMENT_DECAY, 0},
+    {2048, 33000, 2000, SEGMENT_DECAY, 1.5f},
 };
 
 /* The optimizer in double, element by element. */
@@ -50,7 +50,9 @@ static void reference_segment(struct model *model, int s, const struct step_cont
                               enum optimizer_kind kind, double clip)
 {
     const struct segment *segment = &segments[s];
-    double lr = control->lr, decay = segment->flags & SEGMENT_DECAY ? control->weight_decay : 0.0;
+    double scale = segment->lr_scale > 0.0f ? (double)segment->lr_scale : 1.0;
+    double lr = (double)control->lr * scale,
+           decay = segment->flags & SEGMENT_DECAY ? control->weight_decay : 0.0;
     double *p = model->p + segment->offset, *g = model->g + segment->offset;
     double *m = model->m + segment->offset, *v = model->v + segment->offset, adapt = 1.0;
     bool vector = (segment->flags & SEGMENT_VECTOR) != 0;

@@ -257,6 +257,8 @@ static inline double rsqrt(double x)
 /* macros: the C library has such names for itself */
 #define __expf(x) expf(x)
 #define __logf(x) logf(x)
+#define cospif(x) static_cast<float>(cos(3.141592653589793 * static_cast<double>(x)))
+#define sinpif(x) static_cast<float>(sin(3.141592653589793 * static_cast<double>(x)))
 static inline float __fdividef(float a, float b)
 {
     return a / b;
