@@ -400,9 +400,9 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
 }
 
 /* PyTorch passes the scale factor (size + 0.1) / n through. */
-static double scale_of(int32_t size, int32_t n)
+static double scale_of(int32_t size, int32_t n, bool exact)
 {
-    return (static_cast<double>(size) + 0.1) / static_cast<double>(n);
+    return (static_cast<double>(size) + (exact ? 0.0 : 0.1)) / static_cast<double>(n);
 }
 
 enum status position_interpolate_cuda(struct device *device,
@@ -417,8 +417,8 @@ enum status position_interpolate_cuda(struct device *device,
     CHECK(tensor_is_2d(&args->out, n_out, d));
     return launch(device, "position_interpolate", static_cast<unsigned>(n_out), ROW_THREADS, 0,
                   position_interpolate, data_of<float>(args->out), data_of<float>(args->grid), n,
-                  args->width, static_cast<int32_t>(d), scale_of(args->height, n),
-                  scale_of(args->width, n));
+                  args->width, static_cast<int32_t>(d), scale_of(args->height, n, args->exact),
+                  scale_of(args->width, n, args->exact));
 }
 
 enum status
@@ -436,7 +436,7 @@ position_interpolate_backward_cuda(struct device *device,
                   ROW_THREADS, static_cast<size_t>(height + width) * sizeof(float),
                   position_interpolate_backward, data_of<float>(args->d_grid),
                   data_of<float>(args->d_out), n, height, width, static_cast<int32_t>(d),
-                  scale_of(height, n), scale_of(width, n));
+                  scale_of(height, n, false), scale_of(width, n, false));
 }
 
 /* ------------------------------------------------------------------------------ rows */

@@ -196,9 +196,9 @@ static struct taps taps_at(int32_t i, int32_t n, double scale)
     return taps;
 }
 
-static double scale_of(int32_t size, int32_t n)
+static double scale_of(int32_t size, int32_t n, bool exact)
 {
-    return ((double)size + 0.1) / (double)n;
+    return ((double)size + (exact ? 0.0 : 0.1)) / (double)n;
 }
 
 enum status position_interpolate_cpu(struct device *device,
@@ -207,7 +207,8 @@ enum status position_interpolate_cpu(struct device *device,
     int32_t n = args->grid_size;
     int64_t d = args->grid.shape[1], width = args->width;
     const float *grid = args->grid.data;
-    double scale_y = scale_of(args->height, n), scale_x = scale_of(args->width, n);
+    double scale_y = scale_of(args->height, n, args->exact);
+    double scale_x = scale_of(args->width, n, args->exact);
 
     CHECK_F32("position_interpolate", args->grid);
     CHECK(tensor_is_2d(&args->grid, (int64_t)n * n, d));
@@ -239,7 +240,7 @@ static void interpolate_columns(const struct position_interpolate_backward_args 
 {
     int32_t n = args->grid_size;
     int64_t d = args->d_grid.shape[1], width = args->width;
-    double scale_y = scale_of(args->height, n), scale_x = scale_of(args->width, n);
+    double scale_y = scale_of(args->height, n, false), scale_x = scale_of(args->width, n, false);
 
     for (int64_t i = 0; i < args->height * width; i++) {
         struct taps ty = taps_at((int32_t)(i / width), n, scale_y);

@@ -40,12 +40,13 @@ struct tokens_backward_args {
 
 /* Bicubic interpolation (a = -0.75, half pixel, edges clamped, no antialiasing) of a position
  * grid, with the scale factor (size + 0.1)/n passed through as PyTorch does: source coordinate of
- * output i is (i + 0.5)/scale - 0.5.
+ * output i is (i + 0.5)/scale - 0.5. With `exact` the scale is size/n, as of an explicit size.
  *   grid [n*n, D] f32     out [h*w, D] f32 out
  * Backward: d_grid [n*n, D] is added to. Source: spec of the official ViT; Keys 1981. */
 struct position_interpolate_args {
     struct tensor grid, out;
     int32_t grid_size, height, width;
+    bool exact;
 };
 struct position_interpolate_backward_args {
     struct tensor d_out, d_grid;

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/base/rng.h"
+
 static const struct {
     const char *name;
     int32_t embed_dim, depth, n_heads;
@@ -125,6 +127,21 @@ float backbone_drop_rate(const struct backbone_options *o, int32_t block)
                                 : o->drop_path - step * (float)(o->depth - 1 - block);
 }
 
+float backbone_draw_scale(const struct backbone_options *o, int32_t block, int32_t branch,
+                          uint64_t seed, uint32_t step, uint32_t sample)
+{
+    float keep = 1.0f - backbone_drop_rate(o, block);
+    struct rng rng = rng_open((struct rng_key){
+        .seed = seed,
+        .epoch = step,
+        .sample = sample,
+        .view = (uint16_t)(2 * block + branch),
+        .purpose = RNG_DROP_PATH,
+    });
+
+    return rng_uniform(&rng) < (double)keep ? 1.0f / keep : 0.0f;
+}
+
 static enum status check_swin(const struct backbone_options *o)
 {
     int32_t map = o->image_size_px / o->patch_size_px >> n_merges(o), depth = 0;
@@ -223,7 +240,7 @@ enum status backbone_bind(struct backbone *b, const struct binder *binder,
 {
     if (b->vit != NULL) {
         TRY(vit_bind(b->vit, binder));
-        b->features = b->vit->features;
+        b->features = b->vit->without_norm ? b->vit->final_x : b->vit->features;
     } else {
         TRY(swin_bind(b->swin, binder));
         b->features = b->swin->features;
@@ -245,7 +262,9 @@ enum status backbone_forward(struct backbone *b, uint8_t *mask)
 
 struct tensor backbone_d_features(struct backbone *b)
 {
-    return b->vit != NULL ? b->vit->gradients.d_y : b->swin->d_features;
+    if (b->vit == NULL)
+        return b->swin->d_features;
+    return b->vit->without_norm ? b->vit->gradients.d_stream : b->vit->gradients.d_y;
 }
 
 const struct block_gradients *backbone_gradients(const struct backbone *b)

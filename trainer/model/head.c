@@ -5,6 +5,22 @@
 
 static const float batchnorm_momentum = 0.1f, head_norm_eps = 1e-5f, unit_eps = 1e-12f;
 
+/* Hidden layers; and whether there is anything behind them. */
+static int n_hidden(const struct head *head)
+{
+    return head->options.n_layers == 1 ? 1 : 2;
+}
+
+static bool is_whole(const struct head *head)
+{
+    return head->options.n_layers == 0;
+}
+
+struct head_layer *head_last_hidden(struct head *head)
+{
+    return head->layers[n_hidden(head) - 1];
+}
+
 static struct last_layer *layer_for(struct head *head, bool patch)
 {
     return &head->last[patch && !head->shared];
@@ -61,6 +77,8 @@ static enum status plan_backward(struct head *head, struct workspace *w)
         return STATUS_OK;
     if (head->options.norm == HEAD_NORM_LN)
         TRY(plan_floats(w, &head->d_linear, n * hidden));
+    if (!is_whole(head))
+        return STATUS_OK;
     return plan_buffer(w, &head->d_raw, head->dtype, n * head->options.bottleneck_dim);
 }
 
@@ -83,13 +101,15 @@ enum status head_plan(struct head *head, struct device *device, const struct op_
         .shared = student ? options->shared_student : options->shared_teacher,
         .n_spans = 1,
     };
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < n_hidden(head); i++)
         TRY(plan_layer(head, w, i));
-    TRY(plan_floats(w, &head->raw, capacity * bottleneck));
-    TRY(plan_floats(w, &head->z, capacity * bottleneck));
-    TRY(plan_floats(w, &head->inverse, capacity));
-    for (int i = 0; i < (head->shared ? 1 : 2); i++)
-        TRY(plan_last(head, w, i));
+    if (is_whole(head)) {
+        TRY(plan_floats(w, &head->raw, capacity * bottleneck));
+        TRY(plan_floats(w, &head->z, capacity * bottleneck));
+        TRY(plan_floats(w, &head->inverse, capacity));
+        for (int i = 0; i < (head->shared ? 1 : 2); i++)
+            TRY(plan_last(head, w, i));
+    }
     if (student)
         TRY(plan_backward(head, w));
     if (options->norm == HEAD_NORM_BN) {
@@ -145,12 +165,15 @@ enum status head_bind(struct head *head, const struct binder *b)
         head->options.norm == HEAD_NORM_LN ? binder_wide_layer : binder_layer;
 
     head->mlp[0] = layer(b, "head.mlp.0");
-    head->mlp[1] = layer(b, norm ? "head.mlp.3" : "head.mlp.2");
-    head->mlp[2] = binder_wide_layer(b, norm ? "head.mlp.6" : "head.mlp.4");
+    if (n_hidden(head) > 1)
+        head->mlp[1] = layer(b, norm ? "head.mlp.3" : "head.mlp.2");
     if (norm)
         head->norm = binder_affine(b, "head.mlp.1");
-    bind_last(&head->last[0], b, "head.last_layer.weight_g", "head.last_layer.weight_v");
-    if (!head->shared)
+    if (is_whole(head)) {
+        head->mlp[2] = binder_wide_layer(b, norm ? "head.mlp.6" : "head.mlp.4");
+        bind_last(&head->last[0], b, "head.last_layer.weight_g", "head.last_layer.weight_v");
+    }
+    if (is_whole(head) && !head->shared)
         bind_last(&head->last[1], b, "head.last_layer2.weight_g", "head.last_layer2.weight_v");
     for (int i = 0; i < 2; i++) {
         struct head_layer *l = head->layers[i];
@@ -321,9 +344,8 @@ static enum status hidden_layer(struct head *head, int layer, struct tensor x, i
     return norm ? batchnorm(head, l, s) : STATUS_OK;
 }
 
-enum status head_forward(struct head *head, struct tensor x, int64_t n)
+enum status head_hidden_forward(struct head *head, struct tensor x, int64_t n)
 {
-    int64_t bottleneck = head->options.bottleneck_dim, hidden = head->options.hidden_dim;
     bool by_span = head->options.norm == HEAD_NORM_BN;
     int32_t n_spans = by_span ? head->n_spans : 1;
 
@@ -331,8 +353,17 @@ enum status head_forward(struct head *head, struct tensor x, int64_t n)
     for (int32_t s = 0; s < n_spans; s++) { /* in the original's order: statistics are shared */
         int64_t first = by_span ? head->spans[s].first : 0, rows = by_span ? head->spans[s].n : n;
         TRY(hidden_layer(head, 0, x, s, first, rows));
-        TRY(hidden_layer(head, 1, head->layers[0]->hidden, s, first, rows));
+        if (n_hidden(head) > 1)
+            TRY(hidden_layer(head, 1, head->layers[0]->hidden, s, first, rows));
     }
+    return STATUS_OK;
+}
+
+enum status head_forward(struct head *head, struct tensor x, int64_t n)
+{
+    int64_t bottleneck = head->options.bottleneck_dim, hidden = head->options.hidden_dim;
+
+    TRY(head_hidden_forward(head, x, n));
     struct linear_args last = {
         .x = shaped(head->layers[1]->hidden, n, hidden),
         .weight = head->mlp[2].weight,
@@ -369,13 +400,29 @@ static enum status linear_back(struct head *head, int i, struct tensor d_y, stru
     return head->ops->linear_backward(head->device, &args);
 }
 
+enum status head_hidden_backward(struct head *head, struct tensor x, struct tensor d_x, int64_t n)
+{
+    bool norm = head->options.norm != HEAD_NORM_NONE;
+    struct head_layer *first = head->layers[0];
+    struct tensor d = head->d_hidden[0], none = {0};
+
+    if (n_hidden(head) > 1) {
+        if (norm)
+            TRY(norm_backward(head, head->layers[1], d, n));
+        TRY(linear_back(head, 1, d, first->hidden, first->pre, head->d_hidden[1], n));
+        d = head->d_hidden[1];
+    }
+    if (norm)
+        TRY(norm_backward(head, first, d, n));
+    return linear_back(head, 0, d, x, none, d_x, n);
+}
+
 enum status head_backward(struct head *head, struct tensor x, float *d_z, struct tensor d_x,
                           int64_t n)
 {
     int64_t bottleneck = head->options.bottleneck_dim;
-    struct head_layer *first = head->layers[0], *second = head->layers[1];
-    bool norm = head->options.norm != HEAD_NORM_NONE;
-    struct tensor d_raw = head->dtype == DTYPE_F32 ? vector(d_z, 0) : head->d_raw, none = {0};
+    struct head_layer *second = head->layers[1];
+    struct tensor d_raw = head->dtype == DTYPE_F32 ? vector(d_z, 0) : head->d_raw;
     struct unit_norm_backward_args unit = {
         .d_y = matrix(d_z, n, bottleneck),
         .y = matrix(head->z, n, bottleneck),
@@ -386,12 +433,7 @@ enum status head_backward(struct head *head, struct tensor x, float *d_z, struct
     TRY(head->ops->unit_norm_backward(head->device, &unit));
     TRY(copy_as(head, d_z, head->d_raw, n * bottleneck));
     TRY(linear_back(head, 2, d_raw, second->hidden, second->pre, head->d_hidden[0], n));
-    if (norm)
-        TRY(norm_backward(head, second, head->d_hidden[0], n));
-    TRY(linear_back(head, 1, head->d_hidden[0], first->hidden, first->pre, head->d_hidden[1], n));
-    if (norm)
-        TRY(norm_backward(head, first, head->d_hidden[1], n));
-    return linear_back(head, 0, head->d_hidden[1], x, none, d_x, n);
+    return head_hidden_backward(head, x, d_x, n);
 }
 
 /* ------------------------------------------------------------------------------ last layers */

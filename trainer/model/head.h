@@ -10,6 +10,9 @@
  * copies (vectors of unit length; the temperatures magnify what bf16 would lose), their gradients
  * from bf16 copies.
  *
+ * Of a head that is cut after its first or second hidden layer (options.n_layers) these are made
+ * and nothing else.
+ *
  * The optional norm is one module used after both hidden linears (shared gain, bias and running
  * statistics), as in the original. */
 #ifndef IBOT_TRAINER_MODEL_HEAD_H
@@ -90,6 +93,14 @@ enum status head_forward(struct head *head, struct tensor x, int64_t n) IBOT_WAR
 /* d_z [n, b] (overwritten) -> d_x [n, D]; MLP gradients are added up. */
 enum status head_backward(struct head *head, struct tensor x, float *d_z, struct tensor d_x,
                           int64_t n) IBOT_WARN_UNUSED;
+
+/* The hidden layers alone: x [n, D] -> the activations of the last of them, and what was before its
+ * activation. */
+enum status head_hidden_forward(struct head *head, struct tensor x, int64_t n) IBOT_WARN_UNUSED;
+struct head_layer *head_last_hidden(struct head *head);
+/* The gradient before that activation [n, H], which is in d_hidden[0] -> d_x [n, D]. */
+enum status head_hidden_backward(struct head *head, struct tensor x, struct tensor d_x,
+                                 int64_t n) IBOT_WARN_UNUSED;
 
 /* Makes the copies of n rows of vectors->z. */
 enum status head_copy_vectors(struct head *head, const struct head_vectors *vectors,

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "proto/base/memory.h"
-#include "proto/base/rng.h"
 #include "trainer/model/ibot_internal.h"
 
 /* ------------------------------------------------------------------------------ options */
@@ -412,28 +411,6 @@ size_t ibot_device_bytes(const struct ibot *ibot)
 
 /* ------------------------------------------------------------------------------ initial weights */
 
-static void draw(const struct param *param, uint64_t seed, uint32_t number, float *values)
-{
-    struct rng rng =
-        rng_open((struct rng_key){.seed = seed, .sample = number, .purpose = RNG_INIT});
-
-    for (int64_t i = 0; i < param->n; i++)
-        switch (param->init) {
-        case PARAM_ZEROS:
-            values[i] = 0.0f;
-            break;
-        case PARAM_ONES:
-            values[i] = 1.0f;
-            break;
-        case PARAM_NORMAL_002:
-            values[i] = (float)(0.02 * rng_normal(&rng));
-            break;
-        case PARAM_UNIFORM:
-            values[i] = (float)rng_range(&rng, -(double)param->bound, (double)param->bound);
-            break;
-        }
-}
-
 /* The official non-strict load: a teacher with one last layer reads `last_layer`, then, under the
  * alias, `last_layer2`; a student with one offers it under both names. */
 static const char *source_name(const struct ibot *ibot, const char *name, char *buffer, size_t size)
@@ -479,7 +456,7 @@ enum status ibot_initialise(struct ibot *ibot, uint64_t seed)
 
     TRY(memory_alloc(&values, (size_t)student->n_elements, sizeof(float), "initial weights"));
     for (size_t i = 0; i < student->n_params; i++)
-        draw(&student->params[i], seed, (uint32_t)i, values + student->params[i].offset);
+        param_draw(&student->params[i], seed, (uint32_t)i, values + student->params[i].offset);
     TRY_OUT(ibot->device->copy_in(ibot->device, ibot->student.parameters, values, bytes));
     TRY_OUT(ibot->collective->broadcast(ibot->collective, ibot->device, ibot->student.parameters,
                                         bytes));

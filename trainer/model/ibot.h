@@ -56,6 +56,7 @@ struct head_options {
     bool fixed_gains; /* norm_last_layer */
     enum head_norm norm;
     enum activation activation; /* gelu, relu */
+    int32_t n_layers;           /* 1, 2: so many hidden layers alone; 0: all of it */
 };
 
 struct ibot_options {
@@ -136,6 +137,10 @@ int32_t backbone_grid(const struct backbone_options *options, int32_t size_px);
 int32_t backbone_width(const struct backbone_options *options);
 /* Rates of stochastic depth: float32 linspace(0, drop_path, depth). */
 float backbone_drop_rate(const struct backbone_options *options, int32_t block);
+/* 0, or 1/keep: what a branch (0 attention, 1 MLP) of a block is multiplied by in one crop. A pure
+ * function of its arguments (Philox, RNG_DROP_PATH). */
+float backbone_draw_scale(const struct backbone_options *options, int32_t block, int32_t branch,
+                          uint64_t seed, uint32_t step, uint32_t sample);
 
 /* What ibot_open would take of the device's memory: in all, and its largest buffer. Takes none. */
 struct ibot_plan {

@@ -9,7 +9,6 @@
  * steps have to be recorded: what is between stands for nothing (index -1, weight 0). */
 #include <string.h>
 
-#include "proto/base/rng.h"
 #include "trainer/model/ibot_internal.h"
 
 /* Parts that the masked rows are rounded up to, of all patches. */
@@ -157,23 +156,17 @@ static void draw_scales(const struct ibot *ibot, const struct ibot_input *input,
     int64_t stride = input->sample_stride > 0 ? input->sample_stride : 1;
 
     for (int64_t crop = 0; crop < backbone->n_samples; crop++) {
-        bool kept;
         if (input->keep_globals != NULL) {
-            kept = crop < globals ? input->keep_globals[drawn * globals + crop] != 0
-                                  : input->keep_locals[drawn * locals + crop - globals] != 0;
-        } else {
-            int64_t view = crop / o->batch_size;
-            int64_t number = input->first_sample + crop % o->batch_size * stride;
-            struct rng rng = rng_open((struct rng_key){
-                .seed = input->keep_seed,
-                .epoch = (uint32_t)input->step,
-                .sample = (uint32_t)(view << 24 | (number & 0xffffff)),
-                .view = (uint16_t)(2 * block + branch),
-                .purpose = RNG_DROP_PATH,
-            });
-            kept = rng_uniform(&rng) < (double)keep;
+            bool kept = crop < globals ? input->keep_globals[drawn * globals + crop] != 0
+                                       : input->keep_locals[drawn * locals + crop - globals] != 0;
+            scales[crop] = kept ? 1.0f / keep : 0.0f;
+            continue;
         }
-        scales[crop] = kept ? 1.0f / keep : 0.0f;
+        int64_t view = crop / o->batch_size;
+        int64_t number = input->first_sample + crop % o->batch_size * stride;
+        scales[crop] = backbone_draw_scale(&o->backbone, block, branch, input->keep_seed,
+                                           (uint32_t)input->step,
+                                           (uint32_t)(view << 24 | (number & 0xffffff)));
     }
 }
 

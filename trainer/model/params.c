@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "proto/base/memory.h"
+#include "proto/base/rng.h"
+#include "trainer/model/classifier.h"
 #include "trainer/model/swin.h"
 
 enum { ALIGNMENT = 16 }; /* elements */
@@ -129,7 +131,7 @@ static enum status add_swin(struct param_table *table, const struct backbone_opt
 }
 
 static enum status add_vit(struct param_table *table, const struct backbone_options *o,
-                           bool student)
+                           bool student, bool without_norm)
 {
     int64_t d = o->embed_dim, p = o->patch_size_px, grid = o->image_size_px / p;
     float bound = 1.0f / sqrtf((float)(3 * p * p));
@@ -147,7 +149,7 @@ static enum status add_vit(struct param_table *table, const struct backbone_opti
         snprintf(name, sizeof(name), "backbone.blocks.%d", i);
         TRY(add_block(table, name, d, o->mlp_ratio * d, 0, 0));
     }
-    return add_norm(table, "backbone.norm", d);
+    return without_norm ? STATUS_OK : add_norm(table, "backbone.norm", d);
 }
 
 static enum status add_last_layer(struct param_table *table, const char *layer, int64_t k,
@@ -164,18 +166,21 @@ static enum status add_last_layer(struct param_table *table, const char *layer, 
                (const int64_t[]){k, bottleneck});
 }
 
-static enum status add_head(struct param_table *table, const struct ibot_options *options,
+static enum status add_head(struct param_table *table, const struct head_options *o, int64_t width,
                             bool student)
 {
-    const struct head_options *o = &options->head;
     bool norm = o->norm != HEAD_NORM_NONE;
     bool shared = student ? o->shared_student : o->shared_teacher;
     bool fixed = student && o->fixed_gains;
 
-    TRY(add_linear(table, "head.mlp.0", o->hidden_dim, backbone_width(&options->backbone)));
+    TRY(add_linear(table, "head.mlp.0", o->hidden_dim, width));
     if (norm)
         TRY(add_norm(table, "head.mlp.1", o->hidden_dim));
+    if (o->n_layers == 1)
+        return STATUS_OK;
     TRY(add_linear(table, norm ? "head.mlp.3" : "head.mlp.2", o->hidden_dim, o->hidden_dim));
+    if (o->n_layers == 2)
+        return STATUS_OK;
     TRY(add_linear(table, norm ? "head.mlp.6" : "head.mlp.4", o->bottleneck_dim, o->hidden_dim));
     TRY(add_last_layer(table, "last_layer", o->out_dim, o->bottleneck_dim, fixed));
     if (!shared)
@@ -183,12 +188,49 @@ static enum status add_head(struct param_table *table, const struct ibot_options
     return STATUS_OK;
 }
 
+static enum status add_backbone(struct param_table *table, const struct backbone_options *o,
+                                bool student, bool without_norm)
+{
+    return o->n_stages > 0 ? add_swin(table, o, student) : add_vit(table, o, student, without_norm);
+}
+
 enum status param_table_init(struct param_table *table, const struct ibot_options *options,
                              bool student)
 {
     memset(table, 0, sizeof(*table));
-    TRY((options->backbone.n_stages > 0 ? add_swin : add_vit)(table, &options->backbone, student));
-    return add_head(table, options, student);
+    TRY(add_backbone(table, &options->backbone, student, false));
+    return add_head(table, &options->head, backbone_width(&options->backbone), student);
+}
+
+/* Without decay, as in the original: vectors, biases (which have none anyway), and these two. */
+static void leave_undecayed(struct param_table *table)
+{
+    static const char *const names[] = {"backbone.cls_token", "backbone.pos_embed"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        int64_t at = param_find(table, names[i]);
+        if (at >= 0)
+            table->params[at].flags &= ~(uint32_t)SEGMENT_DECAY;
+    }
+}
+
+enum status param_table_init_classifier(struct param_table *table,
+                                        const struct classifier_options *o)
+{
+    bool normed_mean = classifier_norms_mean(o);
+    int64_t width = backbone_width(&o->backbone);
+
+    memset(table, 0, sizeof(*table));
+    TRY(add_backbone(table, &o->backbone, false, normed_mean));
+    if (normed_mean)
+        TRY(add_norm(table, "fc_norm", width));
+    if (o->n_head_layers > 0)
+        TRY(add_head(table, &o->head, width, true));
+    TRY(add_linear(table, "head", o->n_classes, classifier_width(o)));
+    for (size_t i = 0; i < table->n_params; i++) /* nothing is frozen for a while */
+        table->params[i].flags &= ~(uint32_t)SEGMENT_LAST_LAYER;
+    leave_undecayed(table);
+    return STATUS_OK;
 }
 
 void param_table_release(struct param_table *table)
@@ -220,4 +262,26 @@ struct tensor param_tensor(const struct param_table *table, float *flat, const c
     int64_t i = param_find(table, name);
     CHECK(i >= 0, "no parameter '%s'", name);
     return param_tensor_at(table, flat, (size_t)i);
+}
+
+void param_draw(const struct param *param, uint64_t seed, uint32_t number, float *values)
+{
+    struct rng rng =
+        rng_open((struct rng_key){.seed = seed, .sample = number, .purpose = RNG_INIT});
+
+    for (int64_t i = 0; i < param->n; i++)
+        switch (param->init) {
+        case PARAM_ZEROS:
+            values[i] = 0.0f;
+            break;
+        case PARAM_ONES:
+            values[i] = 1.0f;
+            break;
+        case PARAM_NORMAL_002:
+            values[i] = (float)(0.02 * rng_normal(&rng));
+            break;
+        case PARAM_UNIFORM:
+            values[i] = (float)rng_range(&rng, -(double)param->bound, (double)param->bound);
+            break;
+        }
 }

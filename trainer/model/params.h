@@ -14,6 +14,8 @@
 #include "proto/base/status.h"
 #include "trainer/model/ibot.h"
 
+struct classifier_options;
+
 enum param_init {
     PARAM_ZEROS,
     PARAM_ONES,
@@ -40,10 +42,16 @@ struct param_table {
 /* Fills the table of the student (with masked_embed) or the teacher. */
 enum status param_table_init(struct param_table *table, const struct ibot_options *options,
                              bool student) IBOT_WARN_UNUSED;
+/* Of a classifier that is fine-tuned (classifier.h). */
+enum status param_table_init_classifier(struct param_table *table,
+                                        const struct classifier_options *options) IBOT_WARN_UNUSED;
 void param_table_release(struct param_table *table);
 
 /* -1 when there is none of that name. */
 int64_t param_find(const struct param_table *table, const char *name);
+
+/* Its initial values: of parameter `number`, drawn by Philox (RNG_INIT) from `seed`. */
+void param_draw(const struct param *param, uint64_t seed, uint32_t number, float *values);
 
 /* The parameter's place in a flat array, as a tensor of its official shape; CHECKs the name. */
 struct tensor param_tensor(const struct param_table *table, float *flat, const char *name);

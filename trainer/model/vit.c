@@ -35,6 +35,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
 
     memset(vit, 0, sizeof(*vit));
     vit->options = *options;
+    vit->without_norm = layout->without_norm;
     vit->pass = (struct block_pass){
         .device = device,
         .ops = ops,
@@ -74,9 +75,11 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
                           vit->pass.n_tokens * options->n_heads, w));
     TRY(plan_buffer(w, &vit->states[0].branch, layout->dtype, n));
     TRY(plan_buffer(w, &vit->final_x, layout->stream, n));
-    TRY(plan_buffer(w, &vit->features, layout->dtype, n));
-    TRY(plan_floats(w, &vit->final_mean, vit->pass.n_tokens));
-    TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
+    if (!vit->without_norm) {
+        TRY(plan_buffer(w, &vit->features, layout->dtype, n));
+        TRY(plan_floats(w, &vit->final_mean, vit->pass.n_tokens));
+        TRY(plan_floats(w, &vit->final_rstd, vit->pass.n_tokens));
+    }
     TRY(workspace_reserve(w, &vit->sample, (size_t)vit->pass.n_tokens * sizeof(int32_t)));
     if (layout->backward)
         TRY(block_plan_gradients(&vit->gradients, layout->dtype, layout->stream, n, n,
@@ -120,7 +123,8 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
         vit->states[i].branch = vit->states[0].branch;
         block_share(&vit->states[i], &vit->shared, pass);
     }
-    vit->norm = binder_affine(b, "backbone.norm");
+    if (!vit->without_norm)
+        vit->norm = binder_affine(b, "backbone.norm");
     vit->all_rows = (struct block_rows){.n_rows = pass->n_tokens};
     vit->rows = vit->all_rows;
 
@@ -198,6 +202,8 @@ static struct block_next next_of(struct vit *vit, int32_t i)
         struct block_state *s = &vit->states[i + 1];
         return (struct block_next){vit->weights[i + 1].norm1, s->x, s->y1, s->mean1, s->rstd1};
     }
+    if (vit->without_norm)
+        return (struct block_next){.x = vit->final_x};
     return (struct block_next){vit->norm, vit->final_x, vit->features, vit->final_mean,
                                vit->final_rstd};
 }
@@ -317,8 +323,9 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
     int64_t n = vit->rows.n_rows;
 
     block_gradients_begin(g);
-    TRY(p->device->zero(p->device, g->d_stream.data,
-                        (size_t)(n * p->width) * dtype_size_bytes(p->stream)));
+    if (!vit->without_norm)
+        TRY(p->device->zero(p->device, g->d_stream.data,
+                            (size_t)(n * p->width) * dtype_size_bytes(p->stream)));
     for (int32_t i = vit->options.depth - 1; i >= 0; i--) {
         struct block_next next = next_of(vit, i);
         const struct block_rows *rows = rows_for(vit, i);

@@ -25,6 +25,7 @@ struct vit {
     struct block_pass pass;
     struct vit_group groups[2];
     int32_t n_groups;
+    bool without_norm; /* features are final_x */
     struct affine patch_embed, norm;
     struct tensor cls, pos, mask_token, d_cls, d_pos, d_mask_token; /* data NULL: none */
     struct block_weights *weights;                                  /* [depth] */
@@ -51,7 +52,8 @@ enum status vit_bind(struct vit *vit, const struct binder *binder) IBOT_WARN_UNU
 /* Patches -> features. mask [n_global_images*N] u8 in device memory, or NULL. */
 enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
 
-/* gradients.d_y [R, D] holds the gradient of the features; parameter gradients are added up. */
+/* gradients.d_y [R, D], or d_stream without a norm, holds the gradient of the features; parameter
+ * gradients are added up. */
 enum status vit_backward(struct vit *vit, uint8_t *mask,
                          const struct gradient_watch *watch) IBOT_WARN_UNUSED;
 

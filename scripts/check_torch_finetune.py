@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Holds the values that fine-tuning is tested against with PyTorch's and timm's own.
+
+  scripts/check_torch_finetune.py FILE [--write]
+
+FILE: tests/trainer/classifier_values.h, which tests/trainer/classifier_test.c includes. Small
+classifiers (timm's VisionTransformer and SwinTransformer; layers of a projection head in between) are
+trained for three steps of two micro-batches: timm's mixing of images and targets, its layer decay
+formula, PyTorch's AdamW and clipping. Losses, gradient norms and how every parameter moved are compared
+with the file, or written to it. Exit status 1: a value differs; 77: no PyTorch or timm.
+"""
+import math
+import re
+import sys
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from timm.data.mixup import Mixup, mixup_target
+    from timm.loss import SoftTargetCrossEntropy
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.vision_transformer import VisionTransformer
+except ImportError as error:
+    print(f"skipped: {error}: scripts/setup_torch.sh installs PyTorch", file=sys.stderr)
+    sys.exit(77)
+
+B, K, SIDE, STEPS, MICRO = 4, 5, 32, 3, 2
+WIDTH, HIDDEN, BOTTLENECK, OUT = 32, 48, 16, 64
+LR, DECAY, LAYER_DECAY, CLIP, SMOOTHING, AVERAGE = 2e-3, 0.05, 0.65, 0.5, 0.1, 0.9
+LABELS = ([0, 3, 2, 4], [1, 1, 0, 2])
+# of each micro-batch in turn: share of the images, cut box (top, left, bottom, right), share of labels
+MIXES = ((0.7, None, 0.7), (1.0, (3, 5, 19, 30), None), (1.0, None, 1.0))
+
+
+class Head(torch.nn.Module):
+    """The first layers of a projection head, or all of it."""
+
+    def __init__(self, layers):
+        super().__init__()
+        sizes = [WIDTH, HIDDEN, HIDDEN, BOTTLENECK][:layers + 1]
+        self.linears = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.whole = layers == 3
+        if self.whole:
+            self.gain = torch.nn.Parameter(torch.ones(OUT, 1), requires_grad=False)
+            self.direction = torch.nn.Parameter(torch.ones(OUT, BOTTLENECK))
+
+    def forward(self, x):
+        for i, linear in enumerate(self.linears):
+            x = linear(x)
+            if i < 2:
+                x = F.gelu(x)
+        if self.whole:
+            weight = self.gain * self.direction / self.direction.norm(dim=1, keepdim=True)
+            x = F.normalize(x, dim=1) @ weight.t()
+        return x
+
+
+class Net(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.head = Head(int(kind[4:])) if kind.startswith("head") else torch.nn.Identity()
+        width = {"head1": HIDDEN, "head2": HIDDEN, "head3": OUT}.get(kind, WIDTH)
+        self.linear = torch.nn.Linear(width, K)
+        if kind == "swin":
+            self.backbone = SwinTransformer(img_size=SIDE, patch_size=4, window_size=4, embed_dim=16, depths=(2, 2),
+                                            num_heads=(2, 4), num_classes=0, drop_path_rate=0.0)
+            self.backbone.norm.eps = 1e-6
+            for module in self.backbone.modules():
+                if isinstance(module, torch.nn.LayerNorm):
+                    module.eps = 1e-6
+        else:
+            self.backbone = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2,
+                                              num_classes=0, global_pool="avg" if kind == "mean" else "token")
+        self.kind = kind
+        self.depth = 4 if kind == "swin" else 2
+
+    def forward(self, x):
+        return self.linear(self.head(self.backbone(x)))
+
+    def ordered(self):
+        """(our name, parameter), in the order of our table."""
+        own = dict(self.backbone.named_parameters())
+        blocks = ["norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight",
+                  "attn.proj.bias", "norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias",
+                  "mlp.fc2.weight", "mlp.fc2.bias"]
+        both = lambda name: [name + ".weight", name + ".bias"]
+        if self.kind == "swin":
+            names = both("patch_embed.proj") + both("patch_embed.norm")
+            table = "attn.relative_position_bias_table"
+            for stage in range(2):
+                for block in range(2):
+                    names += [f"layers.{stage}.blocks.{block}.{n}" for n in blocks[:2] + [table] + blocks[2:]]
+                if stage == 0:  # timm's merging is the beginning of the next stage
+                    names += ["layers.0.downsample.reduction.weight"] + both("layers.0.downsample.norm")
+            names += both("norm")
+        else:
+            names = ["cls_token", "pos_embed"] + both("patch_embed.proj")
+            for block in range(2):
+                names += [f"blocks.{block}.{n}" for n in blocks]
+            names += both("fc_norm" if self.kind == "mean" else "norm")
+        result = []
+        for name in names:
+            theirs = name.replace("layers.0.downsample", "layers.1.downsample")
+            ours = name if name.startswith("fc_norm") else "backbone." + name
+            result.append((ours, own.pop(theirs)))
+        assert not own, own.keys()
+        if isinstance(self.head, Head):
+            for i, linear in enumerate(self.head.linears):
+                result += [(f"head.mlp.{2 * i}.weight", linear.weight), (f"head.mlp.{2 * i}.bias", linear.bias)]
+            if self.head.whole:
+                result += [("head.last_layer.weight_g", self.head.gain),
+                           ("head.last_layer.weight_v", self.head.direction)]
+        return result + [("head.weight", self.linear.weight), ("head.bias", self.linear.bias)]
+
+
+def layer_of(name, depth):
+    """The numbering of the BEiT recipe; of a Swin, blocks counted over the stages."""
+    name = name[len("backbone."):] if name.startswith("backbone.") else name
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    parts = name.split(".")
+    if parts[0] == "blocks":
+        return int(parts[1]) + 1
+    if parts[0] == "layers":
+        return 2 * int(parts[1]) + (int(parts[3]) + 1 if parts[2] == "blocks" else 2)
+    return depth + 1
+
+
+def fill(parameters):
+    """The rule of tests/trainer/model_fixture.h."""
+    for t, (name, p) in enumerate(parameters):
+        k = torch.arange(p.numel(), dtype=torch.float64)
+        value = 0.1 * torch.sin(0.7 * t + 0.37 * k)
+        value = value.to(torch.float32)
+        if name.endswith("weight_g"):
+            value = torch.ones_like(value)
+        elif "norm" in name and name.endswith(".weight"):
+            value = value + 1
+        p.data.copy_(value.view_as(p))
+
+
+def mixed(images, labels, mix):
+    """timm's Mixup in batch mode, its draws replaced by given ones."""
+    share, box, target_share = mix
+    ours = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=SMOOTHING, num_classes=K)
+    if box is not None:
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        target_share = 1.0 - area / (SIDE * SIDE)
+        ours._params_per_batch = lambda: (0.5, True)
+        import timm.data.mixup as module
+        module.cutmix_bbox_and_lam = lambda *a, **k: ((box[0], box[2], box[1], box[3]), target_share)
+    else:
+        ours._params_per_batch = lambda: (share, False)
+    x, target = ours(images.clone(), labels)
+    assert torch.equal(target, mixup_target(labels, K, target_share, SMOOTHING))
+    return x, target
+
+
+def train(kind):
+    net = Net(kind).float().train()
+    parameters = net.ordered()
+    fill(parameters)
+    before = [p.detach().clone() for _, p in parameters]
+    average = [p.detach().clone() for _, p in parameters]
+    groups = []
+    for name, p in parameters:
+        if not p.requires_grad:
+            continue
+        plain = p.ndim == 1 or name.endswith(".bias") or name.split(".")[-1] in ("pos_embed", "cls_token")
+        groups.append({"params": [p], "weight_decay": 0.0 if plain else DECAY,
+                       "lr": LR * LAYER_DECAY ** (net.depth + 1 - layer_of(name, net.depth))})
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    trained = [p for _, p in parameters if p.requires_grad]
+    numbers = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        total = 0.0
+        for micro in range(MICRO):
+            turn = step * MICRO + micro
+            k = torch.arange(B * 3 * SIDE * SIDE, dtype=torch.float64)
+            images = torch.sin(0.05 * k + 0.3 * turn).to(torch.float32).view(B, 3, SIDE, SIDE)
+            x, target = mixed(images, torch.tensor(LABELS[micro]), MIXES[turn % len(MIXES)])
+            loss = SoftTargetCrossEntropy()(net(x), target) / MICRO
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(trained, CLIP).item()
+        optimizer.step()
+        for a, (_, p) in zip(average, parameters):
+            a.mul_(AVERAGE).add_(p.detach(), alpha=1 - AVERAGE)
+        numbers += [total, norm]
+    for (name, p), old, a in zip(parameters, before, average):
+        weight = torch.cos(0.3 * torch.arange(p.numel(), dtype=torch.float64))
+        if name.endswith("attn.qkv.bias"):  # its key third has no gradient but rounding
+            third = p.numel() // 3
+            weight[third:2 * third] = 0
+        moved = (p.detach() - old).double().flatten()
+        numbers += [(moved * weight).sum().item(), (moved * weight).abs().sum().item(),
+                    ((a - old).double().flatten() * weight).sum().item()]
+    return numbers
+
+
+def main():
+    torch.manual_seed(0)
+    path, write = sys.argv[1], "--write" in sys.argv[2:]
+    kinds = ["cls", "mean", "head1", "head2", "head3", "swin"]
+    values = {kind: train(kind) for kind in kinds}
+    if write:
+        with open(path, "w") as out:
+            out.write("/* What PyTorch and timm make of the classifiers of classifier_test.c: loss and gradient norm of\n"
+                      " * each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the\n"
+                      " * sum of the magnitudes, and the movement of the average. Written by\n"
+                      " * scripts/check_torch_finetune.py. */\n"
+                      "#ifndef IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H\n#define IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H\n\n")
+            for kind in kinds:
+                out.write(f"static const double torch_{kind}[] = {{\n")
+                for i in range(0, len(values[kind]), 3):
+                    out.write("    " + ", ".join(f"{v:.9g}" if "e" in f"{v:.9g}" or "." in f"{v:.9g}" else f"{v:.1f}"
+                                                 for v in values[kind][i:i + 3]) + ",\n")
+                out.write("};\n\n")
+            out.write("#endif\n")
+        return 0
+    text, bad = open(path).read(), 0
+    for kind in kinds:
+        stored = re.search(rf"torch_{kind}\[\] = {{(.*?)}};", text, re.S).group(1)
+        stored = [float(v) for v in stored.replace("\n", " ").split(",") if v.strip()]
+        assert len(stored) == len(values[kind]), kind
+        scale = max(abs(v) for v in stored)
+        worst = max(abs(a - b) / max(abs(b), 1e-3 * scale) for a, b in zip(values[kind], stored))
+        print(f"{kind}: {len(stored)} values, worst error {worst:.2g}")
+        bad += not (worst < 1e-3 and math.isfinite(worst))
+    return bad > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

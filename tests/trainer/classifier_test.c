@@ -1,0 +1,529 @@
+/* A classifier's gradients against differences, its steps against PyTorch, its learning rates
+ * against their formula. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proto/base/memory.h"
+#include "tests/support/queued_device.h"
+#include "tests/trainer/classifier_values.h"
+#include "tests/trainer/model_fixture.h"
+#include "trainer/model/classifier_internal.h"
+
+enum { B = 4, K = 5, SIDE = 32, IMAGE = 3 * SIDE * SIDE, STEPS = 3, MICRO = 2 };
+
+static const int32_t labels[MICRO][B] = {{0, 3, 2, 4}, {1, 1, 0, 2}};
+
+/* Layers: of the head. */
+static struct classifier_options options_of(bool swin, enum classifier_pooling pooling,
+                                            int32_t n_layers)
+{
+    struct ibot_options small = swin ? model_options_small_swin() : model_options_small();
+
+    return (struct classifier_options){
+        .backbone = small.backbone,
+        .image_size_px = SIDE,
+        .pooling = pooling,
+        .n_head_layers = n_layers,
+        .head = small.head,
+        .n_classes = K,
+        .batch_size = B,
+        .accumulation_steps = 1,
+        .init_scale = 1.0f,
+        .layer_decay = 1.0f,
+        .smoothing = 0.1f,
+    };
+}
+
+struct scene {
+    struct device device;
+    struct classifier *classifier;
+    float pixels[B * IMAGE];
+};
+
+static void open_scene(struct scene *s, const struct classifier_options *options)
+{
+    memset(s, 0, sizeof(*s));
+    assert_int_equal(device_open_cpu(&s->device, 0), STATUS_OK);
+    if (classifier_open(&s->classifier, &s->device, &op_table_cpu, options) != STATUS_OK)
+        fail_msg("%s", status_message());
+    assert_int_equal(classifier_initialise(s->classifier, 1), STATUS_OK);
+}
+
+static void close_scene(struct scene *s)
+{
+    classifier_close(&s->classifier);
+    device_close(&s->device);
+}
+
+static struct tensor pixels_of(struct scene *s)
+{
+    return (struct tensor){s->pixels, DTYPE_F32, 4, {B, 3, SIDE, SIDE}};
+}
+
+/* ------------------------------------------------------------------------------ differences */
+
+static const struct patch_mix mixes = {.share = 0.7f, .cut = {4, 6, 20, 17}, .seed = 4, .step = 2};
+static const struct pixel_box erase[B] = {{0}, {2, 3, 9, 30}, {0}, {10, 10, 20, 12}};
+
+static struct classifier_input hard_input(struct scene *s)
+{
+    return (struct classifier_input){
+        .pixels = pixels_of(s),
+        .labels = labels[0],
+        .erase = erase,
+        .mix = &mixes,
+        .label_share = 0.6f,
+        .keep_seed = 3,
+        .step = 1,
+    };
+}
+
+static double loss_of(struct scene *s)
+{
+    struct classifier_input input = hard_input(s);
+    struct step_control control = {0};
+    double sum = 0.0;
+
+    assert_int_equal(classifier_zero_gradients(s->classifier), STATUS_OK);
+    assert_int_equal(classifier_accumulate(s->classifier, &input, &control), STATUS_OK);
+    for (int i = 0; i < B; i++)
+        sum += (double)s->classifier->numbers[0].loss[i];
+    return sum / B;
+}
+
+/* Along a direction the loss changes as the gradient says. */
+static void check_direction(struct scene *s, const struct param *param, const float *gradient,
+                            const float *direction)
+{
+    float *values = s->classifier->parameters + param->offset, *saved;
+    double squares = 0.0, slope = 0.0, epsilon = 4e-3, losses[2];
+
+    assert_int_equal(memory_alloc(&saved, (size_t)param->n, sizeof(float), "saved"), STATUS_OK);
+    memcpy(saved, values, (size_t)param->n * sizeof(float));
+    for (int64_t k = 0; k < param->n; k++)
+        squares += (double)direction[k] * (double)direction[k];
+    double scale = squares > 0.0 ? 1.0 / sqrt(squares) : 0.0;
+    for (int64_t k = 0; k < param->n; k++)
+        slope += scale * (double)direction[k] * (double)gradient[k];
+    for (int side = 0; side < 2; side++) {
+        for (int64_t k = 0; k < param->n; k++)
+            values[k] = (float)((double)saved[k] +
+                                (side == 0 ? epsilon : -epsilon) * scale * (double)direction[k]);
+        losses[side] = loss_of(s);
+    }
+    memcpy(values, saved, (size_t)param->n * sizeof(float));
+    memory_free(saved);
+    double measured = (losses[0] - losses[1]) / (2.0 * epsilon);
+    if (!(fabs(measured - slope) <= 5e-4 + 0.01 * fabs(slope)))
+        fail_msg("%s: the loss changes by %g, its gradient says %g", param->name, measured, slope);
+}
+
+static void check_gradients(const struct classifier_options *options)
+{
+    static struct scene s;
+    float *gradients, *direction;
+
+    open_scene(&s, options);
+    const struct param_table *table = &s.classifier->table;
+    size_t n = (size_t)table->n_elements;
+    fill_random(s.pixels, B * IMAGE, 5);
+    for (size_t i = 0; i < table->n_params; i++) { /* no token close to zero */
+        const struct param *param = &table->params[i];
+        float *values = s.classifier->parameters + param->offset;
+        fill_random(values, param->n, 100 + i);
+        for (int64_t k = 0; k < param->n; k++)
+            values[k] = 0.2f * values[k] + (param->init == PARAM_ONES ? 1.0f : 0.0f);
+    }
+    (void)loss_of(&s);
+    assert_int_equal(memory_alloc(&gradients, n, sizeof(float), "gradients"), STATUS_OK);
+    assert_int_equal(memory_alloc(&direction, n, sizeof(float), "direction"), STATUS_OK);
+    memcpy(gradients, s.classifier->gradients, n * sizeof(float));
+    for (size_t i = 0; i < table->n_params; i++) {
+        const struct param *param = &table->params[i];
+        const float *gradient = gradients + param->offset;
+        if (param->flags & SEGMENT_FIXED)
+            continue;
+        assert_true(absolute_sum(gradient, param->n) > 0.0);
+        check_direction(&s, param, gradient, gradient);
+        fill_random(direction, param->n, 77);
+        check_direction(&s, param, gradient, direction);
+    }
+    memory_free(gradients);
+    memory_free(direction);
+    close_scene(&s);
+}
+
+static void gradients_are_those_of_the_loss(void **state)
+{
+    struct classifier_options o;
+
+    (void)state;
+    for (int32_t layers = 0; layers <= 3; layers++) {
+        o = options_of(false, POOLING_CLS, layers);
+        o.backbone.drop_path = 0.3f;
+        o.head.fixed_gains = layers == 3;
+        check_gradients(&o);
+    }
+    o = options_of(false, POOLING_MEAN, 0);
+    check_gradients(&o);
+    o = options_of(false, POOLING_MEAN, 2); /* and a head with a norm */
+    o.head.norm = HEAD_NORM_LN;
+    check_gradients(&o);
+    o = options_of(true, POOLING_CLS, 1);
+    o.backbone.drop_path = 0.2f;
+    check_gradients(&o);
+}
+
+/* ------------------------------------------------------------------------------ PyTorch */
+
+/* As scripts/check_torch_finetune.py. */
+static struct classifier_input torch_input(struct scene *s, int turn, struct patch_mix *mix)
+{
+    struct classifier_input input = {
+        .pixels = pixels_of(s),
+        .labels = labels[turn % MICRO],
+        .label_share = 1.0f,
+    };
+
+    fill_wave(s->pixels, B * IMAGE, 0.3 * turn);
+    *mix = (struct patch_mix){.share = 1.0f};
+    if (turn % 3 == 0) {
+        mix->share = input.label_share = 0.7f;
+    } else if (turn % 3 == 1) {
+        mix->cut = (struct pixel_box){3, 5, 19, 30};
+        input.label_share = 1.0f - 16.0f * 25.0f / (SIDE * SIDE);
+    }
+    if (turn % 3 < 2)
+        input.mix = mix;
+    return input;
+}
+
+static void expect_close(const char *what, double got, double wanted, double scale)
+{
+    if (!(fabs(got - wanted) <= scale))
+        fail_msg("%s: got %.9g, PyTorch has %.9g (within %.2g)", what, got, wanted, scale);
+}
+
+/* Of each parameter: movement times a wave, against three stored values. */
+static void expect_moved(struct scene *s, const float *before, const double *stored)
+{
+    const struct classifier *c = s->classifier;
+
+    for (size_t i = 0; i < c->table.n_params; i++, stored += 3) {
+        const struct param *param = &c->table.params[i];
+        const char *end = strstr(param->name, "attn.qkv.bias");
+        double moved = 0.0, average = 0.0;
+        for (int64_t k = 0; k < param->n; k++) {
+            int64_t at = param->offset + k;
+            double weight = cos(0.3 * (double)k);
+            if (end != NULL && k >= param->n / 3 && k < 2 * param->n / 3)
+                weight = 0.0; /* keys' bias: its gradient is rounding alone */
+            moved += weight * ((double)c->parameters[at] - (double)before[at]);
+            average += weight * ((double)c->average[at] - (double)before[at]);
+        }
+        expect_close(param->name, moved, stored[0], 2e-3 * stored[1] + 1e-9);
+        expect_close(param->name, average, stored[2], 2e-3 * stored[1] + 1e-9);
+    }
+}
+
+static void expect_torch(struct classifier_options options, const double *stored, size_t n_stored)
+{
+    static struct scene s;
+    struct classifier_result result;
+    struct patch_mix mix;
+    float *before;
+
+    options.accumulation_steps = MICRO;
+    options.layer_decay = 0.65f;
+    options.average = true;
+    open_scene(&s, &options);
+    struct classifier *c = s.classifier;
+    size_t n = (size_t)c->table.n_elements;
+    assert_int_equal(n_stored, 2 * STEPS + 3 * c->table.n_params);
+    for (size_t i = 0; i < c->table.n_params; i++)
+        fill_parameter(&c->table.params[i], c->parameters + c->table.params[i].offset, (int64_t)i);
+    assert_int_equal(classifier_state_written(c, true), STATUS_OK);
+    assert_int_equal(memory_alloc(&before, n, sizeof(float), "weights"), STATUS_OK);
+    memcpy(before, c->parameters, n * sizeof(float));
+    for (int step = 0; step < STEPS; step++) {
+        struct step_control control = {
+            .lr = 2e-3f,
+            .weight_decay = 0.05f,
+            .teacher_momentum = 0.9f,
+            .clip_grad = 0.5f,
+            .step = step,
+        };
+        assert_int_equal(classifier_zero_gradients(c), STATUS_OK);
+        for (int micro = 0; micro < MICRO; micro++) {
+            struct classifier_input input = torch_input(&s, step * MICRO + micro, &mix);
+            assert_int_equal(classifier_accumulate(c, &input, &control), STATUS_OK);
+        }
+        assert_int_equal(classifier_update(c), STATUS_OK);
+        assert_int_equal(classifier_result(c, 0, &result), STATUS_OK);
+        expect_close("loss", result.loss, stored[2 * step], 2e-5 * stored[2 * step]);
+        expect_close("norm", result.gradient_norm, stored[2 * step + 1],
+                     1e-4 * stored[2 * step + 1]);
+    }
+    expect_moved(&s, before, stored + 2 * STEPS);
+    memory_free(before);
+    close_scene(&s);
+}
+
+#define EXPECT_TORCH(options, stored)                                                              \
+    expect_torch(options, stored, sizeof(stored) / sizeof((stored)[0]))
+
+static void steps_are_those_of_pytorch(void **state)
+{
+    struct classifier_options whole = options_of(false, POOLING_CLS, 3);
+
+    (void)state;
+    whole.head.fixed_gains = true;
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 0), torch_cls);
+    EXPECT_TORCH(options_of(false, POOLING_MEAN, 0), torch_mean);
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 1), torch_head1);
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 2), torch_head2);
+    EXPECT_TORCH(whole, torch_head3);
+    EXPECT_TORCH(options_of(true, POOLING_CLS, 0), torch_swin);
+}
+
+/* ------------------------------------------------------------------------------ layers */
+
+static void learning_rates_fall_towards_the_input(void **state)
+{
+    struct classifier_options o = {.layer_decay = 0.65f};
+    const struct {
+        const char *name;
+        int32_t vit_small, swin_tiny;
+    } rows[] = {
+        {"backbone.cls_token", 0, 0},
+        {"backbone.pos_embed", 0, 0},
+        {"backbone.patch_embed.proj.weight", 0, 0},
+        {"backbone.patch_embed.norm.bias", 0, 0},
+        {"backbone.blocks.0.norm1.weight", 1, -1},
+        {"backbone.blocks.1.attn.qkv.bias", 2, -1},
+        {"backbone.blocks.11.mlp.fc2.weight", 12, -1},
+        {"backbone.layers.0.blocks.0.norm1.weight", -1, 1},
+        {"backbone.layers.0.blocks.1.attn.relative_position_bias_table", -1, 2},
+        {"backbone.layers.0.downsample.reduction.weight", -1, 2},
+        {"backbone.layers.1.blocks.0.attn.qkv.weight", -1, 3},
+        {"backbone.layers.1.downsample.norm.weight", -1, 4},
+        {"backbone.layers.2.blocks.5.mlp.fc1.bias", -1, 10},
+        {"backbone.layers.2.downsample.reduction.weight", -1, 10},
+        {"backbone.layers.3.blocks.1.norm2.bias", -1, 12},
+        {"backbone.norm.weight", 13, 13},
+        {"fc_norm.bias", 13, 13},
+        {"head.mlp.0.weight", 13, 13},
+        {"head.weight", 13, 13},
+    };
+
+    (void)state;
+    for (int swin = 0; swin < 2; swin++) {
+        assert_int_equal(backbone_options_for(&o.backbone, swin ? "swin_tiny" : "vit_small"),
+                         STATUS_OK);
+        for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+            int32_t wanted = swin ? rows[i].swin_tiny : rows[i].vit_small;
+            if (wanted < 0)
+                continue;
+            assert_int_equal(classifier_layer(&o.backbone, rows[i].name), wanted);
+            assert_near(classifier_lr_scale(&o, rows[i].name), pow(0.65, 13 - wanted), 1e-6);
+        }
+    }
+    /* BEiT's own numbers for 12 blocks at 0.65: the patch embedding 0.0037, the last block 0.65 */
+    assert_near(classifier_lr_scale(&o, "backbone.pos_embed"), 0.00369720, 1e-7);
+    assert_near(classifier_lr_scale(&o, "backbone.layers.3.blocks.1.norm1.bias"), 0.65, 1e-7);
+}
+
+static void tokens_positions_and_vectors_do_not_decay(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_MEAN, 1);
+    struct param_table table;
+    size_t n_decayed = 0;
+
+    (void)state;
+    o.head.n_layers = 1;
+    assert_int_equal(param_table_init_classifier(&table, &o), STATUS_OK);
+    for (size_t i = 0; i < table.n_params; i++) {
+        const struct param *param = &table.params[i];
+        bool matrix = strstr(param->name, "weight") != NULL && strstr(param->name, "norm") == NULL;
+        if (matrix != ((param->flags & SEGMENT_DECAY) != 0))
+            fail_msg("%s decays, or should", param->name);
+        n_decayed += matrix;
+    }
+    assert_int_equal(n_decayed, 1 + 2 * 4 + 2);
+    assert_true(param_find(&table, "backbone.norm.weight") < 0); /* pooling has its own */
+    assert_true(param_find(&table, "fc_norm.weight") >= 0);
+    param_table_release(&table);
+}
+
+/* ------------------------------------------------------------------------------ the rest */
+
+static void step_once(struct scene *s, int step)
+{
+    struct classifier_input input = hard_input(s);
+    struct step_control control = {.lr = 1e-3f, .teacher_momentum = 0.9f, .step = step};
+
+    input.step = step;
+    assert_int_equal(classifier_zero_gradients(s->classifier), STATUS_OK);
+    assert_int_equal(classifier_accumulate(s->classifier, &input, &control), STATUS_OK);
+    assert_int_equal(classifier_update(s->classifier), STATUS_OK);
+}
+
+static void evaluation_leaves_no_trace_and_takes_fewer_images(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_CLS, 1);
+    struct classifier_score all = {0}, three = {0};
+    float logits[B * K], some[B * K];
+    static struct scene s;
+
+    (void)state;
+    o.backbone.drop_path = 0.5f;
+    o.average = true;
+    open_scene(&s, &o);
+    fill_random(s.pixels, B * IMAGE, 8);
+    step_once(&s, 0);
+    struct tensor pixels = pixels_of(&s);
+    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels[0], &all, logits), STATUS_OK);
+    pixels.shape[0] = B - 1;
+    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels[0], &three, some), STATUS_OK);
+    assert_int_equal(all.n, B);
+    assert_int_equal(three.n, B - 1);
+    assert_int_equal(all.top5, B); /* of five classes */
+    assert_memory_equal(logits, some, (B - 1) * K * sizeof(float));
+    step_once(&s, 1); /* the same as without the evaluations: below */
+    struct classifier *c = s.classifier;
+    size_t bytes = (size_t)c->table.n_elements * sizeof(float);
+    float *weights;
+    assert_int_equal(memory_alloc(&weights, bytes, 1, "weights"), STATUS_OK);
+    memcpy(weights, c->parameters, bytes);
+    close_scene(&s);
+
+    open_scene(&s, &o);
+    c = s.classifier;
+    fill_random(s.pixels, B * IMAGE, 8);
+    step_once(&s, 0);
+    assert_int_equal(classifier_exchange_average(c), STATUS_OK);
+    struct classifier_score average = {0};
+    pixels = pixels_of(&s);
+    assert_int_equal(classifier_evaluate(c, pixels, labels[0], &average, some), STATUS_OK);
+    assert_memory_not_equal(logits, some, sizeof(logits));
+    assert_int_equal(classifier_exchange_average(c), STATUS_OK);
+    step_once(&s, 1);
+    assert_memory_equal(c->parameters, weights, bytes);
+    memory_free(weights);
+    close_scene(&s);
+}
+
+static void what_is_not_finite_changes_nothing_and_is_told(void **state)
+{
+    struct classifier_options o = options_of(true, POOLING_MEAN, 0);
+    struct classifier_result result;
+    static struct scene s;
+    float *before;
+
+    (void)state;
+    open_scene(&s, &o);
+    struct classifier *c = s.classifier;
+    size_t bytes = (size_t)c->table.n_elements * sizeof(float);
+    fill_random(s.pixels, B * IMAGE, 8);
+    s.pixels[100] = NAN;
+    assert_int_equal(memory_alloc(&before, bytes, 1, "weights"), STATUS_OK);
+    memcpy(before, c->parameters, bytes);
+    step_once(&s, 0);
+    assert_int_equal(classifier_result(c, 0, &result), STATUS_NOT_FINITE);
+    assert_memory_equal(before, c->parameters, bytes);
+    memory_free(before);
+    close_scene(&s);
+}
+
+static void expect_refused(const struct classifier_options *o, const char *wanted)
+{
+    struct classifier *c;
+    struct device device;
+
+    assert_int_equal(device_open_cpu(&device, 1), STATUS_OK);
+    assert_int_not_equal(classifier_open(&c, &device, &op_table_cpu, o), STATUS_OK);
+    if (strstr(status_message(), wanted) == NULL)
+        fail_msg("'%s' says nothing of '%s'", status_message(), wanted);
+    assert_null(c);
+    device_close(&device);
+}
+
+static void options_that_contradict_are_refused(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    o.n_classes = 0;
+    expect_refused(&o, "classes");
+    o = options_of(false, POOLING_CLS, 4);
+    expect_refused(&o, "layers of the head");
+    o = options_of(false, POOLING_CLS, 1);
+    o.head.norm = HEAD_NORM_BN;
+    expect_refused(&o, "batch norm");
+    o = options_of(false, POOLING_CLS, 0);
+    o.image_size_px = 4;
+    expect_refused(&o, "4 px");
+    o.image_size_px = SIDE;
+    o.layer_decay = 0.0f;
+    expect_refused(&o, "layer_decay");
+    o.layer_decay = 1.0f;
+    o.smoothing = 1.0f;
+    expect_refused(&o, "smoothing");
+}
+
+/* A step in bf16 on a device that queues: near that of float32, and again the same bits. */
+static void bf16_is_near(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_MEAN, 3);
+    struct classifier_result result;
+    struct device device;
+    struct classifier *c;
+    double losses[3];
+    static struct scene s;
+
+    (void)state;
+    for (int run = 0; run < 3; run++) {
+        o.precision = run > 0 ? PRECISION_BF16 : PRECISION_F32;
+        assert_int_equal(queued_device_open(&device, 2), STATUS_OK);
+        if (classifier_open(&c, &device, &op_table_queued, &o) != STATUS_OK)
+            fail_msg("%s", status_message());
+        assert_int_equal(classifier_initialise(c, 5), STATUS_OK);
+        fill_random(s.pixels, B * IMAGE, 8);
+        for (int step = 0; step < 3; step++) {
+            struct classifier_input input = hard_input(&s);
+            struct step_control control = {.lr = 1e-3f, .step = step};
+            assert_int_equal(classifier_zero_gradients(c), STATUS_OK);
+            assert_int_equal(classifier_accumulate(c, &input, &control), STATUS_OK);
+            assert_int_equal(classifier_update(c), STATUS_OK);
+            if (step > 0) /* of the step before, while this one is under way */
+                assert_int_equal(classifier_result(c, 1, &result), STATUS_OK);
+        }
+        assert_int_equal(classifier_result(c, 0, &result), STATUS_OK);
+        losses[run] = result.loss;
+        assert_int_equal(device.synchronize(&device), STATUS_OK);
+        classifier_close(&c);
+        device_close(&device);
+    }
+    assert_near(losses[1], losses[0], 0.02 * losses[0]);
+    assert_true(losses[1] == losses[2] && losses[1] != losses[0]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_are_those_of_the_loss),
+        cmocka_unit_test(steps_are_those_of_pytorch),
+        cmocka_unit_test(learning_rates_fall_towards_the_input),
+        cmocka_unit_test(tokens_positions_and_vectors_do_not_decay),
+        cmocka_unit_test(evaluation_leaves_no_trace_and_takes_fewer_images),
+        cmocka_unit_test(what_is_not_finite_changes_nothing_and_is_told),
+        cmocka_unit_test(options_that_contradict_are_refused),
+        cmocka_unit_test(bf16_is_near),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,124 @@
+/* A classifier that is trained as a whole: backbone, pooling, perhaps the first layers of the
+ * projection head, a linear layer; its loss, gradient and update. One definition for every backend,
+ * as ibot.h.
+ *
+ *   pixels ─ patches ─ (erase, mix) ─ backbone ─ pooling ─ (head layers) ─ linear ─> logits [B, K]
+ *
+ *   classifier_open ─> classifier_initialise, state loaded through classifier_state
+ *   per step:   classifier_zero_gradients ─> classifier_accumulate (each micro-batch)
+ *               ─> classifier_update ─> classifier_result
+ *   between:    classifier_evaluate
+ *
+ * The learning rate falls towards the input: that of a parameter is multiplied by
+ * layer_decay^(depth + 1 - layer), its layer being 0 for tokens, positions and the patch embedding,
+ * i + 1 for block i (of a Swin: counted over its stages; merging belongs to the block before it),
+ * depth + 1 for what follows. Source: Bao et al. 2022 (BEiT), and the spec of the original. */
+#ifndef IBOT_TRAINER_MODEL_CLASSIFIER_H
+#define IBOT_TRAINER_MODEL_CLASSIFIER_H
+
+#include "ops/op_table.h"
+#include "trainer/model/ibot.h"
+
+/* CLS: the [CLS] token after the final norm. MEAN: the mean of the patch tokens, not normed, and a
+ * norm of its own. Of a Swin both are the mean of the normed tokens. */
+enum classifier_pooling { POOLING_CLS, POOLING_MEAN };
+
+struct classifier_options {
+    /* image_size_px: of the stored positions (of a Swin: what windows are chosen for) */
+    struct backbone_options backbone;
+    int32_t image_size_px; /* of the images */
+    enum classifier_pooling pooling;
+    /* 1, 2: so many hidden layers of the head stand between pooling and classifier; 3: all of it,
+     * its logits of [CLS] are what is classified; 0: none */
+    int32_t n_head_layers;
+    struct head_options head; /* n_layers: as n_head_layers, 0 for 3; shared_student */
+    int32_t n_classes;
+    int32_t batch_size;         /* images of a micro-batch */
+    int32_t accumulation_steps; /* micro-batches of a step */
+    float init_scale;           /* of the classifier's first weights */
+    float layer_decay;          /* 1: none */
+    float smoothing;            /* of the targets */
+    bool average;               /* keep a moving average of the weights */
+    enum ibot_precision precision;
+    bool gelu_tanh;
+    enum recompute recompute;
+};
+
+/* One micro-batch. */
+struct classifier_input {
+    struct tensor pixels;  /* device memory: [B, S, S, 3] u8, or [B, 3, S, S] f32 normalised */
+    const int32_t *labels; /* host [B] */
+    const struct pixel_box *erase; /* host [B], or NULL: nothing is erased */
+    const struct patch_mix *mix;   /* NULL: nothing is mixed */
+    float label_share;  /* of an image's own label; the rest is its partner's. 1 unmixed */
+    uint64_t keep_seed; /* stochastic depth, as in ibot_input */
+    int64_t step, first_sample;
+};
+
+/* What one update measured, on the host. */
+struct classifier_result {
+    double loss;          /* mean over images, of the targets as they were */
+    int64_t n, top1;      /* images; those whose own label came first */
+    double gradient_norm; /* of all gradients together, before clipping */
+};
+
+struct classifier_score {
+    int64_t n, top1, top5;
+    double loss; /* sum, of the plain cross-entropy */
+};
+
+struct classifier; /* opaque */
+
+/* Is the mean of a ViT's tokens normed after pooling? Width of what is classified. */
+bool classifier_norms_mean(const struct classifier_options *options);
+int64_t classifier_width(const struct classifier_options *options);
+
+/* Layer of a parameter, 0 .. depth + 1, and the factor of its learning rate. */
+int32_t classifier_layer(const struct backbone_options *backbone, const char *name);
+double classifier_lr_scale(const struct classifier_options *options, const char *name);
+
+/* Errors: STATUS_INVALID names what contradicts, STATUS_NO_MEMORY. */
+enum status classifier_open(struct classifier **out, struct device *device,
+                            const struct op_table *ops,
+                            const struct classifier_options *options) IBOT_WARN_UNUSED;
+
+/* All weights drawn from Philox, keyed by (seed, parameter number); zero moments; the average is
+ * the weights. To be followed by weights of the backbone and classifier_state_written. */
+enum status classifier_initialise(struct classifier *classifier, uint64_t seed) IBOT_WARN_UNUSED;
+
+/* "model.backbone.…", "model.head.weight", …; "moment1.…", "moment2.…"; "average.…". */
+size_t classifier_n_state(const struct classifier *classifier);
+void classifier_state(const struct classifier *classifier, size_t i, struct ibot_state_entry *out);
+/* After weights were written through these views; `fresh`: the average begins with them too. */
+enum status classifier_state_written(struct classifier *classifier, bool fresh) IBOT_WARN_UNUSED;
+struct tensor classifier_gradient(const struct classifier *classifier,
+                                  size_t i); /* of model entry i */
+
+enum status classifier_zero_gradients(struct classifier *classifier) IBOT_WARN_UNUSED;
+enum status classifier_accumulate(struct classifier *classifier,
+                                  const struct classifier_input *input,
+                                  const struct step_control *control) IBOT_WARN_UNUSED;
+
+/* Clips by the norm of all gradients (control->clip_grad), steps AdamW, moves the average by
+ * control->teacher_momentum. A step whose gradient is not finite changes nothing. */
+enum status classifier_update(struct classifier *classifier) IBOT_WARN_UNUSED;
+
+/* Waits for the last update (back 0), or for the one before it alone (back 1), and reads what it
+ * measured. Errors: STATUS_NOT_FINITE: the loss or the gradient is not. */
+enum status classifier_result(struct classifier *classifier, int back,
+                              struct classifier_result *out) IBOT_WARN_UNUSED;
+
+/* Up to B images as they are, without stochastic depth; adds to the score. logits: host [n, K], or
+ * NULL. */
+enum status classifier_evaluate(struct classifier *classifier, struct tensor pixels,
+                                const int32_t *labels, struct classifier_score *score,
+                                float *logits) IBOT_WARN_UNUSED;
+
+/* Exchanges weights and average; once more brings them back, bit by bit. Not between
+ * zero_gradients and update. */
+enum status classifier_exchange_average(struct classifier *classifier) IBOT_WARN_UNUSED;
+
+size_t classifier_device_bytes(const struct classifier *classifier);
+void classifier_close(struct classifier **classifier);
+
+#endif
