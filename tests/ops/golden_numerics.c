@@ -82,7 +82,7 @@ static enum status check_position(struct check *c, const struct safetensors_entr
     out = tensor_2d(NULL, DTYPE_F32, (int64_t)size * size, d);
     TRY(memory_alloc(&out.data, tensor_size_bytes(&out), 1, "positions"));
     struct position_interpolate_args args = {
-        tensor_2d(grid->tensor.data, DTYPE_F32, (int64_t)n * n, d), out, n, size, size};
+        tensor_2d(grid->tensor.data, DTYPE_F32, (int64_t)n * n, d), out, n, size, size, false};
     TRY_OUT(op_table_cpu.position_interpolate(&c->device, &args));
     compare(part, wanted->name, out.data, &wanted->tensor);
 out:
