@@ -25,7 +25,6 @@ static const cublasLtEpilogue_t epilogues[] = {
     [MATMUL_GELU_BIAS] = CUBLASLT_EPILOGUE_GELU_BIAS,
     [MATMUL_GELU_AUX_BIAS] = CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
     [MATMUL_DGELU] = CUBLASLT_EPILOGUE_DGELU,
-    [MATMUL_B_SUMS] = CUBLASLT_EPILOGUE_BGRADB,
 };
 
 static cudaDataType_t type_of(enum dtype dtype)

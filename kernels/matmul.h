@@ -22,7 +22,6 @@ enum matmul_epilogue {
     MATMUL_GELU_BIAS,     /* gelu by tanh of that */
     MATMUL_GELU_AUX_BIAS, /* the same, and the value before it to aux */
     MATMUL_DGELU,         /* times the derivative of gelu by tanh at aux */
-    MATMUL_B_SUMS,        /* beside d, which is as it is: bias[column] = sums of b over k */
 };
 
 /* d [m, n] = op(a) [m, k] op(b) [k, n] + beta d, then the epilogue; column-major, accumulated in
@@ -36,7 +35,7 @@ struct matmul {
     int64_t lda, ldb, ldd;
     float beta; /* 0 or 1 */
     enum matmul_epilogue epilogue;
-    void *bias; /* [m], or [n] for MATMUL_B_SUMS (out) */
+    const void *bias; /* [m] */
     enum dtype bias_type;
     void *aux; /* [m, n], leading dimension ld_aux, of the type of d */
     int64_t ld_aux;

@@ -36,7 +36,7 @@ static const char *const type_names[] = {
 static const char *const epilogue_names[] = {
     [MATMUL_PLAIN] = "plain",         [MATMUL_BIAS] = "bias",
     [MATMUL_GELU_BIAS] = "gelu+bias", [MATMUL_GELU_AUX_BIAS] = "gelu+aux+bias",
-    [MATMUL_DGELU] = "dgelu",         [MATMUL_B_SUMS] = "b sums",
+    [MATMUL_DGELU] = "dgelu",
 };
 
 static void name_device(char *out, size_t size, const struct cuda_device *cuda)
@@ -278,7 +278,7 @@ static enum status keep(struct matmul_tuning *tuning, const struct cuda_device *
 static enum status choose(const struct measurement *s, struct matmul_plan *plan,
                           struct matmul_candidate *candidates, int n, struct matmul_choice *choice)
 {
-    float median_ms[FINALISTS + 1];
+    float median_ms[FINALISTS + 1] = {0};
     int best = 0;
 
     choice->n_candidates = (uint32_t)n;

@@ -6,10 +6,10 @@
  * read once and mean, variance and gradient are sums over lanes; warps stride over the rows. A row
  * of 384 is three packs, 768 six, 1024 eight.
  *
- * Gradients of gamma and beta: each warp sums its rows in registers, the warps of a block add up in
- * shared memory in order, a second small kernel adds the blocks in order: the same bits on every
- * call. Widths that are no multiple of four, rows beyond 1536, odd addresses and mixed types take
- * plain kernels that read a row several times. */
+ * Gradients of gamma, beta and the branch's bias: each warp sums its rows in registers, the warps
+ * of a block add up in shared memory in order, a second small kernel adds the blocks in order: the
+ * same bits on every call. Widths that are no multiple of four, rows beyond 1536, odd addresses and
+ * mixed types take plain kernels that read a row several times. */
 #include "ops/residual.h"
 
 #include "kernels/column_sums.cuh"
@@ -184,7 +184,7 @@ template <class X, class B, class Y> struct backward_arrays {
     const int32_t *sample;
     X *d_sum_out;
     B *d_branch;
-    float *partial; /* [blocks][gamma, beta][d] */
+    float *partial; /* [blocks][gamma, beta, bias][d] */
     int64_t n;
     int32_t d;
 };
@@ -196,9 +196,9 @@ constexpr int back_blocks(int n)
 }
 
 /* Adds the warps' sums in order and writes them to the block's row of `partial`. */
-template <int N>
-__device__ __forceinline__ void add_warps(float *row, float (&gamma_sum)[N][PACK],
-                                          float (&beta_sum)[N][PACK], int n_packs, float *shared)
+template <int SUMS, int N>
+__device__ __forceinline__ void add_warps(float *row, float (&sum)[SUMS][N][PACK], int n_packs,
+                                          float *shared)
 {
     int warp = (int)threadIdx.x / WARP, d = n_packs * PACK;
 
@@ -209,36 +209,36 @@ __device__ __forceinline__ void add_warps(float *row, float (&gamma_sum)[N][PACK
                 int pack = i * WARP + lane_of_warp();
                 if (pack >= n_packs)
                     continue;
-                if (turn > 0) {
-                    float before[PACK];
-                    load_pack<PACK>(before, shared + pack * PACK);
 #pragma unroll
-                    for (int j = 0; j < PACK; j++)
-                        gamma_sum[i][j] += before[j];
-                    load_pack<PACK>(before, shared + d + pack * PACK);
+                for (int s = 0; s < SUMS; s++) {
+                    if (turn > 0) {
+                        float before[PACK];
+                        load_pack<PACK>(before, shared + s * d + pack * PACK);
 #pragma unroll
-                    for (int j = 0; j < PACK; j++)
-                        beta_sum[i][j] += before[j];
+                        for (int j = 0; j < PACK; j++)
+                            sum[s][i][j] += before[j];
+                    }
+                    store_pack<PACK>(shared + s * d + pack * PACK, sum[s][i]);
                 }
-                store_pack<PACK>(shared + pack * PACK, gamma_sum[i]);
-                store_pack<PACK>(shared + d + pack * PACK, beta_sum[i]);
             }
         }
         __syncthreads();
     }
-    for (int j = (int)threadIdx.x; j < 2 * d; j += BACK_THREADS)
+    for (int j = (int)threadIdx.x; j < SUMS * d; j += BACK_THREADS)
         row[j] = shared[j];
 }
 
-template <int N, class X, class T>
+/* SUMS: 2, or 3 with the branch's bias. */
+template <int SUMS, int N, class X, class T>
 __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
     layernorm_gradient(backward_arrays<X, T, T> a)
 {
-    constexpr bool EARLY = N <= 6; /* registers for d_sum while the sums are made */
+    /* registers for d_sum while the sums are made */
+    constexpr bool EARLY = N <= (SUMS == 3 ? 4 : 6);
     constexpr bool KEPT = N <= 8;  /* registers for d_y until the sums are made; else read again */
     DYNAMIC_SHARED(float, shared);
     int n_packs = a.d / PACK;
-    float gamma_sum[N][PACK] = {}, beta_sum[N][PACK] = {};
+    float sums[SUMS][N][PACK] = {}; /* gamma, beta, bias */
 
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
         float kept[KEPT ? N : 1][PACK], xhat[N][PACK], past[EARLY ? N : 1][PACK];
@@ -264,8 +264,8 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
                 if constexpr (KEPT)
                     gradient[j] = kept[i][j];
                 xhat[i][j] = (xhat[i][j] - mean) * rstd;
-                gamma_sum[i][j] += gradient[j] * xhat[i][j];
-                beta_sum[i][j] += gradient[j];
+                sums[0][i][j] += gradient[j] * xhat[i][j];
+                sums[1][i][j] += gradient[j];
                 gradient[j] *= gamma[j];
                 plain += gradient[j];
                 along += gradient[j] * xhat[i][j];
@@ -302,13 +302,16 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
             store_pack<PACK>(a.d_sum_out + row * a.d + pack * PACK, out);
             if (a.d_branch != nullptr) {
 #pragma unroll
-                for (int j = 0; j < PACK; j++)
+                for (int j = 0; j < PACK; j++) {
                     out[j] *= factor;
+                    if constexpr (SUMS == 3)
+                        sums[2][i][j] += out[j];
+                }
                 store_pack<PACK>(a.d_branch + row * a.d + pack * PACK, out);
             }
         }
     }
-    add_warps<N>(a.partial + (int64_t)blockIdx.x * 2 * a.d, gamma_sum, beta_sum, n_packs, shared);
+    add_warps(a.partial + (int64_t)blockIdx.x * SUMS * a.d, sums, n_packs, shared);
 }
 
 /* Any width, without the gradients of gamma and beta. */
@@ -362,20 +365,20 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_gradient(backward_arr
 }
 
 /* Where the sums over rows go. */
-struct affine_gradients {
-    enum { SUMS = 2 };
-    float *d_gamma, *d_beta;
+template <int N_SUMS> struct affine_gradients {
+    enum { SUMS = N_SUMS };
+    float *d_gamma, *d_beta, *d_bias;
 
     __device__ void finish(int which, int64_t column, double total) const
     {
-        float *to = which == 0 ? d_gamma : d_beta;
+        float *to = which == 0 ? d_gamma : which == 1 ? d_beta : d_bias;
         if (to != nullptr)
             to[column] += (float)total;
     }
 };
 
-/* The same sums from the arrays, for any width. */
-template <class X, class Y> struct affine_sums : affine_gradients {
+/* The sums of gamma and beta from the arrays, for any width. */
+template <class X, class Y> struct affine_sums : affine_gradients<2> {
     const Y *d_y;
     const X *sum;
     const float *mean, *rstd;
@@ -401,6 +404,36 @@ template <class X, class Y> struct affine_sums : affine_gradients {
             total[0][j] += (double)(from.d_y[j] * ((from.x[j] - from.mean) * from.rstd));
             total[1][j] += (double)from.d_y[j];
         }
+    }
+};
+
+/* Of the bias, from the branch's gradient. */
+template <class B> struct bias_sums {
+    enum { SUMS = 1 };
+    const B *d_branch;
+    float *d_bias;
+    int64_t d;
+
+    template <int W> struct item {
+        float value[W];
+    };
+
+    template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
+    {
+        load_pack<W>(to.value, d_branch + row * d + column);
+    }
+
+    template <int W>
+    __device__ void add(double (&total)[1][W], const item<W> &from, int64_t, int64_t) const
+    {
+#pragma unroll
+        for (int j = 0; j < W; j++)
+            total[0][j] += (double)from.value[j];
+    }
+
+    __device__ void finish(int, int64_t column, double total) const
+    {
+        d_bias[column] += (float)total;
     }
 };
 
@@ -541,6 +574,9 @@ static void check_backward(const struct residual_layernorm_backward_args *args)
     CHECK(args->scale.data == nullptr ||
               (args->sample.data != nullptr && tensor_is_1d(&args->sample, n)),
           "scale needs the sample of each row");
+    CHECK(args->d_bias.data == nullptr ||
+              (args->d_branch.data != nullptr && tensor_is_1d(&args->d_bias, d)),
+          "d_bias is of d_branch");
     if (!normed)
         return;
     CHECK(args->sum.data != nullptr && tensor_is_2d(&args->sum, n, d) &&
@@ -572,6 +608,19 @@ backward_arrays_of(const struct residual_layernorm_backward_args *args)
     return a;
 }
 
+/* d_bias, if it is wanted, from the branch's gradient as it is stored. */
+template <class B>
+static enum status add_bias_sums(struct device *device,
+                                 const struct residual_layernorm_backward_args *args)
+{
+    int64_t n = args->d_branch.shape[0], d = args->d_branch.shape[1];
+    bias_sums<B> sums = {data_of<B>(args->d_branch), data_of<float>(args->d_bias), d};
+
+    if (sums.d_bias == nullptr)
+        return STATUS_OK;
+    return column_sums(device, "branch_bias_gradient", n, d, rows_packed(&args->d_branch, d), sums);
+}
+
 template <class X, class B>
 static enum status plain_backward(struct device *device,
                                   const struct residual_layernorm_backward_args *args)
@@ -582,14 +631,15 @@ static enum status plain_backward(struct device *device,
 
     if (a.d_branch == nullptr && a.d_sum == a.d_sum_out)
         return STATUS_OK;
-    return launch(device, "residual_gradient", row_blocks(device, a.n), ROW_THREADS, 0,
-                  packed ? residual_gradient<PACK, X, B> : residual_gradient<1, X, B>, a);
+    TRY(launch(device, "residual_gradient", row_blocks(device, a.n), ROW_THREADS, 0,
+               packed ? residual_gradient<PACK, X, B> : residual_gradient<1, X, B>, a));
+    return add_bias_sums<B>(device, args);
 }
 
 /* Rows in registers: gradients and sums at once. */
-template <class X, class T>
+template <int SUMS, class X, class T>
 static enum status backward_in_registers(struct device *device, backward_arrays<X, T, T> a,
-                                         const affine_gradients &to)
+                                         const affine_gradients<SUMS> &to)
 {
     return with_packs(a.d, [&](auto packs) {
         constexpr int N = decltype(packs)::value;
@@ -597,11 +647,12 @@ static enum status backward_in_registers(struct device *device, backward_arrays<
         int64_t wanted = (a.n + BACK_WARPS - 1) / BACK_WARPS;
         int64_t blocks = wanted < most ? wanted : most;
         TRY(cuda_scratch(device, &a.partial,
-                         static_cast<size_t>(blocks) * 2 * static_cast<size_t>(a.d) *
+                         static_cast<size_t>(blocks) * SUMS * static_cast<size_t>(a.d) *
                              sizeof(float)));
         TRY(launch(device, "layernorm_gradient", static_cast<unsigned>(blocks), BACK_THREADS,
-                   2 * static_cast<size_t>(a.d) * sizeof(float), layernorm_gradient<N, X, T>, a));
-        if (to.d_gamma == nullptr && to.d_beta == nullptr)
+                   SUMS * static_cast<size_t>(a.d) * sizeof(float),
+                   layernorm_gradient<SUMS, N, X, T>, a));
+        if (to.d_gamma == nullptr && to.d_beta == nullptr && to.d_bias == nullptr)
             return STATUS_OK;
         return add_column_totals(device, "layernorm_gradient",
                                  static_cast<const float *>(a.partial), blocks, a.d, to);
@@ -613,19 +664,23 @@ static enum status backward(struct device *device,
                             const struct residual_layernorm_backward_args *args)
 {
     backward_arrays<X, B, Y> a = backward_arrays_of<X, B, Y>(args);
-    affine_gradients to = {data_of<float>(args->d_gamma), data_of<float>(args->d_beta)};
+    float *d_gamma = data_of<float>(args->d_gamma), *d_beta = data_of<float>(args->d_beta);
+    float *d_bias = data_of<float>(args->d_bias);
     bool packed = rows_packed(&args->d_y, a.d) && rows_packed(&args->sum, a.d);
 
     if constexpr (std::is_same_v<B, Y>)
         if (a.d % PACK == 0 && a.d <= WIDEST && packed && rows_packed(&args->d_sum, a.d) &&
             rows_packed(&args->gamma, a.d) && rows_packed(&args->d_sum_out, a.d) &&
             rows_packed(&args->d_branch, a.d))
-            return backward_in_registers<X, Y>(device, a, to);
-    affine_sums<X, Y> sums = {to, a.d_y, a.sum, a.mean, a.rstd, a.d};
-    if (to.d_gamma != nullptr || to.d_beta != nullptr) /* d_sum_out may not lie on these */
+            return d_bias != nullptr
+                       ? backward_in_registers<3, X, Y>(device, a, {d_gamma, d_beta, d_bias})
+                       : backward_in_registers<2, X, Y>(device, a, {d_gamma, d_beta, nullptr});
+    affine_sums<X, Y> sums = {{d_gamma, d_beta, nullptr}, a.d_y, a.sum, a.mean, a.rstd, a.d};
+    if (d_gamma != nullptr || d_beta != nullptr) /* d_sum_out may not lie on these */
         TRY(column_sums(device, "layernorm_affine_gradient", a.n, a.d, packed, sums));
-    return launch(device, "layernorm_gradient_any", row_blocks(device, a.n), ROW_THREADS, 0,
-                  layernorm_gradient_any<X, B, Y>, a);
+    TRY(launch(device, "layernorm_gradient_any", row_blocks(device, a.n), ROW_THREADS, 0,
+               layernorm_gradient_any<X, B, Y>, a));
+    return add_bias_sums<B>(device, args);
 }
 
 enum status residual_layernorm_backward_cuda(struct device *device,

@@ -114,8 +114,9 @@ static void layernorm_gradient_row(const struct residual_layernorm_backward_args
     }
 }
 
+/* sums: of gamma, beta and bias. */
 static void backward_rows(const struct residual_layernorm_backward_args *args, int64_t first,
-                          int64_t end, int64_t d, float *gamma_sum, float *beta_sum)
+                          int64_t end, int64_t d, float *sums)
 {
     const float *scale = args->scale.data, *past = args->d_sum.data;
     const int32_t *sample = args->sample.data;
@@ -123,7 +124,7 @@ static void backward_rows(const struct residual_layernorm_backward_args *args, i
 
     for (int64_t i = first; i < end; i++) {
         if (args->d_y.data != NULL)
-            layernorm_gradient_row(args, i, d, gamma_sum, beta_sum);
+            layernorm_gradient_row(args, i, d, sums, sums + d);
         else if (out != past)
             memcpy(out + i * d, past + i * d, (size_t)d * sizeof(float));
         if (d_branch == NULL)
@@ -131,6 +132,9 @@ static void backward_rows(const struct residual_layernorm_backward_args *args, i
         float factor = scale != NULL ? scale[sample[i]] : 1.0f;
         for (int64_t j = 0; j < d; j++)
             d_branch[i * d + j] = factor * out[i * d + j];
+        if (args->d_bias.data != NULL)
+            for (int64_t j = 0; j < d; j++)
+                sums[2 * d + j] += d_branch[i * d + j];
     }
 }
 
@@ -146,7 +150,7 @@ enum status residual_layernorm_backward_cpu(struct device *device,
 {
     int64_t n = args->d_sum_out.shape[0], d = args->d_sum_out.shape[1];
     bool normed = args->d_y.data != NULL;
-    float *sums; /* [chunk][gamma, beta][d] */
+    float *sums; /* [chunk][gamma, beta, bias][d] */
 
     CHECK_F32("residual_layernorm_backward", args->d_y);
     CHECK_F32("residual_layernorm_backward", args->d_sum_out);
@@ -157,6 +161,9 @@ enum status residual_layernorm_backward_cpu(struct device *device,
     CHECK(absent_or_2d(&args->d_branch, n, d));
     CHECK(args->scale.data == NULL || (args->sample.data != NULL && tensor_is_1d(&args->sample, n)),
           "scale needs the sample of each row");
+    CHECK(args->d_bias.data == NULL ||
+              (args->d_branch.data != NULL && tensor_is_1d(&args->d_bias, d)),
+          "d_bias is of d_branch");
     if (normed) {
         CHECK(args->sum.data != NULL && tensor_is_2d(&args->sum, n, d));
         CHECK(args->gamma.data != NULL && tensor_is_1d(&args->gamma, d));
@@ -164,18 +171,19 @@ enum status residual_layernorm_backward_cpu(struct device *device,
         CHECK(args->rstd.data != NULL && tensor_is_1d(&args->rstd, n));
         CHECK(absent_or_1d(&args->d_gamma, d) && absent_or_1d(&args->d_beta, d));
     }
-    TRY(cpu_scratch(device, &sums, (size_t)(GRADIENT_CHUNKS * 2 * d) * sizeof(float)));
+    TRY(cpu_scratch(device, &sums, (size_t)(GRADIENT_CHUNKS * 3 * d) * sizeof(float)));
     int64_t chunk_rows = (n + GRADIENT_CHUNKS - 1) / GRADIENT_CHUNKS;
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t chunk = 0; chunk < GRADIENT_CHUNKS; chunk++) {
         int64_t first = chunk * chunk_rows, end = first + chunk_rows;
-        float *gamma_sum = sums + chunk * 2 * d;
-        memset(gamma_sum, 0, (size_t)(2 * d) * sizeof(float));
-        backward_rows(args, first, end < n ? end : n, d, gamma_sum, gamma_sum + d);
+        float *chunk_sums = sums + chunk * 3 * d;
+        memset(chunk_sums, 0, (size_t)(3 * d) * sizeof(float));
+        backward_rows(args, first, end < n ? end : n, d, chunk_sums);
     }
     if (normed) {
-        add_chunks(args->d_gamma.data, sums, d, 2 * d);
-        add_chunks(args->d_beta.data, sums + d, d, 2 * d);
+        add_chunks(args->d_gamma.data, sums, d, 3 * d);
+        add_chunks(args->d_beta.data, sums + d, d, 3 * d);
     }
+    add_chunks(args->d_bias.data, sums + 2 * d, d, 3 * d);
     return STATUS_OK;
 }

@@ -35,10 +35,12 @@ struct residual_layernorm_args {
  *   d_sum_out [N, D] out     of d_sum's type: also the gradient of x; may alias d_sum
  *   d_branch  [N, D] out     absent when there was no branch
  *   d_gamma, d_beta [D] f32  added to; absent without LayerNorm
- * Of a bf16 stream d_y and d_branch are bf16 too; d_branch is made before d_sum_out is rounded. */
+ *   d_bias    [D] f32        added to: the sums of d_branch's columns, which are the gradient of
+ * the bias that the branch ends in; absent, or beside d_branch Of a bf16 stream d_y and d_branch
+ * are bf16 too; d_branch is made before d_sum_out is rounded. */
 struct residual_layernorm_backward_args {
     struct tensor d_y, d_sum, sum, mean, rstd, gamma, scale, sample;
-    struct tensor d_sum_out, d_branch, d_gamma, d_beta;
+    struct tensor d_sum_out, d_branch, d_gamma, d_beta, d_bias;
 };
 
 enum status

@@ -139,7 +139,7 @@ struct op_work work_of_residual_layernorm_backward(const struct residual_layerno
 {
     double norm = a->d_y.data != NULL ? BYTES(a->d_y, a->sum, a->mean, a->rstd, a->gamma) : 0.0;
     return moves(norm + BYTES(a->d_sum, a->scale, a->sample, a->d_sum_out, a->d_branch) +
-                 2.0 * BYTES(a->d_gamma, a->d_beta));
+                 2.0 * BYTES(a->d_gamma, a->d_beta, a->d_bias));
 }
 
 struct op_work work_of_unit_norm_forward(const struct unit_norm_args *a)

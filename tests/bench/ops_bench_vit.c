@@ -20,6 +20,7 @@ static const char *name_of(enum activation activation)
 struct layer {
     const char *name;
     int64_t n_in, n_out;
+    bool bias_done; /* its gradient comes from the op in front */
 };
 
 static void forward(struct ops_bench *b, const struct shapes *s, struct layer layer, int64_t n,
@@ -50,7 +51,7 @@ static void backward(struct ops_bench *b, const struct shapes *s, struct layer l
         .pre = activation != ACTIVATION_NONE ? ops_bench_take(b, s->dtype, n, layer.n_in) : none,
         .d_x = ops_bench_take(b, s->dtype, n, layer.n_in),
         .d_weight = ops_bench_take(b, DTYPE_F32, layer.n_out, layer.n_in),
-        .d_bias = ops_bench_take(b, DTYPE_F32, layer.n_out, 0),
+        .d_bias = layer.bias_done ? none : ops_bench_take(b, DTYPE_F32, layer.n_out, 0),
         .activation = activation};
     union op_args args = {.linear_backward = whole};
 
@@ -61,15 +62,16 @@ static void backward(struct ops_bench *b, const struct shapes *s, struct layer l
     args.linear_backward.d_x = args.linear_backward.pre = none;
     args.linear_backward.activation = ACTIVATION_NONE;
     if (activation == ACTIVATION_NONE)
-        ops_bench_case(b, BENCH_linear_backward, &args, "%s d_weight d_bias", layer.name);
+        ops_bench_case(b, BENCH_linear_backward, &args, "%s d_weight%s", layer.name,
+                       layer.bias_done ? "" : " d_bias");
     ops_bench_give_back(b);
 }
 
 static void linear_layers(struct ops_bench *b, const struct shapes *s)
 {
     int64_t d = s->width;
-    struct layer qkv = {"qkv", d, 3 * d}, proj = {"proj", d, d};
-    struct layer fc1 = {"fc1", d, s->hidden}, fc2 = {"fc2", s->hidden, d};
+    struct layer qkv = {"qkv", d, 3 * d, false}, proj = {"proj", d, d, true};
+    struct layer fc1 = {"fc1", d, s->hidden, false}, fc2 = {"fc2", s->hidden, d, true};
 
     forward(b, s, qkv, s->tokens, ACTIVATION_NONE, false);
     forward(b, s, proj, s->tokens, ACTIVATION_NONE, false);
@@ -114,6 +116,7 @@ static void norms(struct ops_bench *b, const struct shapes *s, enum dtype type, 
     struct tensor rstd = ops_bench_take(b, DTYPE_F32, n, 0);
     struct tensor gamma = ops_bench_take(b, DTYPE_F32, d, 0);
     struct tensor beta = ops_bench_take(b, DTYPE_F32, d, 0);
+    struct tensor bias = ops_bench_take(b, DTYPE_F32, d, 0);
     struct tensor scale = ops_bench_take(b, DTYPE_F32, crops, 0);
     struct tensor sample = ops_bench_take_indices(b, n, 0, 1, crops);
     union op_args args = {.residual_layernorm_forward = {.x = stream,
@@ -144,7 +147,8 @@ static void norms(struct ops_bench *b, const struct shapes *s, enum dtype type, 
                                                   .d_sum_out = stream,
                                                   .d_branch = branch,
                                                   .d_gamma = gamma,
-                                                  .d_beta = beta};
+                                                  .d_beta = beta,
+                                                  .d_bias = bias};
     ops_bench_case(b, BENCH_residual_layernorm_backward, &args, "branch, stochastic depth%s", of);
     ops_bench_give_back(b);
 }
@@ -236,7 +240,7 @@ static void tokens(struct ops_bench *b, const struct shapes *s)
     args.tokens_backward = (struct tokens_backward_args){buffer, mask, embedded, token, cls, pos};
     ops_bench_case(b, BENCH_tokens_backward, &args, "global crops, masked");
     ops_bench_give_back(b);
-    forward(b, s, (struct layer){"patch_embed", row, d}, n, ACTIVATION_NONE, false);
+    forward(b, s, (struct layer){"patch_embed", row, d, false}, n, ACTIVATION_NONE, false);
 }
 
 /* After the last block's attention only these rows go on. */

@@ -181,7 +181,7 @@ static void every_epilogue_is_measured(void **state)
     assert_int_equal(s.device.alloc(&s.device, (void **)&aux, MOST * sizeof(*aux), "aux"),
                      STATUS_OK);
     assert_int_equal(s.device.copy_in(&s.device, aux, s.result, sizeof(s.result)), STATUS_OK);
-    for (int epilogue = MATMUL_PLAIN; epilogue <= MATMUL_B_SUMS; epilogue++) {
+    for (int epilogue = MATMUL_PLAIN; epilogue <= MATMUL_DGELU; epilogue++) {
         struct matmul product = product_of(&s, M, 0.0f);
         bool supported = false;
         product.epilogue = (enum matmul_epilogue)epilogue;
@@ -195,7 +195,7 @@ static void every_epilogue_is_measured(void **state)
         assert_true(supported);
         run(&s, &product);
     }
-    assert_int_equal(n_kept(), MATMUL_B_SUMS + 1);
+    assert_int_equal(n_kept(), MATMUL_DGELU + 1);
     s.device.free(&s.device, aux);
     scene_close(&s);
 }

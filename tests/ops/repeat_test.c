@@ -160,7 +160,8 @@ static void fill(struct op_fixture *f, struct calls *c)
         .d_sum_out = op_output(f, DTYPE_F32, N, D),
         .d_branch = op_output(f, f->dtype, N, D),
         .d_gamma = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0),
-        .d_beta = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0)};
+        .d_beta = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0),
+        .d_bias = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0)};
     c->attention = (struct attention_args){.qkv = random_2d(f, f->dtype, N, 3 * D),
                                            .out = op_output(f, f->dtype, N, D),
                                            .lse = op_output(f, DTYPE_F32, N, HEADS),

@@ -36,6 +36,7 @@ enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 struct residual_problem {
     struct residual_case c;
     double *x, *branch, *scale, *sample, *gamma, *beta, *d_y, *d_sum;
+    double *bias;    /* that the branch ends in; 0 */
     double *sum, *y; /* results */
     double *mean, *rstd;
 };
@@ -48,7 +49,8 @@ static void reference_forward(struct residual_problem *p)
         double *sum = p->sum + i * d, mean = 0.0, variance = 0.0;
         double factor = p->c.scale ? p->scale[(int)p->sample[i]] : 1.0;
         for (int64_t j = 0; j < d; j++) {
-            sum[j] = p->x[i * d + j] + (p->c.branch ? factor * p->branch[i * d + j] : 0.0);
+            sum[j] = p->x[i * d + j] +
+                     (p->c.branch ? factor * (p->branch[i * d + j] + p->bias[j]) : 0.0);
             mean += sum[j] / (double)d;
         }
         for (int64_t j = 0; j < d; j++)
@@ -85,6 +87,7 @@ static struct residual_problem make_problem(struct op_fixture *f, const struct r
         .beta = op_random(f, DTYPE_F32, c->d, 1.0),
         .d_y = op_random(f, f->dtype, n, 1.0),
         .d_sum = op_random(f, stream, n, 1.0 / c->x_scale),
+        .bias = op_zeros(f, c->d),
         .sum = op_zeros(f, n),
         .y = op_zeros(f, n),
         .mean = op_zeros(f, c->n),
@@ -113,7 +116,7 @@ static void take_stored_sum(struct op_fixture *f, struct residual_problem *p, st
 }
 
 /* own_type: the stream is of the type of what is added to it, which may be bf16. */
-static void run(const struct residual_case *c, bool in_place, bool own_type)
+static void run(const struct residual_case *c, bool in_place, bool own_type, bool bias)
 {
     struct op_fixture f;
     op_fixture_open(&f, 7);
@@ -158,6 +161,7 @@ static void run(const struct residual_case *c, bool in_place, bool own_type)
 
     double *gamma_before = op_random(&f, DTYPE_F32, c->d, 0.01);
     double *beta_before = op_random(&f, DTYPE_F32, c->d, 0.01);
+    double *bias_before = op_random(&f, DTYPE_F32, c->d, 0.01);
     back.sum = c->branch ? args.sum : args.x;
     back.d_sum = op_upload(&f, stream, p.d_sum, c->n, c->d);
     back.d_sum_out = in_place ? back.d_sum : op_output(&f, stream, c->n, c->d);
@@ -166,11 +170,16 @@ static void run(const struct residual_case *c, bool in_place, bool own_type)
         back.d_gamma = op_upload(&f, DTYPE_F32, gamma_before, c->d, 0);
         back.d_beta = op_upload(&f, DTYPE_F32, beta_before, c->d, 0);
     }
+    bias &= c->branch;
+    if (bias)
+        back.d_bias = op_upload(&f, DTYPE_F32, bias_before, c->d, 0);
     op_run(f.ops->residual_layernorm_backward(&f.device, &back));
     const char *op = "residual_layernorm_backward";
     op_expect_gradient(&f, op, "d_sum_out", back.d_sum_out, NULL, p.x, residual_loss, &p);
     if (c->branch)
         op_expect_gradient(&f, op, "d_branch", back.d_branch, NULL, p.branch, residual_loss, &p);
+    if (bias)
+        op_expect_gradient(&f, op, "d_bias", back.d_bias, bias_before, p.bias, residual_loss, &p);
     if (c->norm) {
         op_expect_gradient(&f, op, "d_gamma", back.d_gamma, gamma_before, p.gamma, residual_loss,
                            &p);
@@ -183,21 +192,22 @@ static void sums_norms_and_their_gradients_follow_the_definition(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        run(&cases[i], false, false);
+        run(&cases[i], false, false, false);
 }
 
 static void sums_may_lie_on_their_inputs(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        run(&cases[i], true, false);
+        run(&cases[i], true, false, true);
 }
 
 static void a_stream_may_have_the_type_of_its_branches(void **state)
 {
     (void)state;
     for (int i = 0; i < N_CASES; i++)
-        run(&cases[i], i % 2 != 0, true);
+        for (int bias = 0; bias < 2; bias++)
+            run(&cases[i], i % 2 != 0, true, bias != 0);
 }
 
 /* What is made again of a stored sum is what was made beside it, bit by bit. */
@@ -333,6 +343,7 @@ static void types_and_addresses_may_differ(void **state)
             .d_branch = op_output(&f, types[0], c.n, c.d),
             .d_gamma = op_upload(&f, DTYPE_F32, op_zeros(&f, c.d), c.d, 0),
             .d_beta = op_upload(&f, DTYPE_F32, op_zeros(&f, c.d), c.d, 0),
+            .d_bias = op_upload(&f, DTYPE_F32, op_zeros(&f, c.d), c.d, 0),
         };
         op_run(f.ops->residual_layernorm_forward(&f.device, &args));
         op_run(f.ops->residual_layernorm_backward(&f.device, &back));
@@ -344,6 +355,7 @@ static void types_and_addresses_may_differ(void **state)
         op_expect_gradient(&f, op, "d_branch", back.d_branch, NULL, p.branch, residual_loss, &p);
         op_expect_gradient(&f, op, "d_gamma", back.d_gamma, NULL, p.gamma, residual_loss, &p);
         op_expect_gradient(&f, op, "d_beta", back.d_beta, NULL, p.beta, residual_loss, &p);
+        op_expect_gradient(&f, op, "d_bias", back.d_bias, NULL, p.bias, residual_loss, &p);
         op_fixture_close(&f);
     }
 }

@@ -114,7 +114,7 @@ static enum status push_call(struct device *device, struct call *call, const voi
     X(linear_backward, linear_backward_args, 7, 0, 0, false)                                       \
     X(activation_forward, activation_args, 2, 0, 0, false)                                         \
     X(activation_backward, activation_backward_args, 3, 0, 0, false)                               \
-    X(residual_layernorm_backward, residual_layernorm_backward_args, 12, 0, 0, false)              \
+    X(residual_layernorm_backward, residual_layernorm_backward_args, 13, 0, 0, false)              \
     X(batchnorm_moments, batchnorm_moments_args, 2, 0, 0, false)                                   \
     X(batchnorm_apply, batchnorm_apply_args, 10, 0, 0, false)                                      \
     X(batchnorm_backward_moments, batchnorm_backward_moments_args, 7, 0, 0, false)                 \

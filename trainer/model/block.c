@@ -402,9 +402,10 @@ static enum status end_turn(const struct block_pass *p, struct block_gradients *
     return status;
 }
 
+/* d_bias absent: it is done. */
 static enum status linear_back(const struct block_pass *p, struct block_gradients *g,
-                               const struct affine *w, struct tensor d_y, struct tensor x,
-                               int64_t n, struct tensor pre, struct tensor d_x)
+                               const struct affine *w, struct tensor d_bias, struct tensor d_y,
+                               struct tensor x, int64_t n, struct tensor pre, struct tensor d_x)
 {
     int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
     struct linear_backward_args args = {
@@ -414,7 +415,7 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
         .pre = pre.data != NULL ? shaped(pre, n, n_in) : absent(),
         .d_x = shaped(d_x, n, n_in),
         .d_weight = w->d_weight,
-        .d_bias = w->d_bias,
+        .d_bias = d_bias,
         .activation = pre.data != NULL ? p->gelu : ACTIVATION_NONE,
     };
     if (g->apart) {
@@ -425,12 +426,12 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
 }
 
 /* Undoes residual() (d_y absent: without a norm): d_stream is updated in place, the branch's
- * gradient goes to d_branch. */
+ * gradient goes to d_branch, that of the bias it ends in to d_bias. */
 static enum status residual_back(const struct block_pass *p, struct tensor d_y,
                                  struct tensor d_stream, struct tensor sum, float *mean,
                                  float *rstd, const struct affine *norm, float *scale,
                                  int64_t n_samples, int32_t *sample, struct tensor d_branch,
-                                 int64_t n)
+                                 struct tensor d_bias, int64_t n)
 {
     struct residual_layernorm_backward_args args = {
         .d_sum = shaped(d_stream, n, p->width),
@@ -438,6 +439,7 @@ static enum status residual_back(const struct block_pass *p, struct tensor d_y,
         .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
         .d_sum_out = shaped(d_stream, n, p->width),
         .d_branch = shaped(d_branch, n, p->width),
+        .d_bias = d_bias,
     };
     if (d_y.data != NULL) {
         args.d_y = shaped(d_y, n, p->width);
@@ -466,13 +468,13 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     TRY(wait_for_set(p->device, g, turn));
     TRY(residual_back(p, next->y.data != NULL ? g->d_y : none, g->d_stream, next->x, next->mean,
                       next->rstd, &next->norm, depth->mlp_scale, depth->n_samples, sample, d_branch,
-                      n));
-    TRY(linear_back(p, g, &w->fc2, d_branch, s->hidden, n, s->pre, d_hidden));
-    TRY(linear_back(p, g, &w->fc1, d_hidden, s->y2, n, none, g->d_y));
+                      w->fc2.d_bias, n));
+    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, n, s->pre, d_hidden));
+    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, n, none, g->d_y));
     TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2,
-                      depth->attention_scale, depth->n_samples, sample, d_proj, n));
-    TRY(linear_back(p, g, &w->proj, d_proj, chosen ? s->attention_rows : s->attention, n, none,
-                    g->d_y));
+                      depth->attention_scale, depth->n_samples, sample, d_proj, w->proj.d_bias, n));
+    TRY(linear_back(p, g, &w->proj, none, d_proj, chosen ? s->attention_rows : s->attention, n,
+                    none, g->d_y));
     if (chosen) {
         struct tensor full = g->d_rows;
         TRY(scatter(p, rows, g->d_stream, full));
@@ -484,6 +486,7 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
         TRY(scatter(p, rows, g->d_y, d_attention));
     }
     TRY(attend_back(p, w, s, d_attention, g->d_qkv[turn]));
-    TRY(linear_back(p, g, &w->qkv, g->d_qkv[turn], s->y1, p->n_tokens, none, g->d_y));
+    TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1, p->n_tokens, none,
+                    g->d_y));
     return end_turn(p, g);
 }
