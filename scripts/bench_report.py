@@ -150,6 +150,9 @@ def bars(networks, streams):
     best = fastest(known["vit_base"].ours) if "vit_base" in known else None
     share = best.get("model_share_of_matrix_rate") if best else None
     lines.append(f"| vit_base: share of the measured matrix rate | {verdict(share, MATRIX_BAR, percent)} |")
+    share = best.get("model_share_of_sustained_rate") if best else None
+    if share is not None:
+        lines.append(f"| the same, of the rate that the chip holds for a second | {percent(share)} |")
     late = [run["steps_that_waited_for_host"] for n in networks for run in n.ours
             if "steps_that_waited_for_host" in run]
     lines.append("| no step waits for the host | " + (
@@ -223,8 +226,10 @@ def report(found):
     if ceilings:
         most = {name: max(c[name] for c in ceilings) for name in
                 ("matrix_flop_per_second", "copy_bytes_per_second")}
+        held = [c["sustained_flop_per_second"] for c in ceilings if "sustained_flop_per_second" in c]
         lines += [f"Ceilings measured in the same run: {1e-12 * most['matrix_flop_per_second']:.1f} TFLOP/s "
-                  f"(product), {1e-12 * most['copy_bytes_per_second']:.2f} TB/s (copy, read and written).", ""]
+                  f"(product), {1e-12 * most['copy_bytes_per_second']:.2f} TB/s (copy, read and written)."
+                  + (f" A product for a second: {1e-12 * max(held):.1f} TFLOP/s." if held else ""), ""]
     lines += comparison(networks) + [""]
     lines += how_tuned(networks) + [""]
     lines += ["## Bars", ""] + bars(networks, [o for o in measured if o["what"] == "end_to_end"]) + [""]

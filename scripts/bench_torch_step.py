@@ -10,11 +10,13 @@ the step is timed.
   scripts/bench_torch_step.py --mode official --arch vit_small --device cuda --json
   scripts/bench_torch_step.py --mode tuned --arch vit_base --device cuda --max_seconds 400 --json
 
-Each is measured at --batch_size_per_gpu, and with --best_batch at twice that and so on while the
-rate grows by 2 % and memory lasts. scripts/check_torch_step.py shows that both compute what the
+Each is measured at --batch_size_per_gpu, one or more, and with --best_batch at twice the last and so
+on while the rate grows by 2 % and memory lasts. Of the tuned ways all are tried at the first batch,
+and the fastest at the others; they are compiled beforehand, several at once, into PyTorch's cache. scripts/check_torch_step.py shows that both compute what the
 original computes. On the CPU: --device cpu --precision f32, and small networks.
 """
 import argparse
+import concurrent.futures
 import gc
 import json
 import os
@@ -32,6 +34,8 @@ import torch_tuned as tuned
 GROWTH = 1.02  # a larger batch must gain as much to be worth another try
 RESERVE_SECONDS = 5.0
 SHARE_OF_WAYS = 0.6  # of the time, for trying all ways at one batch; the rest is for larger batches
+SHARE_OF_COMPILING = 0.4  # of the time, for compiling beforehand
+CORES_OF_COMPILING = 4  # of one process
 
 # Ways to put the tuned step together, most promising first: what a time limit cuts off is the rest.
 TUNED = {
@@ -188,19 +192,23 @@ def measure(args, b):
             "peak_memory_mib": memory}
 
 
-def grow(args, run_at, deadline, known=None):
-    """Measures at the batch asked for and, if the best one is wanted, at larger ones. A memory that
+def grow(args, run_at, deadline, batches, known=None):
+    """Measures at the batches asked for and, if the best one is wanted, at larger ones. A memory that
     is full, or a time that is over, ends it; what went wrong is in the list."""
-    runs, b, rate = [], args.batch_size_per_gpu, 0.0
-    if known is not None:
-        b, rate = 2 * known["batch_size_per_gpu"], known["images_per_second"]
+    runs, last = [], known
     while True:
+        if len(runs) < len(batches):
+            b = batches[len(runs)]
+        elif args.best_batch and last is not None:
+            b = 2 * last["batch_size_per_gpu"]
+        else:
+            return runs
         run = run_at(b)
         runs.append(run)
-        if "error" in run or not args.best_batch or run["images_per_second"] < GROWTH * rate or \
-                time.monotonic() > deadline:
+        if "error" in run or time.monotonic() > deadline or (
+                len(runs) > len(batches) and run["images_per_second"] < GROWTH * last["images_per_second"]):
             return runs
-        b, rate = 2 * b, run["images_per_second"]
+        last = run
 
 
 # ------------------------------------------------------------------------------ official
@@ -217,21 +225,45 @@ def run_official(args, deadline):
             if args.device == "cuda":
                 torch.cuda.empty_cache()
 
-    return grow(args, run_at, deadline)
+    return grow(args, run_at, deadline, args.batches)
 
 
 # ------------------------------------------------------------------------------ tuned
 
 
+def command_of(args, b, way, **more):
+    """Of a process that measures one way at one batch."""
+    command = [sys.executable, os.path.abspath(__file__), "--single", "--json"]
+    for name, value in {**vars(args), **way, "batch_size_per_gpu": b, **more}.items():
+        if name not in ("single", "json", "best_batch", "max_seconds", "batches", "max_ways"):
+            command += [f"--{name}", str(value)]
+    return command
+
+
+def compile_beforehand(args, wanted, seconds):
+    """Fills PyTorch's cache with what [(batch, way)] compile, as many at once as there are cores for.
+    Ways that choose by measuring are left out: they must have the device for themselves."""
+    wanted = [(b, way) for b, way in wanted if way["compile"] in ("default", "reduce-overhead")]
+
+    def one(pair):
+        left = end - time.monotonic()
+        if left > RESERVE_SECONDS:
+            try:
+                subprocess.run(command_of(args, *pair, steps=1, warmup=0), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, timeout=left, check=False)
+            except subprocess.TimeoutExpired:
+                pass
+
+    end = time.monotonic() + seconds
+    with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES_OF_COMPILING)) as pool:
+        list(pool.map(one, wanted))
+
+
 def run_apart(args, b, way, seconds):
     """One way at one batch, in a process that is ended when its time is over."""
-    command = [sys.executable, os.path.abspath(__file__), "--single", "--json"]
-    for name, value in {**vars(args), **way, "batch_size_per_gpu": b}.items():
-        if name not in ("single", "json", "best_batch", "max_seconds"):
-            command += [f"--{name}", str(value)]
     named = {"batch_size_per_gpu": b, **way}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command_of(args, b, way), capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return {**named, "error": f"not done after {seconds:.0f} s"}
     if done.returncode != 0:
@@ -244,20 +276,24 @@ def run_tuned(args, deadline):
     def left():
         return deadline - time.monotonic() - RESERVE_SECONDS
 
-    ways = TUNED[args.device]
-    kept = (1.0 - SHARE_OF_WAYS) * args.max_seconds if args.best_batch else 0.0
+    ways = TUNED[args.device][:args.max_ways]
+    first, others = args.batches[0], args.batches[1:]
+    kept = (1.0 - SHARE_OF_WAYS) * args.max_seconds if args.best_batch or others else 0.0
+    if args.device == "cuda":
+        compile_beforehand(args, [(first, way) for way in ways] + [(b, ways[0]) for b in others],
+                           SHARE_OF_COMPILING * args.max_seconds)
     runs = []
     for way in ways:
         if left() - kept < RESERVE_SECONDS:
             break
-        runs.append(run_apart(args, args.batch_size_per_gpu, way, min(left(), args.max_compile_s)))
+        runs.append(run_apart(args, first, way, min(left(), args.max_compile_s)))
     good = [(run, way) for run, way in zip(runs, ways) if "error" not in run]
     larger = []
-    if good and args.best_batch:
+    if good and (args.best_batch or others):
         known, way = max(good, key=lambda pair: pair[0]["images_per_second"])
         if left() > RESERVE_SECONDS:
-            larger = grow(args, lambda b: run_apart(args, b, way, max(left(), 1.0)), deadline, known)
-    return runs + [{**way, "batch_size_per_gpu": args.batch_size_per_gpu, "error": "no time was left"}
+            larger = grow(args, lambda b: run_apart(args, b, way, max(left(), 1.0)), deadline, others, known)
+    return runs + [{**way, "batch_size_per_gpu": first, "error": "no time was left"}
                    for way in ways[len(runs):]] + larger
 
 
@@ -276,7 +312,7 @@ def result_of(args, runs):
                  "local_crops_number", "drop_path"):
         result[name] = getattr(args, name)
     result["runs"] = runs
-    same = [run for run in good if run["batch_size_per_gpu"] == args.batch_size_per_gpu]
+    same = [run for run in good if run["batch_size_per_gpu"] == args.batches[0]]
     for name, some in (("same_batch", same), ("best", good)):
         result[name] = max(some, key=lambda run: run["images_per_second"], default=None)
     for name in ("batch_size_per_gpu", "precision", "images_per_second", "seconds_per_step",
@@ -316,12 +352,13 @@ def parse():
     add("--local_size", type=int, default=96)
     add("--local_crops_number", type=int, default=10)
     add("--drop_path", type=float, default=0.1)
-    add("--batch_size_per_gpu", type=int, default=64)
+    add("--batch_size_per_gpu", default="64", metavar="N,…", help="images in a step; one or more")
     add("--best_batch", action="store_true", help="larger batches too, while they pay")
     add("--steps", type=int, default=50, help="timed steps")
     add("--warmup", type=int, default=10, help="steps before them")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--max_seconds", type=float, default=600, help="nothing new is begun after this long")
+    add("--max_ways", type=int, default=99, help="tuned: try no more ways than these, the most promising first")
     add("--max_compile_s", type=float, default=240, help="tuned: longest time of one way, compiling included")
     group = parser.add_argument_group("one way of the tuned step (else several are tried)")
     add = group.add_argument
@@ -336,6 +373,15 @@ def parse():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     allowed = ("fp16", "bf16", "f32") if args.mode == "official" else ("autocast", "masters", "f32")
+    try:
+        args.batches = [int(word) for word in args.batch_size_per_gpu.split(",")]
+    except ValueError:
+        args.batches = []
+    if not args.batches or min(args.batches) < 1 or (args.single and len(args.batches) > 1):
+        parser.error(f"--batch_size_per_gpu: got '{args.batch_size_per_gpu}', wanted numbers of at least 1"
+                     ", one alone with --single")
+    if args.max_ways < 1:
+        parser.error(f"--max_ways: got {args.max_ways}, wanted at least 1")
     if args.precision is None:
         args.precision = "f32" if args.device == "cpu" else allowed[0]
     if args.precision not in allowed:
@@ -353,7 +399,7 @@ def main():
     if args.mode == "official":
         runs = run_official(args, deadline)
     elif args.single:
-        runs = [measure(args, args.batch_size_per_gpu)]
+        runs = [measure(args, args.batches[0])]
     else:
         runs = run_tuned(args, deadline)
     result = result_of(args, runs)

@@ -128,8 +128,8 @@ def stream(check):
     return measure(check, [("vit_test" if check.emulated else "vit_small", argv)], 150)
 
 
-TORCH = [("vit_small", "official"), ("vit_small", "tuned"), ("vit_base", "official"),
-         ("vit_base", "tuned"), ("swin_tiny", "official")]
+TORCH = [("vit_small", "official", "64,128,256"), ("vit_small", "tuned", "64,256"),
+         ("vit_base", "official", "64,128"), ("vit_base", "tuned", "64,128"), ("swin_tiny", "official", "64")]
 
 
 def torch(check):
@@ -143,7 +143,8 @@ def torch(check):
                                        32, "--steps", 1, "--warmup", 0, "--threads", 1])]
         return measure(check, plan, 150)
     plan = [("%s.%s" % (arch, mode), [check.python, script, "--arch", arch, "--mode", mode,
-                                      "--best_batch", *options]) for arch, mode in TORCH]
+                                      "--batch_size_per_gpu", batches, *options])
+            for arch, mode, batches in TORCH]
 
     def share(left):
         """It begins nothing new after --max_seconds, and what it has begun may take --max_compile_s."""

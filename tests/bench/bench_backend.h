@@ -36,9 +36,11 @@ void bench_backend_close(struct bench_backend *backend);
 
 /* Measured by copies within the device, bytes read and bytes written both counted, and by one
  * square product of `dtype` through the linear op, random values, 2 n^3 operations: the best of
- * some repeats. The sizes are those that fill the hardware; in the emulator they mean nothing. */
+ * some repeats. `sustained` is the rate of that product over a second of nothing else, after a
+ * second: what is left of the best one when the hardware is held to its power, as a step is; 0: not
+ * an accelerator. The sizes are those that fill the hardware; in the emulator they mean nothing. */
 struct ceilings {
-    double copy_bytes_per_second, matrix_flop_per_second;
+    double copy_bytes_per_second, matrix_flop_per_second, sustained_flop_per_second;
     int64_t copy_bytes, matrix_side;
 };
 enum status ceilings_measure(struct ceilings *out, struct bench_backend *backend,

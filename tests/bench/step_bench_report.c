@@ -34,6 +34,9 @@ static void put_rates(const struct step_report *report, struct json_out *json,
     json_number(json, "model_flop_per_second", run->work.model_flop / seconds);
     json_number(json, "model_share_of_matrix_rate",
                 ceiling > 0.0 ? run->work.model_flop / seconds / ceiling : NAN);
+    if (report->ceilings->sustained_flop_per_second > 0.0)
+        json_number(json, "model_share_of_sustained_rate",
+                    run->work.model_flop / seconds / report->ceilings->sustained_flop_per_second);
 }
 
 static void put_profile(const struct step_report *report, struct json_out *json,
