@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
 {
     /* registers for d_sum while the sums are made */
     constexpr bool EARLY = N <= (SUMS == 3 ? 4 : 6);
-    constexpr bool KEPT = N <= 8;  /* registers for d_y until the sums are made; else read again */
+    constexpr bool KEPT = N <= 8; /* registers for d_y until the sums are made; else read again */
     DYNAMIC_SHARED(float, shared);
     int n_packs = a.d / PACK;
     float sums[SUMS][N][PACK] = {}; /* gamma, beta, bias */

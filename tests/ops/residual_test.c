@@ -29,7 +29,7 @@ static const struct residual_case cases[] = {
     {9, 192, true, false, true, 1.0, 0.0},  {5, 512, true, true, true, 1.0, 0.0},
     {7, 768, true, true, true, 1.0, 3.0},   {5, 1024, false, false, true, 1.0, 0.0},
     {5, 1536, true, true, true, 1.0, 0.0},  {3, 1540, true, true, true, 1.0, 0.0},
-    {40, 64, true, true, false, 1.0, 0.0},
+    {40, 64, true, true, false, 1.0, 0.0},  {5, 1024, true, true, true, 1.0, 0.0},
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 

@@ -231,7 +231,7 @@ static void gradients_of_norms_over_many_rows(void **state)
             int64_t d = widths[w], n = MANY;
             double *sum = exact_values(&f, n * d), *d_y = exact_values(&f, n * d);
             double *mean = op_zeros(&f, n), *rstd = op_zeros(&f, n), *gamma = exact_values(&f, d);
-            struct tensor d_sum[2], d_gamma[2];
+            struct tensor d_sum[2], d_gamma[2], d_bias[2];
             for (int64_t i = 0; i < n; i++)
                 rstd[i] = 1.0;
             for (int run = 0; run < 2; run++) {
@@ -245,11 +245,55 @@ static void gradients_of_norms_over_many_rows(void **state)
                     .gamma = op_upload(&f, DTYPE_F32, gamma, d, 0),
                     .d_sum_out = d_sum[run] = op_output(&f, stream, n, d),
                     .d_gamma = d_gamma[run] = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0),
-                    .d_beta = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0)};
+                    .d_branch = op_output(&f, type, n, d),
+                    .d_beta = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0),
+                    .d_bias = d_bias[run] = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0)};
+                if (t == 0) /* two sums alone */
+                    args.d_bias = (struct tensor){0};
                 op_run(f.ops->residual_layernorm_backward(&f.device, &args));
             }
             expect_same(&f, "residual_layernorm_backward", "d_sum", d_sum[0], d_sum[1]);
             expect_same(&f, "residual_layernorm_backward", "d_gamma", d_gamma[0], d_gamma[1]);
+            /* of rows that can't be read in packs: the sum of rounded ones */
+            op_expect_values("residual_layernorm_backward", "d_bias", op_download(&f, d_bias[0]),
+                             op_download(&f, d_bias[1]), d,
+                             tolerance_of("residual_layernorm_backward", DTYPE_BF16));
+            op_fixture_close(&f);
+        }
+}
+
+/* Biases are sums of what comes in, however it is read: exact ones. */
+static void gradients_of_biases_over_many_rows(void **state)
+{
+    (void)state;
+    for (size_t w = 0; w < 2; w++)
+        for (size_t t = 0; t < 2; t++) {
+            struct op_fixture f;
+            op_fixture_open(&f, 8);
+            int64_t d = widths[w], n = MANY;
+            double *in = exact_values(&f, n * d), *want = op_zeros(&f, d);
+            for (int64_t i = 0; i < n * d; i++)
+                want[i % d] += in[i];
+            struct tensor d_y = op_upload(&f, two_types[t], in, n, d);
+            struct residual_layernorm_backward_args residual = {
+                .d_sum = op_upload(&f, DTYPE_F32, in, n, d),
+                .d_sum_out = op_output(&f, DTYPE_F32, n, d),
+                .d_branch = op_output(&f, two_types[t], n, d),
+                .d_bias = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0),
+            };
+            struct linear_backward_args linear = {
+                .d_y = d_y,
+                .x = d_y,
+                .d_weight = op_upload(&f, DTYPE_F32, op_zeros(&f, d * d), d, d),
+                .d_bias = op_upload(&f, DTYPE_F32, op_zeros(&f, d), d, 0),
+                .activation = ACTIVATION_NONE,
+            };
+            op_run(f.ops->residual_layernorm_backward(&f.device, &residual));
+            op_run(f.ops->linear_backward(&f.device, &linear));
+            op_expect_values("residual_layernorm_backward", "d_bias",
+                             op_download(&f, residual.d_bias), want, d, 1e-6);
+            op_expect_values("linear_backward", "d_bias", op_download(&f, linear.d_bias), want, d,
+                             1e-6);
             op_fixture_close(&f);
         }
 }
@@ -448,6 +492,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(batch_norms),
         cmocka_unit_test(means_and_greatest_of_rows),
         cmocka_unit_test(gradients_of_norms_over_many_rows),
+        cmocka_unit_test(gradients_of_biases_over_many_rows),
         cmocka_unit_test(token_gradients_over_many_images),
         cmocka_unit_test(tokens_of_another_type_than_their_patches),
         cmocka_unit_test(linear_layers),
