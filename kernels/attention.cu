@@ -1,5 +1,5 @@
-/* Self-attention on CUDA: which kernel takes a group of sequences. Whether cuDNN does instead is
- * for attention_choice.c to say. */
+/* Self-attention on CUDA: which kernel takes a group of sequences. Whether cuDNN does instead, or
+ * the former kernels where there are newer, is for attention_choice.c to say. */
 #include "ops/attention.h"
 
 #include "kernels/attention_choice.h"
@@ -7,6 +7,7 @@
 #include "kernels/attention_mma_forward.cuh"
 #include "kernels/attention_strip_backward.cuh"
 #include "kernels/attention_tile.cuh"
+#include "kernels/attention_whole_backward.cuh"
 #include "kernels/op_cuda.h"
 #include "ops/check.h"
 
@@ -52,8 +53,19 @@ static enum status forward_group(struct device *device, const struct attention_c
     return launch_tile_forward(device, rows, shape, qkv, out, lse);
 }
 
+/* Is the call for the newest of the backwards? */
+static bool whole_takes(struct device *device, const struct attention_call *call)
+{
+    const struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
+
+    return mma_takes<struct sequence_rows>(shape.head_dim, call->qkv, call->out) &&
+           mma_takes<struct sequence_rows>(shape.head_dim, call->d_qkv, call->d_out) &&
+           whole_backward_takes(device, rows_of(&call->group), shape);
+}
+
 template <class T>
-static enum status backward_group(struct device *device, const struct attention_call *call)
+static enum status backward_group(struct device *device, const struct attention_call *call,
+                                  bool former)
 {
     struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
     struct sequence_rows rows = rows_of(&call->group);
@@ -75,6 +87,8 @@ static enum status backward_group(struct device *device, const struct attention_
         if (by_mma) {
             struct mma_backward_tensors x = {
                 qkv, out, d_out, lse, delta, data_of<T>(call->d_qkv), nullptr, nullptr};
+            if (!former && whole_takes(device, call))
+                return launch_whole_backward(device, rows, shape, x);
             return strip_backward_takes(device, rows, shape.head_dim)
                        ? launch_strip_backward(device, rows, shape, x)
                        : launch_mma_backward(device, rows, shape, shape.n_tasks, x);
@@ -83,15 +97,20 @@ static enum status backward_group(struct device *device, const struct attention_
                                 data_of<T>(call->d_qkv), nullptr, nullptr);
 }
 
-enum status attention_by_own(struct device *device, const struct attention_call *call)
+enum status attention_by_own(struct device *device, const struct attention_call *call, bool former)
 {
     bool back = call->d_qkv.data != nullptr;
 
     return with_float_type(
         call->qkv.dtype, back ? "attention_backward" : "attention_forward", [&](auto tag) {
             using T = typename decltype(tag)::type;
-            return back ? backward_group<T>(device, call) : forward_group<T>(device, call);
+            return back ? backward_group<T>(device, call, former) : forward_group<T>(device, call);
         });
+}
+
+bool attention_has_former(struct device *device, const struct attention_call *call)
+{
+    return call->d_qkv.data != nullptr && whole_takes(device, call);
 }
 
 /* ------------------------------------------------------------------------------ entry points */

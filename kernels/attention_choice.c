@@ -61,14 +61,15 @@ enum status attention_by_choice(struct device *device, const struct attention_ca
     enum attention_maker maker = attention_maker_of(device);
     struct attention_cudnn_plan *plan = NULL;
 
-    if (maker != ATTENTION_BY_OWN && is_open(call, shape.head_dim))
+    if (maker != ATTENTION_BY_OWN && maker != ATTENTION_BY_FORMER && is_open(call, shape.head_dim))
         TRY(attention_cudnn_find(device, kind, &shape, &plan));
     if (plan == NULL)
-        return attention_by_own(device, call);
+        return attention_by_own(device, call, maker == ATTENTION_BY_FORMER);
     if (maker == ATTENTION_BY_CUDNN)
         return attention_by_plan(device, call, plan);
     if (plan->verdict == ATTENTION_UNSETTLED)
         TRY(attention_settle(device, call, plan));
-    return plan->verdict == ATTENTION_TAKEN ? attention_by_plan(device, call, plan)
-                                            : attention_by_own(device, call);
+    return plan->verdict == ATTENTION_TAKEN
+               ? attention_by_plan(device, call, plan)
+               : attention_by_own(device, call, plan->verdict == ATTENTION_LEFT_TO_FORMER);
 }

@@ -18,20 +18,22 @@ struct attention_call {
 };
 
 /* Computes it by what kernels_attention_by has said. Plans are made, and if the device is to tune
- * itself both are measured, at the first call of a shape, which must not be in a captured step.
+ * itself all are measured, at the first call of a shape, which must not be in a captured step.
  * Errors: STATUS_UNSUPPORTED (the type), STATUS_DEVICE. */
 enum status attention_by_choice(struct device *device,
                                 const struct attention_call *call) IBOT_WARN_UNUSED;
 
-/* By the own kernels: kernels/attention.cu. */
-enum status attention_by_own(struct device *device,
-                             const struct attention_call *call) IBOT_WARN_UNUSED;
+/* By the own kernels: kernels/attention.cu; by the former ones, if there are newer. */
+enum status attention_by_own(struct device *device, const struct attention_call *call,
+                             bool former) IBOT_WARN_UNUSED;
+/* Are there newer ones for the call? */
+bool attention_has_former(struct device *device, const struct attention_call *call);
 
 /* By cuDNN. */
 enum status attention_by_plan(struct device *device, const struct attention_call *call,
                               const struct attention_cudnn_plan *plan) IBOT_WARN_UNUSED;
 
-/* Which of the two is taken, as plan->verdict: what the file of tuning says, else what measuring
+/* Which of them is taken, as plan->verdict: what the file of tuning says, else what measuring
  * says, which is kept there; if the device is not to tune itself, by length. */
 enum status attention_settle(struct device *device, const struct attention_call *call,
                              struct attention_cudnn_plan *plan) IBOT_WARN_UNUSED;

@@ -26,7 +26,12 @@ struct attention_cudnn_shape {
 };
 
 /* Is the plan taken where the own kernels could be? */
-enum attention_verdict { ATTENTION_UNSETTLED, ATTENTION_TAKEN, ATTENTION_LEFT };
+enum attention_verdict {
+    ATTENTION_UNSETTLED,
+    ATTENTION_TAKEN,
+    ATTENTION_LEFT,
+    ATTENTION_LEFT_TO_FORMER, /* to the former of the own kernels */
+};
 
 /* A plan: what cuDNN has compiled for one kind and shape. */
 struct attention_cudnn_plan {

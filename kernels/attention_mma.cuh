@@ -1,6 +1,6 @@
 /* Attention on the matrix units: bf16 operands, float32 scores and sums, heads of a multiple of 16
  * columns up to 128. Here is what the forward (attention_mma_forward.cuh) and the backwards
- * (attention_mma_backward.cuh, attention_strip_backward.cuh) share: how rows of a head lie in
+ * (attention_mma_backward.cuh and others, which tell what for) share: how rows of a head lie in
  * shared memory, and the products of a warp that has 16 of them.
  *
  * A warp owns 16 rows; the other side comes 16 rows at a time. Scores stay in registers as they
@@ -45,15 +45,21 @@ template <int DH> struct mma_rows {
     }
     /* What a lane reads of a tile for a right operand: as it lies (scores), transposed (rows). A
      * left operand lies as the latter. */
+    static __device__ __forceinline__ int32_t lane_of_scores(int32_t lane)
+    {
+        return at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    }
+    static __device__ __forceinline__ int32_t lane_of_rows(int32_t lane)
+    {
+        return at(lane % 16, lane / 16);
+    }
     static __device__ __forceinline__ int32_t lane_of_scores()
     {
-        const int32_t lane = threadIdx.x % WARP;
-        return at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+        return lane_of_scores(threadIdx.x % WARP);
     }
     static __device__ __forceinline__ int32_t lane_of_rows()
     {
-        const int32_t lane = threadIdx.x % WARP;
-        return at(lane % 16, lane / 16);
+        return lane_of_rows(threadIdx.x % WARP);
     }
 };
 

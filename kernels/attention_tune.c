@@ -1,8 +1,10 @@
-/* Who is the faster for attention of a shape, by measuring both as algorithms of matrix products
- * are measured (matmul_tune.c), and kept in the same file.
+/* Who is the fastest for attention of a shape, by measuring all as algorithms of matrix products
+ * are measured (matmul_tune.c), and kept in the same file: the own kernels, the former own ones
+ * where there are newer, cuDNN.
  *
  * Where nothing is measured, cuDNN takes sequences of more than 64 tokens: its tiles have 64 x 128
  * scores, of which 37 tokens use a sixth and 197 tokens three fifths. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,10 +14,16 @@
 #include "kernels/matmul_plan.h"
 #include "proto/base/log.h"
 
-enum { LONGEST_OF_OWN = 64, ROUNDS = 7 };
-enum maker { OWN, CUDNN, N_MAKERS }; /* as the file has them, in the first byte of an algorithm */
+enum { LONGEST_OF_OWN = 64, ROUNDS = 7, OWN_EDITION = 2 };
+enum maker { OWN, CUDNN, FORMER, N_MAKERS }; /* as the file has them, an algorithm's first byte */
 
-/* cuDNN is taken when it needs this much less. */
+static const enum attention_verdict verdicts[N_MAKERS] = {
+    [OWN] = ATTENTION_LEFT,
+    [CUDNN] = ATTENTION_TAKEN,
+    [FORMER] = ATTENTION_LEFT_TO_FORMER,
+};
+
+/* Others than the own are taken when they need this much less. */
 static const float worth = 0.99f;
 
 static void name_attention(char *out, size_t size, const struct attention_cudnn_plan *plan)
@@ -26,9 +34,9 @@ static void name_attention(char *out, size_t size, const struct attention_cudnn_
         [ATTENTION_CUDNN_BACKWARD] = "backward",
     };
 
-    snprintf(out, size, "attention %s, %lld x %lld x %lld x %lld, cuDNN %zu engine %lld",
+    snprintf(out, size, "attention %s, %lld x %lld x %lld x %lld, own %d, cuDNN %zu engine %lld",
              kinds[plan->kind], (long long)plan->shape.n_sequences, (long long)plan->shape.length,
-             (long long)plan->shape.n_heads, (long long)plan->shape.head_dim,
+             (long long)plan->shape.n_heads, (long long)plan->shape.head_dim, OWN_EDITION,
              attention_cudnn_version(), (long long)plan->engine);
 }
 
@@ -70,7 +78,8 @@ static enum status time_one(const struct measurement *m, struct device *device,
 {
     CUDA_TRY(cudaMemsetAsync(m->sweep, 0, m->sweep_bytes, m->stream));
     CUDA_TRY(cudaEventRecord(m->start, m->stream));
-    TRY(maker == OWN ? attention_by_own(device, call) : attention_by_plan(device, call, plan));
+    TRY(maker == CUDNN ? attention_by_plan(device, call, plan)
+                       : attention_by_own(device, call, maker == FORMER));
     CUDA_TRY(cudaEventRecord(m->end, m->stream));
     CUDA_TRY(cudaEventSynchronize(m->end));
     CUDA_TRY(cudaEventElapsedTime(ms, m->start, m->end));
@@ -83,15 +92,19 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Medians, both in turns: whatever slows the chip slows both. The first round warms up. */
+/* Medians, all in turns: whatever slows the chip slows all. The first round warms up. Who is not
+ * there takes for ever. */
 static enum status measure(const struct measurement *m, struct device *device,
                            const struct attention_call *call,
                            const struct attention_cudnn_plan *plan, float median_ms[N_MAKERS])
 {
+    const int n_makers = attention_has_former(device, call) ? N_MAKERS : FORMER;
     float ms[N_MAKERS][ROUNDS];
 
+    for (int round = 0; round < ROUNDS; round++)
+        ms[FORMER][round] = INFINITY;
     for (int round = -1; round < ROUNDS; round++)
-        for (int maker = 0; maker < N_MAKERS; maker++)
+        for (int maker = 0; maker < n_makers; maker++)
             TRY(time_one(m, device, call, plan, (enum maker)maker,
                          &ms[maker][round < 0 ? 0 : round]));
     for (int maker = 0; maker < N_MAKERS; maker++) {
@@ -111,7 +124,7 @@ static bool recall(const struct matmul_tuning *tuning, struct attention_cudnn_pl
 
     if (known == NULL || known->algorithm[0] >= N_MAKERS)
         return false;
-    plan->verdict = known->algorithm[0] == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+    plan->verdict = verdicts[known->algorithm[0]];
     return true;
 }
 
@@ -119,24 +132,26 @@ static bool recall(const struct matmul_tuning *tuning, struct attention_cudnn_pl
 static void keep(struct matmul_tuning *tuning, struct attention_cudnn_plan *plan,
                  const float ms[N_MAKERS], const char *name)
 {
-    enum maker best = ms[CUDNN] < worth * ms[OWN] ? CUDNN : OWN;
+    enum maker best = ms[CUDNN] < ms[FORMER] ? CUDNN : FORMER;
+    if (ms[best] >= worth * ms[OWN])
+        best = OWN;
     struct matmul_choice choice = {.algorithm = {(uint8_t)best},
                                    .time_ns = (uint64_t)((double)ms[best] * 1e6),
                                    .first_ns = (uint64_t)((double)ms[OWN] * 1e6),
-                                   .n_candidates = N_MAKERS};
+                                   .n_candidates = isinf(ms[FORMER]) ? FORMER : N_MAKERS};
 
     snprintf(choice.device, sizeof(choice.device), "%s", tuning->device);
     snprintf(choice.product, sizeof(choice.product), "%s", name);
-    plan->verdict = best == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
-    log_debug("%s: own kernels %.1f us, cuDNN %.1f us", name, (double)ms[OWN] * 1e3,
-              (double)ms[CUDNN] * 1e3);
+    plan->verdict = verdicts[best];
+    log_debug("%s: own kernels %.1f us, former ones %.1f us, cuDNN %.1f us", name,
+              (double)ms[OWN] * 1e3, (double)ms[FORMER] * 1e3, (double)ms[CUDNN] * 1e3);
     if (tuning->cache == NULL)
         return;
     if (matmul_cache_keep(tuning->cache, &choice, NULL) != STATUS_OK)
         log_warning("who computes %s is not kept, so that another run may do it otherwise: %s",
                     name, status_message());
     else if (choice.algorithm[0] < N_MAKERS)
-        plan->verdict = choice.algorithm[0] == CUDNN ? ATTENTION_TAKEN : ATTENTION_LEFT;
+        plan->verdict = verdicts[choice.algorithm[0]];
 }
 
 /* By length, where nothing is measured. */

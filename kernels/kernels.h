@@ -28,11 +28,17 @@ enum status kernels_op_table(const struct op_table **out) IBOT_WARN_UNUSED;
 enum status kernels_collective_open(struct collective *out, struct device *device,
                                     struct rank_monitor *ranks) IBOT_WARN_UNUSED;
 
-/* Whose kernels compute attention in bf16: the faster, the own, or cuDNN's wherever it has some. */
-enum attention_maker { ATTENTION_BY_CHOICE, ATTENTION_BY_OWN, ATTENTION_BY_CUDNN };
+/* Whose kernels compute attention in bf16: the fastest, the own, or cuDNN's wherever it has some; or
+ * the former own ones wherever there are newer, for tests and benchmarks. */
+enum attention_maker {
+    ATTENTION_BY_CHOICE,
+    ATTENTION_BY_OWN,
+    ATTENTION_BY_CUDNN,
+    ATTENTION_BY_FORMER,
+};
 
 /* Says it for an open accelerator, before its first op; the choice is the default. Errors:
- * STATUS_UNSUPPORTED (cuDNN is not in this build). */
+ * STATUS_UNSUPPORTED (cuDNN, or a choice at all, is not in this build). */
 enum status kernels_attention_by(struct device *device,
                                  enum attention_maker maker) IBOT_WARN_UNUSED;
 

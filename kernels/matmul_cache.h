@@ -12,7 +12,8 @@
  *   TIME FIRST  nanoseconds that it took, and the one that the library would have taken
  *   CANDIDATES  how many were measured
  *
- * Attention is among them: its ALGORITHM begins with 00 for the own kernels, 01 for cuDNN.
+ * Attention is among them: its ALGORITHM begins with 00 for the own kernels, 01 for cuDNN,
+ * 02 for the former own ones.
  *
  * Many processes may read and add to one file at once. The first choice for a product stays: who
  * comes later takes it over, so that all agree, and a run that goes on later has the same bits. */

@@ -28,6 +28,16 @@ template <class T> __device__ __forceinline__ uint32_t pack_halves(float low, fl
     return bits;
 }
 
+/* The halves of a register of bf16 as floats. */
+__device__ __forceinline__ float low_half(uint32_t two)
+{
+    return __uint_as_float(two << 16);
+}
+__device__ __forceinline__ float high_half(uint32_t two)
+{
+    return __uint_as_float(two & 0xffff0000u);
+}
+
 #ifndef IBOT_CUDA_EMULATOR
 
 __device__ __forceinline__ uint32_t shared_address(const void *pointer)
@@ -57,6 +67,22 @@ __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32_t (&a)[4], 
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* d = a b + c. */
+template <class T>
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                    const float (&c)[4]);
+
+template <>
+__device__ __forceinline__ void mma<bf16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                          uint32_t b1, const float (&c)[4])
+{
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]),
+          "f"(c[2]), "f"(c[3]));
 }
 
 /* Four matrices of 8 x 8 halves from shared memory. Lane 8 i + r gives the address of row r of
@@ -115,6 +141,14 @@ __device__ __forceinline__ void copy_async_commit()
 template <int N> __device__ __forceinline__ void copy_async_wait()
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* x, of which the compiler knows nothing: what is computed from it is computed here, and not kept
+ * in registers since before a loop. */
+__device__ __forceinline__ int32_t computed_here(int32_t x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 /* 2^x to about 2 units in the last place; 0 below -126. */

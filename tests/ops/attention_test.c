@@ -39,6 +39,8 @@ static const struct attention_case cases[] = {
     {208, 32, 1, 1, {{0, 1, 208}}, 1.0},
     {256, 64, 1, 1, {{0, 1, 256}}, 1.0}, /* the most that a warp for each 32 keys takes */
     {390, 64, 3, 1, {{0, 2, 193}}, 1.0}, /* heads that come while others are worked at */
+    {666, 64, 3, 1, {{0, 18, 37}}, 1.0}, /* several rounds of them */
+    {595, 32, 2, 1, {{0, 35, 17}}, 1.0},
     {129, 32, 1, 1, {{0, 1, 129}}, 1.0},
     {100, 64, 1, 1, {{0, 1, 100}}, 30.0}, /* scores in the hundreds, and places that are no key */
     {97, 32, 1, 1, {{0, 1, 97}}, 1.0},

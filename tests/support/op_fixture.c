@@ -68,6 +68,8 @@ static bool choose_variant(const char *word)
         chosen_attention = ATTENTION_BY_OWN;
     else if (strcmp(word, "cudnn") == 0)
         chosen_attention = ATTENTION_BY_CUDNN;
+    else if (strcmp(word, "former") == 0)
+        chosen_attention = ATTENTION_BY_FORMER;
     else
         return strcmp(word, "f32") == 0;
     return true;
@@ -82,7 +84,7 @@ int op_backend_choose(int argc, char **argv)
     for (int i = 2; i < argc; i++)
         known = known && choose_variant(argv[i]);
     if (!known) {
-        fprintf(stderr, "usage: %s BACKEND [f32|bf16] [own|cudnn]\n", argv[0]);
+        fprintf(stderr, "usage: %s BACKEND [f32|bf16] [own|former|cudnn]\n", argv[0]);
         return 2;
     }
     if (!choose(argv[1]))

@@ -27,9 +27,9 @@ struct op_fixture {
     int n_host, n_on_device;
 };
 
-/* PROGRAM BACKEND [f32|bf16] [own|cudnn], the last being who computes attention: returns 0, or the
- * exit status to leave with at once: 77 (skipped) when the backend is not in this build or has no
- * device here, 2 for a wrong name. */
+/* PROGRAM BACKEND [f32|bf16] [own|former|cudnn], the last being who computes attention: returns 0,
+ * or the exit status to leave with at once: 77 (skipped) when the backend is not in this build or
+ * has no device here, 2 for a wrong name. */
 int op_backend_choose(int argc, char **argv);
 
 void op_fixture_open(struct op_fixture *f, uint32_t seed);

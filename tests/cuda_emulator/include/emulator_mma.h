@@ -85,6 +85,15 @@ static inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint3
     }
 }
 
+/* d = a b + c */
+template <class T>
+static inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       const float (&c)[4], EMULATOR_PLACE)
+{
+    memcpy(d, c, sizeof(d));
+    mma<T>(d, a, b0, b1, file, line);
+}
+
 static inline void load_matrices(uint32_t (&to)[4], const void *row, EMULATOR_PLACE)
 {
     emulator::load(to, row, false, file, line);
@@ -115,6 +124,11 @@ static inline void copy_async_commit()
 template <int N> static inline void copy_async_wait()
 {
     emulator::copy_async_wait(N);
+}
+
+static inline int32_t computed_here(int32_t x)
+{
+    return x;
 }
 
 static inline float fast_exp2(float x)
