@@ -27,8 +27,9 @@ enum status kernels_attention_by(struct device *device, enum attention_maker mak
              "attention by cuDNN was asked for, but this build was made without "
              "cuDNN; 'auto' and 'own' need none");
     if (maker == ATTENTION_BY_FORMER)
-        FAIL(STATUS_UNSUPPORTED, "the former kernels for attention are for builds with cuDNN, which "
-                                 "have a choice");
+        FAIL(STATUS_UNSUPPORTED,
+             "the former kernels for attention are for builds with cuDNN, which "
+             "have a choice");
     return STATUS_OK;
 }
 

@@ -7,8 +7,8 @@
  * another, every element has one owner and one order of its sum. Rows that are too many for shared
  * memory pass through it 64 at a time; then blockIdx.z tells the kinds of jobs apart.
  *
- * Windows come here, and sequences that attention_whole_backward.cuh and attention_strip_backward.cuh
- * do not take: wide or very narrow heads, and long ones.
+ * Windows come here, and sequences that attention_whole_backward.cuh and
+ * attention_strip_backward.cuh do not take: wide or very narrow heads, and long ones.
  *
  * Must move 16 D bytes a token (q, k, v, out, d_out in; d_q, d_k, d_v out). At 197 tokens of width
  * 64: 202 KB and 38 MFLOP a head; with mma.sync at about 0.6 of the rate of the matrix units of

@@ -1,5 +1,6 @@
 /* The former attention backward of sequences that fit into shared memory, where
- * attention_whole_backward.cuh is the newer: up to 256 tokens, heads of 32 or 64 columns. Every product is made once: 10 L^2 Dh FLOP a head.
+ * attention_whole_backward.cuh is the newer: up to 256 tokens, heads of 32 or 64 columns. Every
+ * product is made once: 10 L^2 Dh FLOP a head.
  *
  * A block has one (sequence, head) at a time. A warp has 16 keys, of longer sequences 32: d_k and
  * d_v of these are its sums, what it reads of the queries serves all of them. Queries come by 16 at
@@ -20,9 +21,9 @@
  * 11 thousand for its 202 KB at 4.3 TB/s. attention_mma_backward.cuh, which computes scores twice
  * with 16 rows a warp, has 112 cycles for shared memory, 90 for mma, 32 for powers: 18.9 thousand a
  * head. At 37 tokens memory is the bound in both (2.1 thousand cycles against 1.0), if enough
- * blocks are under way: 4 here, 2 there. So predicted. Measured on an H200, 3072 heads of 197 tokens
- * take 926 us, 69 thousand cycles a head; 15360 of 37 tokens 362 us. The tiles that a warp may lack
- * make branches of every step, so that each load of matrices is waited for. */
+ * blocks are under way: 4 here, 2 there. So predicted. Measured on an H200, 3072 heads of 197
+ * tokens take 926 us, 15360 of 37 tokens 362 us. The tiles that a warp may lack make branches of
+ * every step, so that each load of matrices is waited for. */
 #ifndef IBOT_KERNELS_ATTENTION_STRIP_BACKWARD_CUH
 #define IBOT_KERNELS_ATTENTION_STRIP_BACKWARD_CUH
 

@@ -28,8 +28,8 @@ enum status kernels_op_table(const struct op_table **out) IBOT_WARN_UNUSED;
 enum status kernels_collective_open(struct collective *out, struct device *device,
                                     struct rank_monitor *ranks) IBOT_WARN_UNUSED;
 
-/* Whose kernels compute attention in bf16: the fastest, the own, or cuDNN's wherever it has some; or
- * the former own ones wherever there are newer, for tests and benchmarks. */
+/* Whose kernels compute attention in bf16: the fastest, the own, or cuDNN's wherever it has some;
+ * or the former own ones wherever there are newer, for tests and benchmarks. */
 enum attention_maker {
     ATTENTION_BY_CHOICE,
     ATTENTION_BY_OWN,

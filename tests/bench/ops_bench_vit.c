@@ -192,8 +192,8 @@ static void attention_by(struct ops_bench *b, const struct shapes *s, const char
     ops_bench_give_back(b);
 }
 
-/* In bf16 by the own kernels, the former ones where there are newer, and by cuDNN, as far as it takes
- * the shape. */
+/* In bf16 by the own kernels, the former ones where there are newer, and by cuDNN, as far as it
+ * takes the shape. */
 static void attention(struct ops_bench *b, const struct shapes *s, const char *name,
                       const struct attention_group *groups, int32_t n_groups)
 {
