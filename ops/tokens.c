@@ -26,6 +26,13 @@ static void patch_of_floats(float *out, const float *from, int64_t side, int64_t
             memcpy(out, from + (c * side + y) * side, (size_t)p * sizeof(float));
 }
 
+void patchify_table(float table[3][256], const float mean[3], const float std[3])
+{
+    for (int c = 0; c < 3; c++)
+        for (int v = 0; v < 256; v++)
+            table[c][v] = ((float)v / 255.0f - mean[c]) / std[c];
+}
+
 enum status patchify_cpu(struct device *device, const struct patchify_args *args)
 {
     const struct tensor *pixels = &args->pixels;
@@ -42,10 +49,7 @@ enum status patchify_cpu(struct device *device, const struct patchify_args *args
     CHECK(pixels->shape[bytes ? 1 : 3] == side && pixels->shape[bytes ? 3 : 1] == 3);
     int64_t grid = side / p, row = 3 * p * p;
     CHECK(tensor_is_2d(&args->patches, n * grid * grid, row));
-    /* every value a byte can stand for, in the order of roundings that PyTorch has */
-    for (int c = 0; c < 3; c++)
-        for (int v = 0; v < 256; v++)
-            table[c][v] = ((float)v / 255.0f - args->mean[c]) / args->std[c];
+    patchify_table(table, args->mean, args->std);
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
     for (int64_t patch = 0; patch < n * grid * grid; patch++) {
         int64_t image = patch / (grid * grid), y = patch / grid % grid * p, x = patch % grid * p;

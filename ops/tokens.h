@@ -20,6 +20,9 @@ struct patchify_args {
     float mean[3], std[3];
 };
 
+/* What every value of a byte becomes, in the order of roundings that PyTorch has. */
+void patchify_table(float table[3][256], const float mean[3], const float std[3]);
+
 /* Token buffer of n images: row i*(N+1) is cls + pos[0]; row i*(N+1)+1+j is
  * (mask[i, j] ? mask_token : patches[i, j]) + pos[1+j].
  *   patches    [n*N, D] f32|bf16   projected patches, bias included

@@ -184,6 +184,7 @@ static enum status read_one(const struct images *images, struct view_maker *make
     if (form->fit == IMAGE_SQUASH)
         return squash(maker, rgb, form->size_px);
     struct data_spec spec = data_spec_centre_crop(form->resize_px, form->size_px);
+    spec.interpolation = form->bilinear ? INTERPOLATION_BILINEAR : INTERPOLATION_BICUBIC;
     TRY(data_spec_check(&spec));
     return view_render(maker, &spec, 0, 0, &maker->image, rgb);
 }

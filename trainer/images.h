@@ -4,6 +4,7 @@
 #ifndef IBOT_TRAINER_IMAGES_H
 #define IBOT_TRAINER_IMAGES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "proto/base/status.h"
@@ -15,11 +16,12 @@ struct images; /* opaque; called by one thread, reads with several */
 /* How an image becomes a square of size_px. */
 enum image_fit {
     IMAGE_SQUASH, /* all of it, both sides resized (bilinear): the original's for pictures */
-    IMAGE_CROP    /* shorter side resized to resize_px (bicubic), central square of that */
+    IMAGE_CROP    /* shorter side resized to resize_px, central square of that */
 };
 struct image_form {
     enum image_fit fit;
     int32_t size_px, resize_px;
+    bool bilinear; /* IMAGE_CROP */
 };
 
 struct image_info {

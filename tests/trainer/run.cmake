@@ -28,6 +28,8 @@ foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swi
 endforeach()
 
 ibot_test(NAME trainer.features SOURCES features_test.c LIBS ibot_eval)
+ibot_test(NAME trainer.occlusion SOURCES occlusion_test.c LIBS ibot_robustness)
+ibot_test(NAME trainer.robustness SOURCES robustness_test.c LIBS test_folder ibot_robustness)
 ibot_test(NAME trainer.prototypes SOURCES prototypes_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.pretrained SOURCES pretrained_test.c LIBS model_fixture ibot_trainer)
 ibot_test(NAME trainer.linear_head SOURCES linear_head_test.c LIBS test_folder ibot_trainer)

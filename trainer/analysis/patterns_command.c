@@ -166,8 +166,8 @@ static enum status open_run(struct patterns_run *run, struct backend *backend,
     model.head = true;
     TRY(inference_open(&run->model, backend, &model));
     int32_t size = run->model.size_px, cells = run->model.grid * run->model.grid;
-    run->form =
-        (struct image_form){IMAGE_CROP, size, o->resize_size > 0 ? o->resize_size : size * 8 / 7};
+    run->form = (struct image_form){IMAGE_CROP, size,
+                                    o->resize_size > 0 ? o->resize_size : size * 8 / 7, false};
     if (run->form.resize_px < size)
         FAIL(STATUS_INVALID, "--resize_size %d is smaller than the crop of %d px", o->resize_size,
              size);

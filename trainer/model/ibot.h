@@ -220,6 +220,10 @@ struct ibot_feature_options {
                               (of a Swin: normed); 2: 0's followed by the last block's mean of
                               normed patch tokens */
 };
+/* pixels [size, size, 3] u8 -> out [3, size, size] f32, as the networks see them: to the bit what
+ * they make of bytes. For those who change what a byte can't say; both in host memory. */
+void ibot_normalise(float *out, const uint8_t *pixels, int32_t size_px);
+
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options);
 /* The same before there is a network. */
 int32_t backbone_feature_dim(const struct backbone_options *backbone,

@@ -12,6 +12,21 @@ const float *ibot_control_field(const struct ibot *ibot, size_t offset)
 
 /* ------------------------------------------------------------------------------ input */
 
+/* Of ImageNet, as everywhere in the original. */
+static const float colour_mean[3] = {0.485f, 0.456f, 0.406f};
+static const float colour_std[3] = {0.229f, 0.224f, 0.225f};
+
+void ibot_normalise(float *out, const uint8_t *pixels, int32_t size_px)
+{
+    int64_t n = (int64_t)size_px * size_px;
+    float table[3][256];
+
+    patchify_table(table, colour_mean, colour_std);
+    for (int c = 0; c < 3; c++)
+        for (int64_t i = 0; i < n; i++)
+            out[c * n + i] = table[c][pixels[3 * i + c]];
+}
+
 enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, struct tensor patches)
 {
     int64_t p = ibot->options.backbone.patch_size_px, grid = pixels.shape[2] / p;
@@ -19,9 +34,10 @@ enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, struct tensor
         .pixels = pixels,
         .patches = shaped(patches, pixels.shape[0] * grid * grid, 3 * p * p),
         .patch_size = (int32_t)p,
-        .mean = {0.485f, 0.456f, 0.406f},
-        .std = {0.229f, 0.224f, 0.225f},
     };
+
+    memcpy(args.mean, colour_mean, sizeof(colour_mean));
+    memcpy(args.std, colour_std, sizeof(colour_std));
     return ibot->ops->patchify(ibot->device, &args);
 }
 
