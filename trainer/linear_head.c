@@ -51,13 +51,35 @@ static int32_t value_count(const struct weight_file *file, const char *name, int
     return (int32_t)value;
 }
 
+size_t linear_head_notes(struct linear_head_note notes[LINEAR_HEAD_NOTES],
+                         const struct ibot_feature_options *features)
+{
+    static const char *const names[LINEAR_HEAD_NOTES] = {"n_last_blocks", "avgpool_patchtokens",
+                                                         "topk", "reverse_top"};
+    int32_t values[LINEAR_HEAD_NOTES] = {features->n_last_blocks, features->avgpool, features->topk,
+                                         features->reverse_top};
+    size_t n = features->topk > 0 ? 4 : 2;
+
+    for (size_t i = 0; i < n; i++) {
+        notes[i].name = names[i];
+        snprintf(notes[i].text, sizeof(notes[i].text), "%d", values[i]);
+    }
+    return n;
+}
+
 static void read_values(struct linear_head *out, const struct weight_file *file)
 {
     int32_t n = value_count(file, "n_last_blocks", 256);
     int32_t avgpool = value_count(file, "avgpool_patchtokens", 2);
+    int32_t topk = value_count(file, "topk", 1 << 24);
 
     if (n > 0 && avgpool >= 0)
-        out->features = (struct ibot_feature_options){.n_last_blocks = n, .avgpool = avgpool};
+        out->features = (struct ibot_feature_options){
+            .n_last_blocks = n,
+            .avgpool = avgpool,
+            .topk = topk > 0 ? topk : 0,
+            .reverse_top = value_count(file, "reverse_top", 1) > 0,
+        };
     int32_t epoch = value_count(file, "epoch", INT32_MAX - 1);
     out->epoch = epoch > 0 ? epoch : 0;
     if (!value_number(file, "top1", &out->top1) && !value_number(file, "best_acc", &out->top1))

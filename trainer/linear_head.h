@@ -23,6 +23,15 @@ struct linear_head {
     double top1;   /* there, in percent; negative: not known */
 };
 
+/* What a file says about the features that its classifier takes, as metadata. */
+enum { LINEAR_HEAD_NOTES = 4 };
+struct linear_head_note {
+    const char *name;
+    char text[16];
+};
+size_t linear_head_notes(struct linear_head_note notes[LINEAR_HEAD_NOTES],
+                         const struct ibot_feature_options *features);
+
 /* path: a file, or a folder that ibot-eval linear wrote. Errors: STATUS_NOT_FOUND (no classifier in
  * it), STATUS_MISMATCH (shapes that do not fit each other), those of weight_file_open. */
 enum status linear_head_read(struct linear_head *out, const char *path) IBOT_WARN_UNUSED;

@@ -84,6 +84,21 @@ mv "$work/older" "$work/run"
 printf 'x' >"$work/parts/classifiers.safetensors"
 expect_error 1 'classifiers.safetensors' "${linear[@]}" -o "$work/parts"
 
+# part-wise probing: patches that are looked at; the file says which, and robustness takes them
+"${linear[@]}" --epochs 2 --topk 3 -o "$work/parts_of" >"$work/topk.log" 2>&1 || fail "--topk"
+grep -q ' 45 classifiers of 32 features' "$work/topk.log" || fail "other features"
+"${linear[@]}" --epochs 2 --topk 3 --reverse_top -o "$work/least" >"$work/least.log" 2>&1 || fail "--reverse_top"
+cmp -s "$work/parts_of/log.txt" "$work/least/log.txt" && fail "the least are the most"
+"${convert[@]}" "$work/run" "$work/part.pth" --linear "$work/least" >"$work/convert.log" 2>&1 || fail "--linear of patches"
+"$IBOT_BIN/ibot-eval" robustness --checkpoint "$work/part.pth" --test "$data" --bicubic_resize --resize_size 32 --drop_grid 4 \
+    --drop_ratios 0 --shuffle_grids none --json >"$work/robust" 2>"$work/robust.log" || fail "robustness of patches"
+grep -q "\"top1\": $(top1 "$work/least.log" best | sed 's/0*$//')" "$work/robust" || fail "another accuracy: $(cat "$work/robust")"
+expect_error 3 'holds another run.*top 3 patches' "${linear[@]}" --epochs 2 --topk 4 -o "$work/parts_of"
+expect_error 2 '17 patch tokens is wanted, and there are 16' "${linear[@]}" --epochs 2 --topk 17
+
+# what a folder says of its run is text, and so are paths
+expect_error 2 'byte .* (0xe9) is not printable UTF-8' "${linear[@]}" --test "$work/$(printf 'caf\351')"
+
 # every combination of rates, decays and optimizers; too many of them
 "${linear[@]}" --epochs 1 --lr 0.1 1 --weight_decay 0 1e-6 --optimizer both >"$work/both.log" 2>&1 ||
     fail "both optimizers"

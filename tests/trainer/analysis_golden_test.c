@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -172,11 +173,85 @@ static void prototypes_are_those_of_the_reference(void **state)
     }
 }
 
+/* Mean patch tokens without the final norm, of those that [CLS] looks at most or least: first
+ * values and sum of magnitudes, by PyTorch in double from the formulas. Of picture a the four are
+ * patches 10, 16, 36 and 48, and 12, 33, 35 and 39; of b 4, 12, 18 and 37, and 3, 31, 40 and 41. */
+static void means_of_attended_patches_are_the_references(void **state)
+{
+    static const struct {
+        int32_t topk;
+        bool reverse;
+        double first[2][4], sum[2];
+    } cases[] = {
+        {1,
+         false,
+         {{-0.794745, 1.922183, 0.615669, -0.339454}, {-2.731791, 1.640529, 2.416631, 1.838096}},
+         {38.67866362016109, 50.94122715916479}},
+        {4,
+         false,
+         {{-1.219529, 1.006883, 0.143349, 0.992233}, {-1.666311, 0.099624, 1.501745, -0.261537}},
+         {30.417607340419814, 28.884098775647587}},
+        {4,
+         true,
+         {{0.210726, -0.989462, -1.660996, 1.032377}, {0.18958, 0.376237, -2.450674, -0.961952}},
+         {25.470173822989537, 32.88514369920628}},
+        {49,
+         false,
+         {{-0.154862, 0.172489, -0.736536, -0.059022}, {-0.114143, 0.084279, -0.559274, -0.427927}},
+         {14.78698380414184, 16.040225544555955}},
+    };
+    static uint8_t rgb[2 * 3 * SIZE * SIZE];
+    struct scene *s = *state;
+    float out[2 * WIDTH];
+    struct tensor pixels;
+
+    memcpy(rgb, values(s, "image_a", DTYPE_U8, 3 * SIZE * SIZE), sizeof(rgb) / 2);
+    memcpy(rgb + sizeof(rgb) / 2, values(s, "image_b", DTYPE_U8, 3 * SIZE * SIZE), sizeof(rgb) / 2);
+    assert_int_equal(inference_upload(&s->model, rgb, DTYPE_U8, 2, &pixels), STATUS_OK);
+    for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
+        struct ibot_feature_options top = {
+            .n_last_blocks = 2, .topk = cases[c].topk, .reverse_top = cases[c].reverse};
+        assert_int_equal(ibot_feature_dim(s->model.ibot, &top), WIDTH);
+        assert_int_equal(ibot_features(s->model.ibot, pixels, &top, out), STATUS_OK);
+        for (int i = 0; i < 2; i++) {
+            double sum = 0.0;
+            for (int j = 0; j < WIDTH; j++)
+                sum += fabs((double)out[i * WIDTH + j]);
+            for (int j = 0; j < 4; j++)
+                assert_true(fabs((double)out[i * WIDTH + j] - cases[c].first[i][j]) < 5e-6);
+            assert_true(fabs(sum - cases[c].sum[i]) < 1e-5 * sum);
+        }
+    }
+    struct ibot_feature_options too_many = {.n_last_blocks = 1, .topk = CELLS + 1};
+    assert_int_equal(ibot_features(s->model.ibot, pixels, &too_many, out), STATUS_INVALID);
+    assert_non_null(strstr(status_message(), "50 patch tokens is wanted, and there are 49"));
+}
+
+/* Normalised on the host, pictures are the same to the bit. */
+static void normalised_pictures_are_those_of_bytes(void **state)
+{
+    static float normal[3 * SIZE * SIZE];
+    struct scene *s = *state;
+    struct ibot_feature_options cls = {.n_last_blocks = 3};
+    float bytes[3 * WIDTH], floats[3 * WIDTH];
+    const uint8_t *rgb = values(s, "image_a", DTYPE_U8, 3 * SIZE * SIZE);
+    struct tensor pixels;
+
+    assert_int_equal(inference_upload(&s->model, rgb, DTYPE_U8, 1, &pixels), STATUS_OK);
+    assert_int_equal(ibot_features(s->model.ibot, pixels, &cls, bytes), STATUS_OK);
+    ibot_normalise(normal, rgb, SIZE);
+    assert_int_equal(inference_upload(&s->model, normal, DTYPE_F32, 1, &pixels), STATUS_OK);
+    assert_int_equal(ibot_features(s->model.ibot, pixels, &cls, floats), STATUS_OK);
+    assert_memory_equal(bytes, floats, sizeof(bytes));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_at_another_size_are_the_references),
         cmocka_unit_test(attention_and_masks_are_the_references),
+        cmocka_unit_test(means_of_attended_patches_are_the_references),
+        cmocka_unit_test(normalised_pictures_are_those_of_bytes),
         cmocka_unit_test(the_coloured_picture_is_the_references),
         cmocka_unit_test(patches_match_those_of_the_reference),
         cmocka_unit_test(prototypes_are_those_of_the_reference),

@@ -31,7 +31,7 @@ enum status feature_model_open(struct feature_model *out, struct backend *backen
 
     memset(out, 0, sizeof(*out));
     TRY(inference_open(&out->network, backend, &options));
-    out->options = (struct ibot_feature_options){false, o->n_last_blocks, o->avgpool};
+    out->options = o->features;
     out->dim = ibot_feature_dim(out->network.ibot, &out->options);
     return STATUS_OK;
 }

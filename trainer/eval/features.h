@@ -17,7 +17,8 @@ struct feature_model {
 
 struct feature_model_options {
     struct pretrained_options weights;
-    int32_t n_last_blocks, avgpool, batch_size;
+    struct ibot_feature_options features;
+    int32_t batch_size;
     int32_t crop_size_px; /* 0: the run's global crop size */
     enum ibot_precision precision;
     bool gelu_tanh;

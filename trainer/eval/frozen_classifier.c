@@ -37,9 +37,9 @@ enum status frozen_classifier_open(struct frozen_classifier *out, struct backend
     TRY_OUT(inference_open_pretrained(&out->network, backend, &pretrained, &o->network));
     TRY_OUT(allocate(out));
     log_info("linear classifier of %d classes, %d features: n_last_blocks %d, avgpool_patchtokens "
-             "%d",
+             "%d, topk %d",
              out->head.n_classes, out->head.dim, out->head.features.n_last_blocks,
-             out->head.features.avgpool);
+             out->head.features.avgpool, out->head.features.topk);
 out:
     pretrained_close(&pretrained);
     if (status != STATUS_OK)

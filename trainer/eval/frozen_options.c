@@ -23,6 +23,21 @@ static const struct option_spec feature_specs[] = {
      .minimum = 0,
      .maximum = 2,
      .help = "0: [CLS] tokens; 1: mean of the last block's patch tokens; 2: both"},
+    {.name = "topk",
+     .type = OPTION_INT32,
+     AT(topk),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 65536,
+     .unit = "patches",
+     .help =
+         "instead, of a ViT: the mean of this many patch tokens of the last block, those that the "
+         "[CLS] token looks at most (part-wise probing: 1 7 14 56 112 196 of 196)"},
+    {.name = "reverse_top",
+     .type = OPTION_BOOL,
+     AT(reverse_top),
+     .text = "off",
+     .help = "or least"},
 };
 const struct option_part rows_frozen_features = {feature_specs, N(feature_specs)};
 
@@ -86,8 +101,13 @@ enum status frozen_model_open(struct feature_model *out, struct backend *backend
 {
     struct feature_model_options options = {
         .weights = *choice->weights,
-        .n_last_blocks = choice->features.n_last_blocks,
-        .avgpool = choice->features.avgpool_patchtokens,
+        .features =
+            {
+                .n_last_blocks = choice->features.n_last_blocks,
+                .avgpool = choice->features.avgpool_patchtokens,
+                .topk = choice->features.topk,
+                .reverse_top = choice->features.reverse_top,
+            },
         .batch_size = choice->batch_size,
         .crop_size_px = choice->data->crop_size,
     };

@@ -8,9 +8,10 @@
 #include "trainer/eval/features.h"
 #include "trainer/pretrained_rows.h"
 
-/* --n_last_blocks, --avgpool_patchtokens */
+/* --n_last_blocks, --avgpool_patchtokens, --topk, --reverse_top */
 struct frozen_feature_options {
-    int32_t n_last_blocks, avgpool_patchtokens;
+    int32_t n_last_blocks, avgpool_patchtokens, topk;
+    bool reverse_top;
 };
 extern const struct option_part rows_frozen_features;
 

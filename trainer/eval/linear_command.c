@@ -155,24 +155,28 @@ static enum status combine(const struct linear_options *o, struct linear_classif
     return STATUS_OK;
 }
 
-/* What the folder of a run was begun with. */
+/* What the folder of a run was begun with. Options, and so paths, are UTF-8. */
 static void describe(const struct linear_options *o, const struct feature_model *model,
                      const struct linear_classifier *classifiers, int32_t n, char *out,
                      size_t n_bytes)
 {
     double settings[2 * LINEAR_PROBE_MAX];
+    char top[48] = "";
 
     for (int32_t i = 0; i < n; i++) {
         settings[2 * i] = classifiers[i].lr;
         settings[2 * i + 1] = classifiers[i].weight_decay;
     }
+    if (o->features.topk > 0)
+        snprintf(top, sizeof(top), ", %s %d patches", o->features.reverse_top ? "least" : "top",
+                 o->features.topk);
     snprintf(out, n_bytes,
-             "weights %s, key %s, %d last blocks, avgpool %d, crop %d of %d px, train %s, test %s, "
-             "batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
+             "weights %s, key %s, %d last blocks, avgpool %d%s, crop %d of %d px, train %s, test "
+             "%s, batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
              model->network.weights, o->weights.key != NULL ? o->weights.key : "-",
-             o->features.n_last_blocks, o->features.avgpool_patchtokens, model->network.size_px,
-             frozen_resize_px(&o->data, model), o->data.train, o->data.test, o->batch_size_per_gpu,
-             n, optimizers[o->optimizer],
+             o->features.n_last_blocks, o->features.avgpool_patchtokens, top,
+             model->network.size_px, frozen_resize_px(&o->data, model), o->data.train, o->data.test,
+             o->batch_size_per_gpu, n, optimizers[o->optimizer],
              (unsigned long long)hash_bytes(settings, 2 * (size_t)n * sizeof(double)), o->epochs,
              (long long)o->seed);
 }

@@ -13,6 +13,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
+#include "trainer/linear_head.h"
 #include "trainer/log_line.h"
 
 struct linear_run {
@@ -125,31 +126,25 @@ static enum status write_best(struct linear_run *run)
 {
     const struct linear_classifier *c = &run->options->classifiers[run->best.classifier];
     char lr[STATE_BYTES], decay[STATE_BYTES], epoch[STATE_BYTES], top1[STATE_BYTES];
-    char path[CHECKPOINT_MAX_PATH], blocks[STATE_BYTES], avgpool[STATE_BYTES];
-    const struct ibot_feature_options *features = &run->model->options;
-    const char *metadata[] = {"lr",
-                              lr,
-                              "weight_decay",
-                              decay,
-                              "optimizer",
-                              c->optimizer == OPTIMIZER_LARS ? "lars" : "sgd",
-                              "epoch",
-                              epoch,
-                              "top1",
-                              top1,
-                              "n_last_blocks",
-                              blocks,
-                              "avgpool_patchtokens",
-                              avgpool};
+    char path[CHECKPOINT_MAX_PATH];
+    struct linear_head_note notes[LINEAR_HEAD_NOTES];
+    const char *metadata[2 * (5 + LINEAR_HEAD_NOTES)] = {
+        "lr",    lr,          "weight_decay",
+        decay,   "optimizer", c->optimizer == OPTIMIZER_LARS ? "lars" : "sgd",
+        "epoch", epoch,       "top1",
+        top1};
+    size_t n = linear_head_notes(notes, &run->model->options);
 
+    for (size_t i = 0; i < n; i++) {
+        metadata[2 * (5 + i)] = notes[i].name;
+        metadata[2 * (5 + i) + 1] = notes[i].text;
+    }
     snprintf(lr, sizeof(lr), "%.9g", c->lr);
     snprintf(decay, sizeof(decay), "%.9g", c->weight_decay);
     snprintf(epoch, sizeof(epoch), "%d", run->best.epoch);
     snprintf(top1, sizeof(top1), "%.4f", run->best.top1);
-    snprintf(blocks, sizeof(blocks), "%d", features->n_last_blocks);
-    snprintf(avgpool, sizeof(avgpool), "%d", features->avgpool);
     return linear_probe_write_one(run->probe, run->best.classifier,
-                                  path_in(run, "linear.safetensors", path), metadata, 7);
+                                  path_in(run, "linear.safetensors", path), metadata, 5 + n);
 }
 
 /* The official keys: those of classifier i have its number. */

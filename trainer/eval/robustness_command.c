@@ -9,7 +9,6 @@
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/robustness.h"
 #include "trainer/eval/robustness_scores.h"
-#include "trainer/utf8_text.h"
 
 enum { MAX_NAMES = 32, IDENTITY_BYTES = 16384 };
 
@@ -272,20 +271,19 @@ static void describe(const struct robustness_options *o, const struct robustness
 {
     const struct linear_head *head = &r->classifier->head;
     size_t n = (size_t)head->n_classes * (size_t)head->dim * sizeof(float);
-    char weights[4096], saliency[4096];
 
-    utf8_text(weights, sizeof(weights), r->classifier->network.weights);
-    utf8_text(saliency, sizeof(saliency),
-              o->saliency_checkpoint != NULL ? o->saliency_checkpoint : "its own");
-    snprintf(
-        out, IDENTITY_BYTES,
-        "weights %s, key %s, classifier %016llx of %d classes, %d last blocks, avgpool %d, crop "
-        "%d of %d px %s, saliency %s head %d, seed %lld",
-        weights, o->weights.key != NULL ? o->weights.key : "-",
-        (unsigned long long)hash_bytes(head->weight, n), head->n_classes,
-        head->features.n_last_blocks, head->features.avgpool, r->classifier->network.size_px,
-        r->resize_px, r->bicubic ? "bicubic" : "bilinear", saliency, o->saliency_head,
-        (long long)o->seed);
+    const char *saliency = o->saliency_checkpoint != NULL ? o->saliency_checkpoint : "its own";
+
+    snprintf(out, IDENTITY_BYTES,
+             "weights %s, key %s, classifier %016llx of %d classes, %d last blocks, avgpool %d, "
+             "topk %d%s, crop "
+             "%d of %d px %s, saliency %s head %d, seed %lld",
+             r->classifier->network.weights, o->weights.key != NULL ? o->weights.key : "-",
+             (unsigned long long)hash_bytes(head->weight, n), head->n_classes,
+             head->features.n_last_blocks, head->features.avgpool, head->features.topk,
+             head->features.reverse_top ? " reversed" : "", r->classifier->network.size_px,
+             r->resize_px, r->bicubic ? "bicubic" : "bilinear", saliency, o->saliency_head,
+             (long long)o->seed);
 }
 
 /* ------------------------------------------------------------------------------ tests */

@@ -219,6 +219,10 @@ struct ibot_feature_options {
     int32_t avgpool;       /* 0: [CLS] of each; 1: mean of patch tokens, un-normalised, last block
                               (of a Swin: normed); 2: 0's followed by the last block's mean of
                               normed patch tokens */
+    int32_t topk; /* 0: as above. Else, of a ViT, the mean of this many un-normalised patch tokens
+                     of the last block: those on which the [CLS] token's attention is greatest, as
+                     the mean of its heads; the first of equals */
+    bool reverse_top; /* or least */
 };
 /* pixels [size, size, 3] u8 -> out [3, size, size] f32, as the networks see them: to the bit what
  * they make of bytes. For those who change what a byte can't say; both in host memory. */

@@ -1,5 +1,6 @@
 /* Features for evaluation: [CLS] tokens (of a Swin: mean tokens) of the last blocks, mean patch
  * tokens. */
+#include <math.h>
 #include <string.h>
 
 #include "ops/half_float.h"
@@ -21,6 +22,8 @@ int32_t backbone_feature_dim(const struct backbone_options *backbone,
 {
     int32_t depth = backbone->depth, dim = options->avgpool > 0 ? backbone_width(backbone) : 0;
 
+    if (options->topk > 0)
+        return backbone_width(backbone);
     for (int32_t i = depth - options->n_last_blocks; options->avgpool != 1 && i < depth; i++)
         dim += width_after(backbone, i > 0 ? i : 0);
     return dim;
@@ -67,9 +70,63 @@ static enum status copy_part(struct vit *vit, struct tensor tokens, bool mean, i
     return STATUS_OK;
 }
 
+/* Adds the k patch tokens of the greatest weights to sum [width], and takes their weights away. */
+static void sum_of_top(double *sum, const float *patches, float *weights, int64_t n, int32_t k,
+                       int64_t width)
+{
+    memset(sum, 0, (size_t)width * sizeof(*sum));
+    for (int32_t i = 0; i < k; i++) {
+        int64_t best = 0;
+        for (int64_t t = 1; t < n; t++)
+            if (weights[t] > weights[best])
+                best = t;
+        for (int64_t j = 0; j < width; j++)
+            sum[j] += (double)patches[best * width + j];
+        weights[best] = -INFINITY;
+    }
+}
+
+/* Mean patch tokens of each image, of those that the [CLS] token looks at most. */
+static enum status copy_top(struct ibot *ibot, struct vit *vit,
+                            const struct ibot_feature_options *options, int64_t n_images,
+                            float *host_tokens, float *out)
+{
+    int64_t length = vit->groups[0].length, d = vit->pass.width, n_heads = vit->pass.n_heads;
+    float *attention = NULL, *weights = NULL;
+    double *sum = NULL;
+    enum status status;
+
+    if (options->topk >= length)
+        FAIL(STATUS_INVALID, "the mean of %d patch tokens is wanted, and there are %lld",
+             options->topk, (long long)length - 1);
+    TRY_OUT(memory_alloc_unset(&attention, (size_t)(n_images * n_heads * length), sizeof(float),
+                               "attention"));
+    TRY_OUT(memory_alloc_unset(&weights, (size_t)length, sizeof(float), "attention"));
+    TRY_OUT(memory_alloc_unset(&sum, (size_t)d, sizeof(double), "features"));
+    TRY_OUT(ibot_cls_attention(ibot, vit, n_images, attention));
+    TRY_OUT(ibot_copy_floats(ibot->device, vit->final_x, n_images * length * d, host_tokens));
+    for (int64_t i = 0; i < n_images; i++) {
+        for (int64_t t = 1; t < length; t++) {
+            double mean = 0.0;
+            for (int64_t h = 0; h < n_heads; h++)
+                mean += (double)attention[(i * n_heads + h) * length + t];
+            weights[t - 1] = (float)(options->reverse_top ? -mean : mean);
+        }
+        sum_of_top(sum, host_tokens + (i * length + 1) * d, weights, length - 1, options->topk, d);
+        for (int64_t j = 0; j < d; j++)
+            out[i * d + j] = (float)(sum[j] / options->topk);
+    }
+out:
+    memory_free(attention);
+    memory_free(weights);
+    memory_free(sum);
+    return status;
+}
+
 /* Forward block by block, taking what is wanted after each of the last ones. */
-static enum status run_vit(struct vit *vit, const struct ibot_feature_options *options,
-                           int64_t n_images, int64_t width, float *host_tokens, float *out)
+static enum status run_vit(struct ibot *ibot, struct vit *vit,
+                           const struct ibot_feature_options *options, int64_t n_images,
+                           int64_t width, float *host_tokens, float *out)
 {
     int32_t depth = vit->options.depth;
     int64_t column = 0;
@@ -78,13 +135,15 @@ static enum status run_vit(struct vit *vit, const struct ibot_feature_options *o
     TRY(vit_embed(vit, NULL));
     for (int32_t i = 0; i < depth; i++) {
         TRY(vit_block(vit, i));
-        if (i < depth - options->n_last_blocks || options->avgpool == 1)
+        if (i < depth - options->n_last_blocks || options->avgpool == 1 || options->topk > 0)
             continue;
         if (i + 1 < depth)
             TRY(vit_normed_stream(vit, vit_stream(vit, i)));
         TRY(copy_part(vit, vit->features, false, n_images, width, column, host_tokens, out));
         column += vit->pass.width;
     }
+    if (options->topk > 0)
+        return copy_top(ibot, vit, options, n_images, host_tokens, out);
     if (options->avgpool == 1) /* the original's final norm is the identity in this mode */
         return copy_part(vit, vit->final_x, true, n_images, width, column, host_tokens, out);
     if (options->avgpool == 2)
@@ -174,13 +233,16 @@ enum status ibot_features(struct ibot *ibot, struct tensor pixels,
         options->avgpool > 2)
         FAIL(STATUS_INVALID, "n_last_blocks %d, avgpool %d: wanted 1 to %d blocks and 0, 1 or 2",
              options->n_last_blocks, options->avgpool, depth);
+    if (options->topk > 0 && backbone->vit == NULL)
+        FAIL(STATUS_UNSUPPORTED, "a Swin has no [CLS] token, and so no patches that it looks at "
+                                 "most: that takes the weights of a ViT");
     TRY(memory_alloc(&host_tokens, (size_t)widest_stream(backbone, n_images), sizeof(float),
                      "features"));
     int64_t width = ibot_feature_dim(ibot, options);
     enum status status = ibot_patchify(ibot, pixels, ibot->patches[0]);
     if (status == STATUS_OK)
         status = backbone->vit != NULL
-                     ? run_vit(backbone->vit, options, n_images, width, host_tokens, out)
+                     ? run_vit(ibot, backbone->vit, options, n_images, width, host_tokens, out)
                      : run_swin(backbone->swin, options, n_images, width, host_tokens, out);
     memory_free(host_tokens);
     return status;

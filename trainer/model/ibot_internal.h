@@ -175,6 +175,8 @@ uint8_t *ibot_student_mask(const struct ibot *ibot, bool masked);
 void ibot_set_spans(struct ibot *ibot);
 
 /* u8 or f32 crops to patch rows. */
+enum status ibot_cls_attention(struct ibot *ibot, struct vit *vit, int64_t n_images,
+                               float *out) IBOT_WARN_UNUSED;
 enum status ibot_patchify(struct ibot *ibot, struct tensor pixels,
                           struct tensor patches) IBOT_WARN_UNUSED;
 

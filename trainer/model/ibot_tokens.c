@@ -48,17 +48,12 @@ static void attention_row(const float *q, int64_t length, int64_t width, int64_t
         out[t] = (float)(scores[t] / sum);
 }
 
-static enum status take_attention(struct ibot *ibot, int64_t n_images, float *out)
+enum status ibot_cls_attention(struct ibot *ibot, struct vit *vit, int64_t n_images, float *out)
 {
-    struct vit *vit = ibot->teacher.backbone.vit;
     enum status status = STATUS_OK;
     double *scores = NULL;
     float *qkv = NULL;
 
-    if (vit == NULL)
-        FAIL(STATUS_UNSUPPORTED,
-             "%s has no [CLS] token, and so no attention of one: that takes the weights of a ViT",
-             ibot->options.backbone.arch);
     int64_t length = vit->groups[0].length, d = vit->pass.width, n_heads = vit->pass.n_heads;
     int64_t image = length * 3 * d, head_dim = d / n_heads;
     TRY_OUT(memory_alloc_unset(&qkv, (size_t)(n_images * image), sizeof(float), "attention"));
@@ -80,8 +75,12 @@ enum status ibot_tokens(struct ibot *ibot, struct tensor pixels, const struct ib
     struct backbone *backbone = &ibot->teacher.backbone;
 
     TRY(forward(ibot, pixels));
+    if (out->attention != NULL && backbone->vit == NULL)
+        FAIL(STATUS_UNSUPPORTED,
+             "%s has no [CLS] token, and so no attention of one: that takes the weights of a ViT",
+             ibot->options.backbone.arch);
     if (out->attention != NULL)
-        TRY(take_attention(ibot, pixels.shape[0], out->attention));
+        TRY(ibot_cls_attention(ibot, backbone->vit, pixels.shape[0], out->attention));
     if (out->tokens == NULL)
         return STATUS_OK;
     return ibot_copy_floats(ibot->device, backbone->features,

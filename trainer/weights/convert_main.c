@@ -241,6 +241,7 @@ static enum status convert_with_linear(const struct pretrained *p, const char *o
 {
     struct ibot_feature_options wanted = {.n_last_blocks = o->n_last_blocks,
                                           .avgpool = o->avgpool_patchtokens};
+    struct linear_head_note notes[LINEAR_HEAD_NOTES];
     struct weight_export export = {0};
     struct linear_head head;
     enum status status;
@@ -254,8 +255,9 @@ static enum status convert_with_linear(const struct pretrained *p, const char *o
             "--num_heads, or the run folder that it was made from",
             p->file.path);
     TRY_OUT(linear_head_settle(&head, &p->backbone, &wanted));
-    metadata_add(metadata, "n_last_blocks", "%d", head.features.n_last_blocks);
-    metadata_add(metadata, "avgpool_patchtokens", "%d", head.features.avgpool);
+    size_t n = linear_head_notes(notes, &head.features);
+    for (size_t i = 0; i < n; i++)
+        metadata_add(metadata, notes[i].name, "%s", notes[i].text);
     metadata_add(metadata, "epoch", "%lld", (long long)head.epoch);
     metadata_add(metadata, "top1", "%.4f", head.top1);
     TRY_OUT(weight_export_backbone(&export, &p->selection, false));
