@@ -80,6 +80,10 @@ if [ -x build/bin/ibot-train ]; then
         build/bin/ibot-train --recipe "$(basename "$recipe" .yaml)" --data . --check > /dev/null ||
             failed+=("$recipe")
     done
+    for recipe in trainer/recipes/finetune/*.yaml; do
+        build/bin/ibot-eval finetune --recipe "$(basename "$recipe" .yaml)" --checkpoint . --train . --test . \
+            --check > /dev/null || failed+=("$recipe")
+    done
     echo "recipes: all tried"
 fi
 

@@ -254,61 +254,10 @@ enum status checkpoint_state(const struct checkpoint *c, struct checkpoint_state
     return status;
 }
 
-static enum status restore_one(const struct checkpoint *c, struct device *device,
-                               const struct ibot_state_entry *state,
-                               const struct safetensors_entry *entry)
-{
-    if (entry->tensor.data == NULL || entry->tensor.dtype != state->tensor.dtype ||
-        entry->tensor.rank != state->tensor.rank ||
-        memcmp(entry->tensor.shape, state->tensor.shape,
-               (size_t)state->tensor.rank * sizeof(int64_t)) != 0) {
-        char got[96] = "", wanted[96] = "";
-        for (int32_t i = 0; i < entry->tensor.rank; i++)
-            snprintf(got + strlen(got), sizeof(got) - strlen(got), " %lld",
-                     (long long)entry->tensor.shape[i]);
-        for (int32_t i = 0; i < state->tensor.rank; i++)
-            snprintf(wanted + strlen(wanted), sizeof(wanted) - strlen(wanted), " %lld",
-                     (long long)state->tensor.shape[i]);
-        FAIL(STATUS_MISMATCH, "%s: '%s' is %s [%s ], wanted F32 [%s ]: another architecture",
-             c->path, state->name, entry->file_dtype, got, wanted);
-    }
-    return device->copy_in(device, state->tensor.data, entry->tensor.data,
-                           tensor_size_bytes(&state->tensor));
-}
-
 enum status checkpoint_restore(const struct checkpoint *c, struct ibot *ibot, struct device *device,
-                               const char *prefix, struct checkpoint_counts *counts)
+                               const char *prefix, struct state_counts *counts)
 {
-    struct ibot_state_entry state;
-    char first_missing[128] = "";
+    struct state_view view = ibot_state_view(ibot);
 
-    *counts = (struct checkpoint_counts){0};
-    for (size_t i = 0; i < ibot_n_state(ibot); i++) {
-        ibot_state(ibot, i, &state);
-        if (strncmp(state.name, prefix, strlen(prefix)) != 0)
-            continue;
-        const struct safetensors_entry *entry = safetensors_find(&c->model, state.name);
-        if (entry == NULL) {
-            if (counts->n_missing++ == 0)
-                snprintf(first_missing, sizeof(first_missing), "%s", state.name);
-            continue;
-        }
-        TRY(restore_one(c, device, &state, entry));
-        counts->n_loaded++;
-    }
-    for (size_t i = 0; i < c->model.n_entries; i++) {
-        const char *name = c->model.entries[i].name;
-        counts->n_unexpected +=
-            strncmp(name, prefix, strlen(prefix)) == 0 && strncmp(name, "epoch.", 6) != 0;
-    }
-    counts->n_unexpected -= counts->n_loaded;
-    TRY(ibot_state_written(ibot));
-    TRY(device->synchronize(device));
-    if (counts->n_missing > 0 || counts->n_unexpected > 0 || counts->n_loaded == 0)
-        FAIL(STATUS_MISMATCH,
-             "%s: of the tensors '%s*' %zu were loaded, %zu are missing%s%s, %zu "
-             "are unexpected: another architecture",
-             c->path, prefix, counts->n_loaded, counts->n_missing,
-             counts->n_missing > 0 ? ", first " : "", first_missing, counts->n_unexpected);
-    return STATUS_OK;
+    return state_file_restore(&c->model, c->path, &view, device, prefix, counts);
 }

@@ -15,6 +15,7 @@
 
 #include "trainer/metrics.h"
 #include "trainer/model/ibot.h"
+#include "trainer/state_file.h"
 #include "trainer/weights/safetensors.h"
 
 enum { CHECKPOINT_FORMAT = 2, CHECKPOINT_MAX_PATH = 4096 };
@@ -84,15 +85,11 @@ const char *checkpoint_option(const struct checkpoint *checkpoint, const char *n
 enum status checkpoint_state(const struct checkpoint *checkpoint,
                              struct checkpoint_state *out) IBOT_WARN_UNUSED;
 
-struct checkpoint_counts {
-    size_t n_loaded, n_missing, n_unexpected;
-};
-
 /* Copies the tensors whose state names start with `prefix` ("" for all) into the model, strictly:
  * every one must be there with its shape. Errors: STATUS_MISMATCH names the first. */
 enum status checkpoint_restore(const struct checkpoint *checkpoint, struct ibot *ibot,
                                struct device *device, const char *prefix,
-                               struct checkpoint_counts *counts) IBOT_WARN_UNUSED;
+                               struct state_counts *counts) IBOT_WARN_UNUSED;
 
 void checkpoint_close(struct checkpoint *checkpoint);
 

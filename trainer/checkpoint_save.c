@@ -74,46 +74,24 @@ static enum status put_in_place(const char *temporary, const char *path)
     return STATUS_OK;
 }
 
-/* Model tensors, copied to the host where they are elsewhere, and the clusters of the epoch. */
+/* Model tensors, and the clusters of the epoch. */
 static enum status write_model(const char *path, struct ibot *ibot, struct device *device,
                                const struct checkpoint_state *state)
 {
-    size_t n = ibot_n_state(ibot), n_items = n, total = 0;
-    struct safetensors_item *items = NULL;
-    struct ibot_state_entry *entries = NULL;
-    char *buffer = NULL;
-    enum status status;
-
-    TRY_OUT(memory_alloc(&items, n + 2, sizeof(*items), "checkpoint"));
-    TRY_OUT(memory_alloc(&entries, n, sizeof(*entries), "checkpoint"));
-    for (size_t i = 0; i < n; i++) {
-        ibot_state(ibot, i, &entries[i]);
-        total += tensor_size_bytes(&entries[i].tensor);
-    }
-    TRY_OUT(memory_alloc(&buffer, device->kind == DEVICE_CPU ? 0 : total, 1, "checkpoint"));
-    for (size_t i = 0, at = 0; i < n; i++) {
-        size_t bytes = tensor_size_bytes(&entries[i].tensor);
-        items[i] = (struct safetensors_item){entries[i].name, entries[i].tensor};
-        if (device->kind == DEVICE_CPU)
-            continue;
-        TRY_OUT(device->copy_out(device, buffer + at, entries[i].tensor.data, bytes));
-        items[i].tensor.data = buffer + at;
-        at += bytes;
-    }
-    TRY_OUT(device->synchronize(device));
-    if (state->n_clusters > 0) {
-        items[n_items++] = (struct safetensors_item){
-            "epoch.labels", tensor_1d(state->labels, DTYPE_I32, state->n_clusters)};
-        items[n_items++] = (struct safetensors_item){
-            "epoch.clusters", tensor_1d(state->clusters, DTYPE_I32, state->n_clusters)};
-    }
+    const struct safetensors_item clusters[] = {
+        {"epoch.labels", tensor_1d(state->labels, DTYPE_I32, state->n_clusters)},
+        {"epoch.clusters", tensor_1d(state->clusters, DTYPE_I32, state->n_clusters)},
+    };
     const char *metadata[] = {"format", "ibot"};
-    TRY_OUT(safetensors_write(path, items, n_items, metadata, 1));
-out:
-    memory_free(buffer);
-    memory_free(entries);
-    memory_free(items);
-    return status;
+    struct state_view view = ibot_state_view(ibot);
+    struct state_file_options options = {
+        .extra = clusters,
+        .n_extra = state->n_clusters > 0 ? 2 : 0,
+        .metadata = metadata,
+        .n_pairs = 1,
+    };
+
+    return state_file_write(path, &view, device, &options);
 }
 
 static json_t *hex(uint64_t value)

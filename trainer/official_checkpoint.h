@@ -41,8 +41,7 @@ const struct pickle_value *official_argument(const struct official_checkpoint *c
  * Errors: STATUS_MISMATCH (what is missing, unexpected, of another shape or of another optimizer).
  */
 enum status official_restore(const struct official_checkpoint *checkpoint, struct ibot *ibot,
-                             struct device *device, bool fixed_gains,
-                             struct checkpoint_counts *counts,
+                             struct device *device, bool fixed_gains, struct state_counts *counts,
                              struct official_steps *steps) IBOT_WARN_UNUSED;
 
 /* Writes a checkpoint of ours, which must be of an epoch's end, as PATH (a .pth file). `args` is a

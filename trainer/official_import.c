@@ -80,7 +80,7 @@ struct restore {
     const struct official_checkpoint *checkpoint;
     struct ibot *ibot;
     struct device *device;
-    struct checkpoint_counts *counts;
+    struct state_counts *counts;
     struct official_steps *steps;
     bool *used;                     /* of each tensor of the file */
     struct parameter_state *states; /* of the student's parameters, in our order */
@@ -410,8 +410,8 @@ static enum status find_unexpected(struct restore *r, char first[128])
 }
 
 enum status official_restore(const struct official_checkpoint *checkpoint, struct ibot *ibot,
-                             struct device *device, bool fixed_gains,
-                             struct checkpoint_counts *counts, struct official_steps *steps)
+                             struct device *device, bool fixed_gains, struct state_counts *counts,
+                             struct official_steps *steps)
 {
     struct restore r = {
         .checkpoint = checkpoint,
@@ -424,7 +424,7 @@ enum status official_restore(const struct official_checkpoint *checkpoint, struc
     char missing[128] = "", unexpected[128] = "";
     enum status status;
 
-    *counts = (struct checkpoint_counts){0};
+    *counts = (struct state_counts){0};
     TRY_OUT(memory_alloc(&r.used, checkpoint->file.n_entries, sizeof(bool), "marks"));
     TRY_OUT(read_optimizer(&r));
     TRY_OUT(read_steps(&r));

@@ -127,7 +127,7 @@ static int32_t grid_side(int32_t rank, const int64_t *shape)
 
 /* The stored grid at another size; the [CLS] row as it is. */
 static enum status resize_positions(float *out, int32_t n_out, float *in, int32_t n_in,
-                                    int64_t width)
+                                    int64_t width, bool exact)
 {
     struct device device;
 
@@ -139,6 +139,7 @@ static enum status resize_positions(float *out, int32_t n_out, float *in, int32_
         .grid_size = n_in,
         .height = n_out,
         .width = n_out,
+        .exact = exact,
     };
     enum status status = position_interpolate_cpu(&device, &args);
     device_close(&device);
@@ -147,7 +148,8 @@ static enum status resize_positions(float *out, int32_t n_out, float *in, int32_
 
 static enum status load_one(const struct pretrained *p, struct device *device,
                             const struct weight_selected *from,
-                            const struct ibot_state_entry *state, struct pretrained_report *report)
+                            const struct ibot_state_entry *state, bool exact,
+                            struct pretrained_report *report)
 {
     const struct weight_entry *entry = from->entry;
     const struct tensor *to = &state->tensor;
@@ -170,7 +172,7 @@ static enum status load_one(const struct pretrained *p, struct device *device,
     TRY_OUT(weight_file_read_f32(&p->file, entry, values));
     if (resize) {
         TRY_OUT(memory_alloc_unset(&resized, tensor_size_bytes(to), 1, entry->name));
-        TRY_OUT(resize_positions(resized, n_out, values, n_in, to->shape[2]));
+        TRY_OUT(resize_positions(resized, n_out, values, n_in, to->shape[2], exact));
         report->n_resized++;
     }
     TRY_OUT(device->copy_in(device, to->data, resize ? resized : values, tensor_size_bytes(to)));
@@ -183,9 +185,11 @@ out:
 }
 
 /* Tensors of the file's backbone that the network has no place for. */
-static void find_unexpected(const struct pretrained *p, const struct ibot *ibot, const char *prefix,
+static void find_unexpected(const struct pretrained *p, const struct pretrained_target *target,
                             struct pretrained_report *report, struct names *names)
 {
+    const struct state_view *view = target->view;
+    const char *prefix = target->prefix, *unused = target->unused;
     struct ibot_state_entry state;
 
     for (size_t i = 0; i < p->selection.n; i++) {
@@ -195,41 +199,44 @@ static void find_unexpected(const struct pretrained *p, const struct ibot *ibot,
             report->n_other++;
             continue;
         }
-        for (size_t j = 0; j < ibot_n_state(ibot) && !wanted; j++) {
-            ibot_state(ibot, j, &state);
+        for (size_t j = 0; j < view->n && !wanted; j++) {
+            view->entry(view->model, j, &state);
             wanted = strncmp(state.name, prefix, strlen(prefix)) == 0 &&
                      strcmp(state.name + strlen(prefix), from->name) == 0;
         }
         /* a mask token is a student's; a network without masks has no use for it */
         if (wanted || weight_name_is_derived(from->name) || strcmp(from->name, "masked_embed") == 0)
             continue;
+        if (unused != NULL && strncmp(from->name, unused, strlen(unused)) == 0)
+            continue;
         report->n_unexpected++;
         names_add(names, from->entry->name);
     }
 }
 
-enum status pretrained_load(const struct pretrained *p, struct ibot *ibot, struct device *device,
-                            bool student, struct pretrained_report *report)
+enum status pretrained_load_into(const struct pretrained *p, const struct pretrained_target *target,
+                                 struct device *device, struct pretrained_report *report)
 {
-    const char *prefix = student ? "student.backbone." : "teacher.backbone.";
+    const struct state_view *view = target->view;
+    const char *prefix = target->prefix;
     struct names missing = {0}, unexpected = {0};
     struct ibot_state_entry state;
 
     *report = (struct pretrained_report){0};
-    for (size_t i = 0; i < ibot_n_state(ibot); i++) {
-        ibot_state(ibot, i, &state);
+    for (size_t i = 0; i < view->n; i++) {
+        view->entry(view->model, i, &state);
         if (strncmp(state.name, prefix, strlen(prefix)) != 0)
             continue;
         const char *name = state.name + strlen(prefix);
         const struct weight_selected *from = weight_selection_find(&p->selection, name);
         if (from != NULL) {
-            TRY(load_one(p, device, from, &state, report));
+            TRY(load_one(p, device, from, &state, target->exact_positions, report));
         } else if (strcmp(name, "masked_embed") != 0) { /* stays zero, as it starts */
             report->n_missing++;
             names_add(&missing, name);
         }
     }
-    find_unexpected(p, ibot, prefix, report, &unexpected);
+    find_unexpected(p, target, report, &unexpected);
     if (report->n_missing > 0 || report->n_unexpected > 0 || report->n_loaded == 0)
         FAIL(STATUS_MISMATCH,
              "weights file '%s', key '%s': %zu tensors fit, %zu are missing%s%s%s, %zu are "
@@ -238,7 +245,19 @@ enum status pretrained_load(const struct pretrained *p, struct ibot *ibot, struc
              missing.n > 0 ? " (" : "", missing.text, missing.n > 0 ? ")" : "",
              report->n_unexpected, unexpected.n > 0 ? " (" : "", unexpected.text,
              unexpected.n > 0 ? ")" : "");
-    return ibot_state_written(ibot);
+    return view->written(view->model);
+}
+
+enum status pretrained_load(const struct pretrained *p, struct ibot *ibot, struct device *device,
+                            bool student, struct pretrained_report *report)
+{
+    struct state_view view = ibot_state_view(ibot);
+    struct pretrained_target target = {
+        .view = &view,
+        .prefix = student ? "student.backbone." : "teacher.backbone.",
+    };
+
+    return pretrained_load_into(p, &target, device, report);
 }
 
 const char *pretrained_describe(const struct pretrained *p, const struct pretrained_report *r,

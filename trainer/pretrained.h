@@ -45,6 +45,19 @@ struct pretrained_report {
     size_t n_other;   /* not of the backbone: heads, classifiers */
 };
 
+/* Where weights go that are no ibot's teacher or student. */
+struct pretrained_target {
+    const struct state_view *view;
+    const char *prefix; /* of the backbone's tensors in it: "teacher.backbone." */
+    /* Positions of another resolution are interpolated to their exact size, as where a network is
+     * fine-tuned, and not by the factor (size + 0.1) / n of the pre-training's crops. */
+    bool exact_positions;
+    const char *unused; /* beginning of names that the file may have in vain; NULL: none */
+};
+enum status pretrained_load_into(const struct pretrained *pretrained,
+                                 const struct pretrained_target *target, struct device *device,
+                                 struct pretrained_report *report) IBOT_WARN_UNUSED;
+
 /* Copies the backbone into the student's (student true) or the teacher's. Errors: STATUS_MISMATCH
  * names what is missing, unexpected or of another shape; nothing may be used then. */
 enum status pretrained_load(const struct pretrained *pretrained, struct ibot *ibot,

@@ -105,7 +105,7 @@ static void state_comes_back_bit_by_bit(void **state)
         .clusters = clusters,
     };
     struct checkpoint_state got;
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     struct checkpoint checkpoint;
     bool found;
 
@@ -254,7 +254,7 @@ static void another_architecture_is_refused_and_names_the_tensor(void **state)
     struct fixture *f = *state;
     struct ibot_options options = model_options_small();
     struct model_fixture other;
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     struct checkpoint checkpoint;
     bool found;
 

@@ -1,7 +1,7 @@
 /* What PyTorch and timm make of the classifiers of classifier_test.c: loss and gradient norm of
  * each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the
- * sum of the magnitudes, and the movement of the average. Written by
- * scripts/check_torch_finetune.py. */
+ * sum of the magnitudes, and the movement of the average. Then timm's rates by epochs, and means of
+ * what its mixing draws. Written by scripts/check_torch_finetune.py. */
 #ifndef IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H
 #define IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H
 
@@ -257,6 +257,16 @@ static const double torch_swin[] = {
     -0.0108734568,   0.0611832275,    -0.00183739004,  -0.028238558,    0.0867040062,
     -0.00563816135,  -0.0108726284,   0.102724881,     -0.00222147864,  -0.00710291509,
     0.431824142,     -0.00122806099,  0.00867749757,   0.0190629928,    0.00176472683,
+};
+
+static const double torch_rates[] = {
+    1e-06,          1e-06,   0.000250666667, 0.000500333333, 0.000641629509, 0.000565,
+    0.000475763047, 0.00038, 0.000284236953, 0.000195,       0.000118370491, 5.95706006e-05,
+};
+
+static const double torch_draws[] = {
+    0.687341125, 0.507367125, 0.000675, 0.154166602, 0.219116536,
+    0.175483625, 0.4261225,   0.42676,  0.219021437,
 };
 
 #endif

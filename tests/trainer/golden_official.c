@@ -35,7 +35,7 @@ static enum status hand_over(struct golden *g, int32_t step, const char *folder)
     struct checkpoint_option options[3];
     struct official_checkpoint official = {0};
     struct checkpoint checkpoint = {0};
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     struct official_steps steps;
     struct ibot *next = NULL;
     char path[256];
@@ -86,7 +86,7 @@ static double worst_of(const char *name, const float *a, const float *b, int64_t
 static enum status compare_with_official(struct golden *g, const char *path)
 {
     struct official_checkpoint official = {0};
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     struct official_steps steps;
     struct ibot *theirs = NULL;
     double worst = 0.0;

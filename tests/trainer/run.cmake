@@ -2,6 +2,7 @@
 ibot_test(NAME trainer.run_options SOURCES run_options_test.c LIBS ibot_run_options)
 ibot_test(NAME trainer.batch_size SOURCES batch_size_test.c LIBS model_fixture ibot_run_options)
 ibot_test(NAME trainer.linear_probe SOURCES linear_probe_test.c LIBS ibot_eval)
+ibot_test(NAME trainer.finetune SOURCES finetune_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.batch_upload SOURCES batch_upload_test.c LIBS ibot_trainer queued_device)
 ibot_test(NAME trainer.analysis_golden SOURCES analysis_golden_test.c
   LIBS model_fixture ibot_analysis)

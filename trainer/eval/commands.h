@@ -4,7 +4,7 @@
 
 #include "trainer/command.h"
 
-extern const struct program_command cluster_command, curve_command, knn_command, linear_command,
-    logistic_command, robustness_command;
+extern const struct program_command cluster_command, curve_command, finetune_command, knn_command,
+    linear_command, logistic_command, robustness_command;
 
 #endif

@@ -1,9 +1,10 @@
 /* ibot-eval: evaluations of a trained backbone, one sub-command each. */
 #include "trainer/eval/commands.h"
 
-static const struct program_command *const entries[] = {&knn_command,        &linear_command,
-                                                        &cluster_command,    &logistic_command,
-                                                        &robustness_command, &curve_command};
+static const struct program_command *const entries[] = {
+    &knn_command,      &linear_command,     &finetune_command, &cluster_command,
+    &logistic_command, &robustness_command, &curve_command,
+};
 
 int main(int argc, char **argv)
 {

@@ -7,6 +7,7 @@
 
 #include "proto/base/memory.h"
 #include "trainer/model/classifier_internal.h"
+#include "trainer/model/state_view.h"
 
 enum { ALIGNMENT = 256, HEAD_WHOLE = 3 };
 
@@ -368,6 +369,15 @@ void classifier_close(struct classifier **pointer)
     *pointer = NULL;
 }
 
+int64_t classifier_n_parameters(const struct classifier *c)
+{
+    int64_t n = 0;
+
+    for (size_t i = 0; i < c->table.n_params; i++)
+        n += c->table.params[i].flags & SEGMENT_FIXED ? 0 : c->table.params[i].n;
+    return n;
+}
+
 size_t classifier_device_bytes(const struct classifier *c)
 {
     return c->workspace.size_bytes;
@@ -440,4 +450,19 @@ struct tensor classifier_gradient(const struct classifier *c, size_t i)
 {
     CHECK(i < c->table.n_params, "gradient %zu", i);
     return param_tensor_at(&c->table, c->gradients, i);
+}
+
+static void view_entry(const void *model, size_t i, struct ibot_state_entry *out)
+{
+    classifier_state(model, i, out);
+}
+
+static enum status view_written(void *model)
+{
+    return classifier_state_written(model, false);
+}
+
+struct state_view classifier_state_view(struct classifier *c)
+{
+    return (struct state_view){c, classifier_n_state(c), view_entry, view_written};
 }

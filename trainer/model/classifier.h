@@ -118,6 +118,7 @@ enum status classifier_evaluate(struct classifier *classifier, struct tensor pix
  * zero_gradients and update. */
 enum status classifier_exchange_average(struct classifier *classifier) IBOT_WARN_UNUSED;
 
+int64_t classifier_n_parameters(const struct classifier *classifier); /* that are trained */
 size_t classifier_device_bytes(const struct classifier *classifier);
 void classifier_close(struct classifier **classifier);
 

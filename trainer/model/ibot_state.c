@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "trainer/model/ibot_internal.h"
+#include "trainer/model/state_view.h"
 
 static size_t n_moments(const struct ibot *ibot)
 {
@@ -95,4 +96,19 @@ struct tensor ibot_gradient(const struct ibot *ibot, size_t i)
     if (ibot->gradients == NULL || i >= ibot->student.table.n_params)
         return (struct tensor){0};
     return param_tensor_at(&ibot->student.table, ibot->gradients, i);
+}
+
+static void view_entry(const void *model, size_t i, struct ibot_state_entry *out)
+{
+    ibot_state(model, i, out);
+}
+
+static enum status view_written(void *model)
+{
+    return ibot_state_written(model);
+}
+
+struct state_view ibot_state_view(struct ibot *ibot)
+{
+    return (struct state_view){ibot, ibot_n_state(ibot), view_entry, view_written};
 }

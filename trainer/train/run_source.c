@@ -166,7 +166,7 @@ static enum status take_official(struct run *run, const struct official_checkpoi
 {
     const struct schedule *s = &run->schedule;
     int64_t frozen = s->freeze_last_layer * s->steps_per_epoch;
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     struct official_steps steps;
 
     TRY(official_restore(file, run->ibot, &run->backend.device, run->options->norm_last_layer,

@@ -97,7 +97,7 @@ static enum status take_clusters(struct run *run, struct checkpoint_state *state
 enum status run_take_checkpoint(struct run *run, const struct checkpoint *checkpoint)
 {
     struct checkpoint_state state = {0};
-    struct checkpoint_counts counts;
+    struct state_counts counts;
     enum status status;
 
     TRY(checkpoint_state(checkpoint, &state));

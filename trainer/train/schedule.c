@@ -1,7 +1,7 @@
 /* Schedules of the original, as formulas. */
 #include "trainer/train/schedule.h"
 
-#include <math.h>
+#include "trainer/cosine.h"
 
 enum status schedule_check(const struct schedule *s)
 {
@@ -29,14 +29,6 @@ static double linspace(double from, double to, int64_t n, int64_t i)
     return i == n - 1 ? to : from + (to - from) / (double)(n - 1) * (double)i;
 }
 
-double schedule_cosine(double base, double final, int64_t warmup, int64_t n_steps, int64_t step)
-{
-    if (step < warmup)
-        return linspace(0.0, base, warmup, step);
-    double progress = (double)(step - warmup) / (double)(n_steps - warmup);
-    return final + 0.5 * (base - final) * (1.0 + cos(M_PI * progress));
-}
-
 static int64_t n_steps(const struct schedule *s)
 {
     return s->steps_per_epoch * s->epochs;
@@ -44,18 +36,18 @@ static int64_t n_steps(const struct schedule *s)
 
 double schedule_lr(const struct schedule *s, int64_t step)
 {
-    return schedule_cosine(s->lr, s->min_lr, s->warmup_epochs * s->steps_per_epoch, n_steps(s),
+    return cosine_schedule(0.0, s->lr, s->min_lr, s->warmup_epochs * s->steps_per_epoch, n_steps(s),
                            step);
 }
 
 double schedule_weight_decay(const struct schedule *s, int64_t step)
 {
-    return schedule_cosine(s->weight_decay, s->weight_decay_end, 0, n_steps(s), step);
+    return cosine_schedule(0.0, s->weight_decay, s->weight_decay_end, 0, n_steps(s), step);
 }
 
 double schedule_momentum(const struct schedule *s, int64_t step)
 {
-    return schedule_cosine(s->momentum_teacher, 1.0, 0, n_steps(s), step);
+    return cosine_schedule(0.0, s->momentum_teacher, 1.0, 0, n_steps(s), step);
 }
 
 double schedule_teacher_temp(const struct schedule *s, int32_t epoch)

@@ -25,10 +25,6 @@ struct schedule {
 /* Contradictions between epochs and warm-ups. Errors: STATUS_INVALID names the options. */
 enum status schedule_check(const struct schedule *schedule) IBOT_WARN_UNUSED;
 
-/* Linear from 0 to base over warmup steps (both ends included), then a half cosine from base to
- * final that never quite reaches it. */
-double schedule_cosine(double base, double final, int64_t warmup, int64_t n_steps, int64_t step);
-
 double schedule_lr(const struct schedule *schedule, int64_t step);
 double schedule_weight_decay(const struct schedule *schedule, int64_t step);
 double schedule_momentum(const struct schedule *schedule, int64_t step);
