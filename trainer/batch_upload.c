@@ -115,6 +115,14 @@ static enum status change_colours(const struct batch_upload *upload, struct tens
     return n > 0 ? upload->ops->photometric(upload->device, &args) : STATUS_OK;
 }
 
+enum status batch_upload_settle(struct batch_upload *upload)
+{
+    if (!upload->under_way || upload->settled)
+        return STATUS_OK;
+    upload->settled = true;
+    return upload->device->upload_end(upload->device);
+}
+
 enum status batch_upload_take(struct batch_upload *upload, const struct batch *batch,
                               struct ibot_input *input)
 {
@@ -127,8 +135,8 @@ enum status batch_upload_take(struct batch_upload *upload, const struct batch *b
 
     CHECK(upload->n_places == 0 || (place != NULL && upload->under_way));
     if (place != NULL) {
-        TRY(device->upload_end(device));
-        upload->under_way = false;
+        TRY(batch_upload_settle(upload));
+        upload->under_way = upload->settled = false;
         TRY(device->mark(device, MARK_TAKEN + (int)(place - upload->places)));
         params = place->photometric;
     }
@@ -177,7 +185,7 @@ void batch_upload_close(struct batch_upload *upload)
 {
     struct device *device = upload->device;
 
-    if (upload->under_way && device->upload_end(device) == STATUS_OK)
+    if (upload->under_way && batch_upload_settle(upload) == STATUS_OK)
         (void)!device->synchronize(device); /* a device that fails says so at its next use */
     for (int i = 0; i < upload->n_places; i++) {
         device->free(device, upload->places[i].globals);

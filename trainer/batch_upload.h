@@ -27,6 +27,7 @@ struct batch_upload {
     int n_places;                 /* 0: the slots are the input */
     int next;                     /* place of the next upload */
     bool under_way;               /* an upload was begun and not taken */
+    bool settled;                 /* and is one that what is queued from now on waits for */
 };
 
 /* keep_slots: on the CPU too, what came in a slot must not be changed there. Errors:
@@ -45,6 +46,10 @@ enum status batch_upload_begin(struct batch_upload *upload,
  * no loader asks for), STATUS_DEVICE. */
 enum status batch_upload_take(struct batch_upload *upload, const struct batch *batch,
                               struct ibot_input *input) IBOT_WARN_UNUSED;
+
+/* An upload under way, if there is one, comes before what is queued from here on, so that another
+ * stream may begin its own. */
+enum status batch_upload_settle(struct batch_upload *upload) IBOT_WARN_UNUSED;
 
 enum status batch_upload_wait(struct batch_upload *upload,
                               const struct batch *batch) IBOT_WARN_UNUSED;

@@ -246,6 +246,11 @@ enum status receiver_next(struct receiver *receiver, struct batch **out, struct 
     return fetch_ahead(receiver);
 }
 
+enum status receiver_settle(struct receiver *receiver)
+{
+    return batch_upload_settle(&receiver->upload);
+}
+
 enum status receiver_show(struct receiver *receiver, struct batch *out, uint8_t **memory)
 {
     return batch_upload_show(&receiver->upload, receiver->batch, out, memory);

@@ -74,6 +74,10 @@ enum status receiver_start(struct receiver *receiver, int64_t step,
 enum status receiver_next(struct receiver *receiver, struct batch **batch,
                           struct ibot_input *input) IBOT_WARN_UNUSED;
 
+/* Before another receiver of the same device is used: what this one has under way is put in order.
+ */
+enum status receiver_settle(struct receiver *receiver) IBOT_WARN_UNUSED;
+
 /* The current batch with its crops as the network sees them, in host memory: the slot's, or, where
  * colours are changed outside the slot, copies in *memory, which the caller frees (memory_free) on
  * success and failure alike. Errors: STATUS_NO_MEMORY, STATUS_DEVICE. */

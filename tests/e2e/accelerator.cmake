@@ -5,9 +5,13 @@ function(add_programs_with suffix)
     get_target_property(folder ${program} SOURCE_DIR)
     get_target_property(sources ${program} SOURCES)
     get_target_property(libraries ${program} LINK_LIBRARIES)
+    get_target_property(definitions ${program} COMPILE_DEFINITIONS)
     list(TRANSFORM sources PREPEND ${folder}/)
     add_executable(${program}-${suffix} ${sources})
     target_link_libraries(${program}-${suffix} PRIVATE ${ARGN} ${libraries})
+    if(definitions)
+      target_compile_definitions(${program}-${suffix} PRIVATE ${definitions})
+    endif()
   endforeach()
 endfunction()
 # add_accelerator_test(NAME script program arguments…): e2e.NAME, where NAME ends with the backend
@@ -23,12 +27,14 @@ endfunction()
 add_programs_with(queued queued_kernels queued_device)
 add_accelerator_test(accelerator.queued accelerator_test.sh $<TARGET_FILE:ibot-train-queued> 8)
 add_accelerator_test(accelerator_knn.queued accelerator_knn_test.sh $<TARGET_FILE:ibot-eval-queued>)
+add_accelerator_test(accelerator_finetune.queued accelerator_finetune_test.sh $<TARGET_FILE:ibot-eval-queued>)
 add_accelerator_test(batch_size.queued batch_size_test.sh $<TARGET_FILE:ibot-train-queued>)
 add_accelerator_test(host_waits.queued host_waits_test.sh $<TARGET_FILE:ibot-train-queued>)
 if(TARGET ibot_kernels_emulated)
   add_programs_with(emulated -Wl,--whole-archive ibot_kernels_emulated -Wl,--no-whole-archive)
   add_accelerator_test(accelerator.cuda_emulated accelerator_test.sh $<TARGET_FILE:ibot-train-emulated> 2)
   add_accelerator_test(accelerator_knn.cuda_emulated accelerator_knn_test.sh $<TARGET_FILE:ibot-eval-emulated>)
+  add_accelerator_test(accelerator_finetune.cuda_emulated accelerator_finetune_test.sh $<TARGET_FILE:ibot-eval-emulated>)
   add_accelerator_test(accelerator_ranks.cuda_emulated accelerator_ranks_test.sh
     $<TARGET_FILE:ibot-train-emulated> $<TARGET_FILE:run_ranks>)
   add_accelerator_test(rank_failures.cuda_emulated rank_failures_test.sh
@@ -37,6 +43,7 @@ endif()
 # with a GPU; skipped where there is none
 add_accelerator_test(accelerator.cuda accelerator_test.sh $<TARGET_FILE:ibot-train> 8)
 add_accelerator_test(accelerator_knn.cuda accelerator_knn_test.sh $<TARGET_FILE:ibot-eval>)
+add_accelerator_test(accelerator_finetune.cuda accelerator_finetune_test.sh $<TARGET_FILE:ibot-eval>)
 
 if(IBOT_USE_VIPS) # pictures are made
   add_accelerator_test(accelerator_analyze.queued accelerator_analyze_test.sh

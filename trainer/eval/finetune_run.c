@@ -50,6 +50,7 @@ static enum status score_test_images(struct finetune_run *run, struct classifier
     struct batch *batch;
 
     *score = (struct classifier_score){0};
+    TRY(receiver_settle(&run->train));
     while (score->n < (int64_t)run->test_set.n_samples) {
         TRY(receiver_next(&run->test, &batch, &input));
         for (int32_t i = 0; i < batch->n_samples; i++)
@@ -61,7 +62,7 @@ static enum status score_test_images(struct finetune_run *run, struct classifier
         log_status_line(line);
     }
     log_status_line(NULL);
-    return STATUS_OK;
+    return receiver_settle(&run->test);
 }
 
 static enum status validate_one(struct finetune_run *run, struct finetune_result *out)
