@@ -3,7 +3,7 @@
 
   scripts/check_torch_finetune.py FILE [--write]
 
-FILE: tests/trainer/classifier_values.h, which tests/trainer/classifier_test.c includes. Small
+FILE: tests/trainer/classifier_values.h, which tests/trainer/classifier_torch_test.c includes. Small
 classifiers (timm's VisionTransformer and SwinTransformer; layers of a projection head in between) are
 trained for three steps of two micro-batches: timm's mixing of images and targets, its layer decay
 formula, PyTorch's AdamW and clipping. Losses, gradient norms and how every parameter moved are compared
@@ -241,7 +241,7 @@ def main():
     kinds += ["rates", "draws"]
     if write:
         with open(path, "w") as out:
-            out.write("/* What PyTorch and timm make of the classifiers of classifier_test.c: loss and gradient norm of\n"
+            out.write("/* What PyTorch and timm make of the classifiers of classifier_torch_test.c: loss and gradient norm of\n"
                       " * each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the\n"
                       " * sum of the magnitudes, and the movement of the average. Then timm's rates by epochs, and means of\n"
                       " * what its mixing draws. Written by scripts/check_torch_finetune.py. */\n"

@@ -134,14 +134,16 @@ enum status pretrained_head_read(const struct pretrained *p, const char *name,
     return i < N_NORMED ? fold_batchnorm(p, shape, out) : STATUS_OK;
 }
 
-static enum status load_one(const struct pretrained *p, struct device *device,
-                            const struct ibot_state_entry *state, const char *name)
+enum status pretrained_load_tensor(const struct pretrained *p, const struct ibot_state_entry *state,
+                                   enum status (*read)(const struct pretrained *, const char *name,
+                                                       const struct tensor *shape, float *out),
+                                   const char *name, struct device *device)
 {
     const struct tensor *to = &state->tensor;
     float *values;
 
     TRY(memory_alloc_unset(&values, tensor_size_bytes(to), 1, name));
-    enum status status = pretrained_head_read(p, name, to, values);
+    enum status status = read(p, name, to, values);
     if (status == STATUS_OK)
         status = device->copy_in(device, to->data, values, tensor_size_bytes(to));
     if (status == STATUS_OK)
@@ -159,7 +161,8 @@ enum status pretrained_load_head(const struct pretrained *p, struct ibot *ibot,
     for (size_t i = 0; i < ibot_n_state(ibot); i++) {
         ibot_state(ibot, i, &state);
         if (strncmp(state.name, prefix, strlen(prefix)) == 0)
-            TRY(load_one(p, device, &state, state.name + strlen(prefix)));
+            TRY(pretrained_load_tensor(p, &state, pretrained_head_read, state.name + strlen(prefix),
+                                       device));
     }
     return ibot_state_written(ibot);
 }

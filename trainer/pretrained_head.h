@@ -22,6 +22,13 @@ enum status pretrained_head_options(const struct pretrained *pretrained,
 enum status pretrained_head_read(const struct pretrained *pretrained, const char *name,
                                  const struct tensor *shape, float *out) IBOT_WARN_UNUSED;
 
+/* One tensor to its place on the device, its values read by `read`, to which it is `name`. */
+enum status pretrained_load_tensor(const struct pretrained *pretrained,
+                                   const struct ibot_state_entry *to,
+                                   enum status (*read)(const struct pretrained *, const char *name,
+                                                       const struct tensor *shape, float *out),
+                                   const char *name, struct device *device) IBOT_WARN_UNUSED;
+
 /* Copies it into the teacher's head. Errors: STATUS_MISMATCH (a tensor is missing or has another
  * shape). */
 enum status pretrained_load_head(const struct pretrained *pretrained, struct ibot *ibot,

@@ -1,5 +1,5 @@
-/* A classifier's gradients against differences, its steps against PyTorch, its learning rates
- * against their formula. */
+/* A classifier's gradients against differences, its learning rates against their formula, its
+ * evaluations. Steps against PyTorch are in classifier_torch_test.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,13 +10,12 @@
 
 #include "proto/base/memory.h"
 #include "tests/support/queued_device.h"
-#include "tests/trainer/classifier_values.h"
 #include "tests/trainer/model_fixture.h"
 #include "trainer/model/classifier_internal.h"
 
-enum { B = 4, K = 5, SIDE = 32, IMAGE = 3 * SIDE * SIDE, STEPS = 3, MICRO = 2 };
+enum { B = 4, K = 5, SIDE = 32, IMAGE = 3 * SIDE * SIDE };
 
-static const int32_t labels[MICRO][B] = {{0, 3, 2, 4}, {1, 1, 0, 2}};
+static const int32_t labels[B] = {0, 3, 2, 4};
 
 /* Layers: of the head. */
 static struct classifier_options options_of(bool swin, enum classifier_pooling pooling,
@@ -74,7 +73,7 @@ static struct classifier_input hard_input(struct scene *s)
 {
     return (struct classifier_input){
         .pixels = pixels_of(s),
-        .labels = labels[0],
+        .labels = labels,
         .erase = erase,
         .mix = &mixes,
         .label_share = 0.6f,
@@ -179,118 +178,6 @@ static void gradients_are_those_of_the_loss(void **state)
     check_gradients(&o);
 }
 
-/* ------------------------------------------------------------------------------ PyTorch */
-
-/* As scripts/check_torch_finetune.py. */
-static struct classifier_input torch_input(struct scene *s, int turn, struct patch_mix *mix)
-{
-    struct classifier_input input = {
-        .pixels = pixels_of(s),
-        .labels = labels[turn % MICRO],
-        .label_share = 1.0f,
-    };
-
-    fill_wave(s->pixels, B * IMAGE, 0.3 * turn);
-    *mix = (struct patch_mix){.share = 1.0f};
-    if (turn % 3 == 0) {
-        mix->share = input.label_share = 0.7f;
-    } else if (turn % 3 == 1) {
-        mix->cut = (struct pixel_box){3, 5, 19, 30};
-        input.label_share = 1.0f - 16.0f * 25.0f / (SIDE * SIDE);
-    }
-    if (turn % 3 < 2)
-        input.mix = mix;
-    return input;
-}
-
-static void expect_close(const char *what, double got, double wanted, double scale)
-{
-    if (!(fabs(got - wanted) <= scale))
-        fail_msg("%s: got %.9g, PyTorch has %.9g (within %.2g)", what, got, wanted, scale);
-}
-
-/* Of each parameter: movement times a wave, against three stored values. */
-static void expect_moved(struct scene *s, const float *before, const double *stored)
-{
-    const struct classifier *c = s->classifier;
-
-    for (size_t i = 0; i < c->table.n_params; i++, stored += 3) {
-        const struct param *param = &c->table.params[i];
-        const char *end = strstr(param->name, "attn.qkv.bias");
-        double moved = 0.0, average = 0.0;
-        for (int64_t k = 0; k < param->n; k++) {
-            int64_t at = param->offset + k;
-            double weight = cos(0.3 * (double)k);
-            if (end != NULL && k >= param->n / 3 && k < 2 * param->n / 3)
-                weight = 0.0; /* keys' bias: its gradient is rounding alone */
-            moved += weight * ((double)c->parameters[at] - (double)before[at]);
-            average += weight * ((double)c->average[at] - (double)before[at]);
-        }
-        expect_close(param->name, moved, stored[0], 2e-3 * stored[1] + 1e-9);
-        expect_close(param->name, average, stored[2], 2e-3 * stored[1] + 1e-9);
-    }
-}
-
-static void expect_torch(struct classifier_options options, const double *stored, size_t n_stored)
-{
-    static struct scene s;
-    struct classifier_result result;
-    struct patch_mix mix;
-    float *before;
-
-    options.accumulation_steps = MICRO;
-    options.layer_decay = 0.65f;
-    options.average = true;
-    open_scene(&s, &options);
-    struct classifier *c = s.classifier;
-    size_t n = (size_t)c->table.n_elements;
-    assert_int_equal(n_stored, 2 * STEPS + 3 * c->table.n_params);
-    for (size_t i = 0; i < c->table.n_params; i++)
-        fill_parameter(&c->table.params[i], c->parameters + c->table.params[i].offset, (int64_t)i);
-    assert_int_equal(classifier_state_written(c, true), STATUS_OK);
-    assert_int_equal(memory_alloc(&before, n, sizeof(float), "weights"), STATUS_OK);
-    memcpy(before, c->parameters, n * sizeof(float));
-    for (int step = 0; step < STEPS; step++) {
-        struct step_control control = {
-            .lr = 2e-3f,
-            .weight_decay = 0.05f,
-            .teacher_momentum = 0.9f,
-            .clip_grad = 0.5f,
-            .step = step,
-        };
-        assert_int_equal(classifier_zero_gradients(c), STATUS_OK);
-        for (int micro = 0; micro < MICRO; micro++) {
-            struct classifier_input input = torch_input(&s, step * MICRO + micro, &mix);
-            assert_int_equal(classifier_accumulate(c, &input, &control), STATUS_OK);
-        }
-        assert_int_equal(classifier_update(c), STATUS_OK);
-        assert_int_equal(classifier_result(c, 0, &result), STATUS_OK);
-        expect_close("loss", result.loss, stored[2 * step], 2e-5 * stored[2 * step]);
-        expect_close("norm", result.gradient_norm, stored[2 * step + 1],
-                     1e-4 * stored[2 * step + 1]);
-    }
-    expect_moved(&s, before, stored + 2 * STEPS);
-    memory_free(before);
-    close_scene(&s);
-}
-
-#define EXPECT_TORCH(options, stored)                                                              \
-    expect_torch(options, stored, sizeof(stored) / sizeof((stored)[0]))
-
-static void steps_are_those_of_pytorch(void **state)
-{
-    struct classifier_options whole = options_of(false, POOLING_CLS, 3);
-
-    (void)state;
-    whole.head.fixed_gains = true;
-    EXPECT_TORCH(options_of(false, POOLING_CLS, 0), torch_cls);
-    EXPECT_TORCH(options_of(false, POOLING_MEAN, 0), torch_mean);
-    EXPECT_TORCH(options_of(false, POOLING_CLS, 1), torch_head1);
-    EXPECT_TORCH(options_of(false, POOLING_CLS, 2), torch_head2);
-    EXPECT_TORCH(whole, torch_head3);
-    EXPECT_TORCH(options_of(true, POOLING_CLS, 0), torch_swin);
-}
-
 /* ------------------------------------------------------------------------------ layers */
 
 static void learning_rates_fall_towards_the_input(void **state)
@@ -387,9 +274,9 @@ static void evaluation_leaves_no_trace_and_takes_fewer_images(void **state)
     fill_random(s.pixels, B * IMAGE, 8);
     step_once(&s, 0);
     struct tensor pixels = pixels_of(&s);
-    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels[0], &all, logits), STATUS_OK);
+    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels, &all, logits), STATUS_OK);
     pixels.shape[0] = B - 1;
-    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels[0], &three, some), STATUS_OK);
+    assert_int_equal(classifier_evaluate(s.classifier, pixels, labels, &three, some), STATUS_OK);
     assert_int_equal(all.n, B);
     assert_int_equal(three.n, B - 1);
     assert_int_equal(all.top5, B); /* of five classes */
@@ -409,7 +296,7 @@ static void evaluation_leaves_no_trace_and_takes_fewer_images(void **state)
     assert_int_equal(classifier_exchange_average(c), STATUS_OK);
     struct classifier_score average = {0};
     pixels = pixels_of(&s);
-    assert_int_equal(classifier_evaluate(c, pixels, labels[0], &average, some), STATUS_OK);
+    assert_int_equal(classifier_evaluate(c, pixels, labels, &average, some), STATUS_OK);
     assert_memory_not_equal(logits, some, sizeof(logits));
     assert_int_equal(classifier_exchange_average(c), STATUS_OK);
     step_once(&s, 1);
@@ -517,7 +404,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_those_of_the_loss),
-        cmocka_unit_test(steps_are_those_of_pytorch),
         cmocka_unit_test(learning_rates_fall_towards_the_input),
         cmocka_unit_test(tokens_positions_and_vectors_do_not_decay),
         cmocka_unit_test(evaluation_leaves_no_trace_and_takes_fewer_images),

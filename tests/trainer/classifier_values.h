@@ -1,5 +1,5 @@
-/* What PyTorch and timm make of the classifiers of classifier_test.c: loss and gradient norm of
- * each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the
+/* What PyTorch and timm make of the classifiers of classifier_torch_test.c: loss and gradient norm
+ * of each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the
  * sum of the magnitudes, and the movement of the average. Then timm's rates by epochs, and means of
  * what its mixing draws. Written by scripts/check_torch_finetune.py. */
 #ifndef IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H

@@ -11,30 +11,19 @@
 
 #include <cmocka.h>
 
-#include "kernels/kernels.h"
-#include "tests/support/queued_device.h"
+#include "tests/trainer/model_backend.h"
 #include "tests/trainer/model_fixture.h"
 
 enum { B = 2, G = 2, L = 2, CELLS = 16, STEPS = 3 };
 
-static const char *backend = "cpu";
-static enum ibot_precision precision = PRECISION_F32, stream = PRECISION_F32;
-static const struct op_table *ops = &op_table_cpu;
-
-static enum status open_device(struct device *out)
-{
-    if (strcmp(backend, "cpu") == 0)
-        return device_open_cpu(out, 2);
-    return strcmp(backend, "queued") == 0 ? queued_device_open(out, 2)
-                                          : kernels_device_open(out, 0);
-}
+static struct model_backend backend;
 
 static void open_model(struct model_fixture *f, const struct ibot_options *o)
 {
     memset(f, 0, sizeof(*f));
     collective_open_alone(&f->collective);
-    if (open_device(&f->device) != STATUS_OK ||
-        ibot_open(&f->ibot, &f->device, ops, &f->collective, o) != STATUS_OK)
+    if (model_backend_open(&backend, &f->device) != STATUS_OK ||
+        ibot_open(&f->ibot, &f->device, backend.ops, &f->collective, o) != STATUS_OK)
         fail_msg("%s", status_message());
 }
 
@@ -89,8 +78,8 @@ static void expect_same_gradients(const struct ibot_options *base, enum recomput
     struct ibot_options o = *base;
     struct model_fixture plain, again;
 
-    o.precision = precision;
-    o.residual_stream = stream;
+    o.precision = backend.precision;
+    o.residual_stream = backend.stream;
     open_model(&plain, &o);
     o.recompute = level;
     open_model(&again, &o);
@@ -100,11 +89,11 @@ static void expect_same_gradients(const struct ibot_options *base, enum recomput
     train(&again, got);
     /* hidden activations, made again of what was stored, are those of a product of its own only
      * nearly when it rounds after its GELU, or has a fused one: gradients of the first step */
-    bool fused = o.gelu_tanh && strncmp(backend, "cuda", 4) == 0;
-    bool nearly = level != RECOMPUTE_BLOCKS && (precision == PRECISION_BF16 || fused);
+    bool fused = o.gelu_tanh && strncmp(backend.name, "cuda", 4) == 0;
+    bool nearly = level != RECOMPUTE_BLOCKS && (backend.precision == PRECISION_BF16 || fused);
     if (nearly)
         assert_near(relative_error(got, wanted, (int64_t)n), 0.0,
-                    precision == PRECISION_BF16 ? 4e-3 : 1e-6);
+                    backend.precision == PRECISION_BF16 ? 4e-3 : 1e-6);
     else
         assert_memory_equal(got, wanted, STEPS * n * sizeof(float));
     assert_true(absolute_sum(wanted, (int64_t)n) > 0.0);
@@ -149,8 +138,8 @@ static size_t bytes_of(struct ibot_options o, enum recompute level)
 {
     struct model_fixture f;
 
-    o.precision = precision;
-    o.residual_stream = stream;
+    o.precision = backend.precision;
+    o.residual_stream = backend.stream;
     o.recompute = level;
     open_model(&f, &o);
     size_t bytes = ibot_device_bytes(f.ibot);
@@ -161,8 +150,8 @@ static size_t bytes_of(struct ibot_options o, enum recompute level)
 static void each_level_frees_what_it_says(void **state)
 {
     struct ibot_options o = vit();
-    size_t tokens, size = precision == PRECISION_F32 ? 4 : 2, width = 64;
-    size_t of_stream = stream == PRECISION_F32 ? 4 : 2;
+    size_t tokens, size = backend.precision == PRECISION_F32 ? 4 : 2, width = 64;
+    size_t of_stream = backend.stream == PRECISION_F32 ? 4 : 2;
 
     (void)state;
     o.backbone.embed_dim = (int32_t)width;
@@ -184,23 +173,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_swin_that_computes_again_has_the_same_gradients),
         cmocka_unit_test(each_level_frees_what_it_says),
     };
+    int leave = model_backend_choose(&backend, argc, argv);
 
-    if (argc > 1)
-        backend = argv[1];
-    if (argc > 2 && strncmp(argv[2], "bf16", 4) == 0)
-        precision = PRECISION_BF16;
-    if (argc > 2 && strcmp(argv[2], "bf16_stream") == 0)
-        stream = PRECISION_BF16;
-    if (strcmp(backend, "queued") == 0)
-        ops = &op_table_queued;
-    if (strncmp(backend, "cuda", 4) == 0) {
-        struct device device;
-        if (kernels_op_table(&ops) != STATUS_OK || strcmp(ops->name, backend) != 0 ||
-            kernels_device_open(&device, 0) != STATUS_OK) {
-            printf("skipped: no device for '%s'\n", backend);
-            return 77;
-        }
-        device_close(&device);
-    }
-    return cmocka_run_group_tests_name(backend, tests, NULL, NULL);
+    return leave != 0 ? leave : cmocka_run_group_tests_name(backend.name, tests, NULL, NULL);
 }

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proto/base/memory.h"
 #include "trainer/model/state_view.h"
 #include "trainer/model/swin.h"
 #include "trainer/pretrained_head.h"
@@ -136,25 +135,6 @@ static enum status load_backbone(const struct pretrained *p, const struct state_
     return pretrained_load_into(p, &target, device, report);
 }
 
-/* One tensor's values, read by `read`, to its place. */
-static enum status load_one(const struct pretrained *p, const struct ibot_state_entry *state,
-                            enum status (*read)(const struct pretrained *, const char *name,
-                                                const struct tensor *, float *),
-                            const char *name, struct device *device)
-{
-    const struct tensor *to = &state->tensor;
-    float *values;
-
-    TRY(memory_alloc_unset(&values, tensor_size_bytes(to), 1, name));
-    enum status status = read(p, name, to, values);
-    if (status == STATUS_OK)
-        status = device->copy_in(device, to->data, values, tensor_size_bytes(to));
-    if (status == STATUS_OK)
-        status = device->synchronize(device);
-    memory_free(values);
-    return status;
-}
-
 enum status finetune_weights_load(const struct pretrained *p, struct classifier *classifier,
                                   const struct classifier_options *o, struct device *device,
                                   struct pretrained_report *report)
@@ -169,7 +149,7 @@ enum status finetune_weights_load(const struct pretrained *p, struct classifier 
         if (!starts_with(state.name, head_prefix) || strcmp(name, "weight") == 0 ||
             strcmp(name, "bias") == 0)
             continue;
-        TRY(load_one(p, &state, pretrained_head_read, name, device));
+        TRY(pretrained_load_tensor(p, &state, pretrained_head_read, name, device));
         report->n_loaded++;
         report->n_other -= report->n_other > 0;
     }
@@ -199,7 +179,8 @@ enum status finetune_weights_load_all(const struct pretrained *p, struct classif
         view.entry(view.model, i, &state);
         if (!starts_with(state.name, model_prefix) || starts_with(state.name, backbone_prefix))
             continue;
-        TRY(load_one(p, &state, read_by_name, state.name + strlen(model_prefix), device));
+        TRY(pretrained_load_tensor(p, &state, read_by_name, state.name + strlen(model_prefix),
+                                   device));
         report->n_loaded++;
         report->n_other -= report->n_other > 0;
     }

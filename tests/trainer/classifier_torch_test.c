@@ -1,0 +1,225 @@
+/* classifier_torch_test [cpu|queued|cuda|cuda_emulated [f32|bf16]]: three steps of two
+ * micro-batches against PyTorch's and timm's of the same networks, on each backend. Exit status 77:
+ * no such device.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proto/base/memory.h"
+#include "tests/trainer/classifier_values.h"
+#include "tests/trainer/model_backend.h"
+#include "tests/trainer/model_fixture.h"
+#include "trainer/model/classifier_internal.h"
+
+enum { B = 4, K = 5, SIDE = 32, IMAGE = 3 * SIDE * SIDE, STEPS = 3, MICRO = 2 };
+
+static const int32_t labels[MICRO][B] = {{0, 3, 2, 4}, {1, 1, 0, 2}};
+
+static struct model_backend backend;
+
+static struct classifier_options options_of(bool swin, enum classifier_pooling pooling,
+                                            int32_t n_layers)
+{
+    struct ibot_options small = swin ? model_options_small_swin() : model_options_small();
+
+    small.head.fixed_gains = true;
+    return (struct classifier_options){
+        .backbone = small.backbone,
+        .image_size_px = SIDE,
+        .pooling = pooling,
+        .n_head_layers = n_layers,
+        .head = small.head,
+        .n_classes = K,
+        .batch_size = B,
+        .accumulation_steps = MICRO,
+        .init_scale = 1.0f,
+        .layer_decay = 0.65f,
+        .smoothing = 0.1f,
+        .average = true,
+        .precision = backend.precision,
+    };
+}
+
+struct scene {
+    struct device device;
+    struct classifier *classifier;
+    void *pixels;          /* device memory, */
+    float host[B * IMAGE]; /* and what is in it */
+};
+
+static void run(enum status status)
+{
+    if (status != STATUS_OK)
+        fail_msg("%s", status_message());
+}
+
+/* As scripts/check_torch_finetune.py. */
+static struct classifier_input torch_input(struct scene *s, int turn, struct patch_mix *mix)
+{
+    struct classifier_input input = {
+        .pixels = {s->pixels, DTYPE_F32, 4, {B, 3, SIDE, SIDE}},
+        .labels = labels[turn % MICRO],
+        .label_share = 1.0f,
+    };
+
+    fill_wave(s->host, B * IMAGE, 0.3 * turn);
+    run(s->device.copy_in(&s->device, s->pixels, s->host, sizeof(s->host)));
+    *mix = (struct patch_mix){.share = 1.0f};
+    if (turn % 3 == 0) {
+        mix->share = input.label_share = 0.7f;
+    } else if (turn % 3 == 1) {
+        mix->cut = (struct pixel_box){3, 5, 19, 30};
+        input.label_share = 1.0f - 16.0f * 25.0f / (SIDE * SIDE);
+    }
+    if (turn % 3 < 2)
+        input.mix = mix;
+    return input;
+}
+
+static void expect_close(const char *what, double got, double wanted, double tolerance)
+{
+    if (!(fabs(got - wanted) <= tolerance))
+        fail_msg("%s: got %.9g, PyTorch has %.9g (within %.2g)", what, got, wanted, tolerance);
+}
+
+/* The parameters or their average, on the host: n floats to be freed. */
+static float *fetch(struct scene *s, const float *from)
+{
+    size_t n = (size_t)s->classifier->table.n_elements;
+    float *values;
+
+    run(memory_alloc(&values, n, sizeof(float), "weights"));
+    run(s->device.copy_out(&s->device, values, from, n * sizeof(float)));
+    run(s->device.synchronize(&s->device));
+    return values;
+}
+
+/* Of each parameter: movement times a wave, against three stored values. */
+static void expect_moved(struct scene *s, const float *before, const double *stored)
+{
+    const struct param_table *table = &s->classifier->table;
+    float *weights = fetch(s, s->classifier->parameters);
+    float *averages = fetch(s, s->classifier->average);
+
+    for (size_t i = 0; i < table->n_params; i++, stored += 3) {
+        const struct param *param = &table->params[i];
+        bool qkv = strstr(param->name, "attn.qkv.bias") != NULL;
+        double moved = 0.0, average = 0.0;
+        for (int64_t k = 0; k < param->n; k++) {
+            int64_t at = param->offset + k;
+            double weight = cos(0.3 * (double)k);
+            if (qkv && k >= param->n / 3 && k < 2 * param->n / 3)
+                weight = 0.0; /* keys' bias: its gradient is rounding alone */
+            moved += weight * ((double)weights[at] - (double)before[at]);
+            average += weight * ((double)averages[at] - (double)before[at]);
+        }
+        expect_close(param->name, moved, stored[0], 2e-3 * stored[1] + 1e-9);
+        expect_close(param->name, average, stored[2], 2e-3 * stored[1] + 1e-9);
+    }
+    memory_free(weights);
+    memory_free(averages);
+}
+
+static float *fill(struct scene *s)
+{
+    struct classifier *c = s->classifier;
+    float *values = fetch(s, c->parameters);
+
+    for (size_t i = 0; i < c->table.n_params; i++)
+        fill_parameter(&c->table.params[i], values + c->table.params[i].offset, (int64_t)i);
+    run(s->device.copy_in(&s->device, c->parameters, values,
+                          (size_t)c->table.n_elements * sizeof(float)));
+    run(classifier_state_written(c, true));
+    return values;
+}
+
+static void expect_torch(struct classifier_options options, const double *stored, size_t n_stored)
+{
+    bool half = backend.precision == PRECISION_BF16;
+    struct classifier_result result;
+    static struct scene s;
+    struct patch_mix mix;
+
+    memset(&s, 0, sizeof(s));
+    run(model_backend_open(&backend, &s.device));
+    run(classifier_open(&s.classifier, &s.device, backend.ops, &options));
+    run(s.device.alloc(&s.device, &s.pixels, sizeof(s.host), "pixels"));
+    struct classifier *c = s.classifier;
+    run(classifier_initialise(c, 1));
+    float *before = fill(&s);
+    assert_int_equal(n_stored, 2 * STEPS + 3 * c->table.n_params);
+    for (int step = 0; step < STEPS; step++) {
+        struct step_control control = {
+            .lr = 2e-3f,
+            .weight_decay = 0.05f,
+            .teacher_momentum = 0.9f,
+            .clip_grad = 0.5f,
+            .step = step,
+        };
+        double loss = stored[2 * step], norm = stored[2 * step + 1];
+        run(classifier_zero_gradients(c));
+        for (int micro = 0; micro < MICRO; micro++) {
+            struct classifier_input input = torch_input(&s, step * MICRO + micro, &mix);
+            run(classifier_accumulate(c, &input, &control));
+            run(s.device.synchronize(&s.device)); /* `mix` and the pixels are free again */
+        }
+        run(classifier_update(c));
+        run(classifier_result(c, 0, &result));
+        expect_close("loss", result.loss, loss, (half ? 0.01 : 2e-5) * loss);
+        expect_close("norm", result.gradient_norm, norm, (half ? 0.05 : 1e-4) * norm);
+    }
+    if (!half)
+        expect_moved(&s, before, stored + 2 * STEPS);
+    memory_free(before);
+    s.device.free(&s.device, s.pixels);
+    classifier_close(&s.classifier);
+    device_close(&s.device);
+}
+
+#define EXPECT_TORCH(options, stored)                                                              \
+    expect_torch(options, stored, sizeof(stored) / sizeof((stored)[0]))
+
+static void steps_with_a_cls_token_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 0), torch_cls);
+}
+
+static void steps_with_a_mean_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    EXPECT_TORCH(options_of(false, POOLING_MEAN, 0), torch_mean);
+}
+
+static void steps_from_layers_of_the_head_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 1), torch_head1);
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 2), torch_head2);
+    EXPECT_TORCH(options_of(false, POOLING_CLS, 3), torch_head3);
+}
+
+static void steps_of_a_swin_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    EXPECT_TORCH(options_of(true, POOLING_CLS, 0), torch_swin);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_with_a_cls_token_are_those_of_pytorch),
+        cmocka_unit_test(steps_with_a_mean_are_those_of_pytorch),
+        cmocka_unit_test(steps_from_layers_of_the_head_are_those_of_pytorch),
+        cmocka_unit_test(steps_of_a_swin_are_those_of_pytorch),
+    };
+    int leave = model_backend_choose(&backend, argc, argv);
+
+    return leave != 0 ? leave : cmocka_run_group_tests_name(backend.name, tests, NULL, NULL);
+}
