@@ -8,6 +8,7 @@
 #include "kernels/attention_strip_backward.cuh"
 #include "kernels/attention_tile.cuh"
 #include "kernels/attention_whole_backward.cuh"
+#include "kernels/attention_whole_forward.cuh"
 #include "kernels/op_cuda.h"
 #include "ops/check.h"
 
@@ -38,8 +39,18 @@ static struct sequence_rows rows_of(const struct attention_group *group)
 
 /* ------------------------------------------------------------------------------ own kernels */
 
+/* Is the call for the newest of the forwards? */
+static bool whole_forward_is_for(struct device *device, const struct attention_call *call)
+{
+    const struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
+
+    return mma_takes<struct sequence_rows>(shape.head_dim, call->qkv, call->out) &&
+           whole_forward_takes(device, rows_of(&call->group), shape);
+}
+
 template <class T>
-static enum status forward_group(struct device *device, const struct attention_call *call)
+static enum status forward_group(struct device *device, const struct attention_call *call,
+                                 bool former)
 {
     struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
     struct sequence_rows rows = rows_of(&call->group);
@@ -47,14 +58,17 @@ static enum status forward_group(struct device *device, const struct attention_c
     T *out = data_of<T>(call->out);
     float *lse = data_of<float>(call->lse);
 
-    if constexpr (std::is_same_v<T, bf16>)
+    if constexpr (std::is_same_v<T, bf16>) {
+        if (!former && whole_forward_is_for(device, call))
+            return launch_whole_forward(device, rows, shape, qkv, out, lse);
         if (mma_takes<struct sequence_rows>(shape.head_dim, call->qkv, call->out))
             return launch_mma_forward(device, rows, shape, qkv, out, lse);
+    }
     return launch_tile_forward(device, rows, shape, qkv, out, lse);
 }
 
 /* Is the call for the newest of the backwards? */
-static bool whole_takes(struct device *device, const struct attention_call *call)
+static bool whole_backward_is_for(struct device *device, const struct attention_call *call)
 {
     const struct attention_shape shape = shape_of(&call->qkv, call->n_heads, &call->group);
 
@@ -87,7 +101,7 @@ static enum status backward_group(struct device *device, const struct attention_
         if (by_mma) {
             struct mma_backward_tensors x = {
                 qkv, out, d_out, lse, delta, data_of<T>(call->d_qkv), nullptr, nullptr};
-            if (!former && whole_takes(device, call))
+            if (!former && whole_backward_is_for(device, call))
                 return launch_whole_backward(device, rows, shape, x);
             return strip_backward_takes(device, rows, shape.head_dim)
                        ? launch_strip_backward(device, rows, shape, x)
@@ -101,16 +115,18 @@ enum status attention_by_own(struct device *device, const struct attention_call 
 {
     bool back = call->d_qkv.data != nullptr;
 
-    return with_float_type(
-        call->qkv.dtype, back ? "attention_backward" : "attention_forward", [&](auto tag) {
-            using T = typename decltype(tag)::type;
-            return back ? backward_group<T>(device, call, former) : forward_group<T>(device, call);
-        });
+    return with_float_type(call->qkv.dtype, back ? "attention_backward" : "attention_forward",
+                           [&](auto tag) {
+                               using T = typename decltype(tag)::type;
+                               return back ? backward_group<T>(device, call, former)
+                                           : forward_group<T>(device, call, former);
+                           });
 }
 
 bool attention_has_former(struct device *device, const struct attention_call *call)
 {
-    return call->d_qkv.data != nullptr && whole_takes(device, call);
+    return call->d_qkv.data != nullptr ? whole_backward_is_for(device, call)
+                                       : whole_forward_is_for(device, call);
 }
 
 /* ------------------------------------------------------------------------------ entry points */

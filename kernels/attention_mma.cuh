@@ -316,6 +316,12 @@ static inline int32_t warps_for(int32_t n_jobs, int32_t most)
     return (n_jobs + rounds - 1) / rounds;
 }
 
+/* Blocks whose shared memory a multiprocessor has: it takes 1 KiB more of each. */
+static inline int64_t blocks_by_memory(const struct cuda_device *cuda, size_t bytes)
+{
+    return static_cast<int64_t>((cuda->shared_bytes + 1024) / (bytes + 1024));
+}
+
 /* Will the kernels take heads of this width in these buffers? Absent ones count as aligned. Those
  * of windows are made for the widths that there are: 16 and 32. */
 template <class Source>

@@ -460,7 +460,7 @@ static enum status launch_whole_backward_as(struct device *device, const sequenc
     const struct cuda_device *cuda = cuda_device_of(device);
     const int32_t n_tiles = mma_tiles(source.length()), n_rows = n_tiles * MMA_ROWS;
     const size_t bytes = whole_memory<DH>::bytes(n_rows);
-    const int64_t by_memory = static_cast<int64_t>(cuda->shared_bytes / bytes);
+    const int64_t by_memory = blocks_by_memory(cuda, bytes);
     const int64_t by_warps = WHOLE_WARPS / n_tiles;
     const int64_t resident = cuda->sm_count * (by_memory < by_warps ? by_memory : by_warps);
     int64_t n_blocks = shape.n_tasks * shape.n_heads;

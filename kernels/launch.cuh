@@ -25,7 +25,8 @@
 
 /* Queues kernel(args...) on the branch of the device that is in use. `name` is for the message of a
  * failure. An empty grid is nothing to do. More than 48 KiB of dynamic shared memory are asked for
- * as the runtime wants it. */
+ * as the runtime wants it; for more than 16 a multiprocessor is to have as much of it as it can,
+ * since several blocks are counted upon. */
 template <class... Parameters, class... Args>
 static inline enum status launch(struct device *device, const char *name, dim3 grid, dim3 block,
                                  size_t shared_bytes, void (*kernel)(Parameters...), Args... args)
@@ -36,7 +37,11 @@ static inline enum status launch(struct device *device, const char *name, dim3 g
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
         return STATUS_OK;
     cudaError_t error = cudaSuccess;
-    if (shared_bytes > 48 * 1024)
+    if (shared_bytes > 16 * 1024)
+        error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                     cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     cudaSharedmemCarveoutMaxShared);
+    if (error == cudaSuccess && shared_bytes > 48 * 1024)
         error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      static_cast<int>(shared_bytes));
