@@ -228,17 +228,23 @@ __device__ __forceinline__ void add_warps(float *row, float (&sum)[SUMS][N][PACK
         row[j] = shared[j];
 }
 
+/* Where rows take many registers, a warp keeps the sums of the bias in shared memory. */
+template <int SUMS, int N> constexpr bool bias_in_shared = SUMS == 3 && (N > 4);
+
 /* SUMS: 2, or 3 with the branch's bias. */
 template <int SUMS, int N, class X, class T>
 __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
     layernorm_gradient(backward_arrays<X, T, T> a)
 {
-    /* registers for d_sum while the sums are made */
-    constexpr bool EARLY = N <= (SUMS == 3 ? 4 : 6);
-    constexpr bool KEPT = N <= 8; /* registers for d_y until the sums are made; else read again */
+    constexpr bool EARLY = N <= 6; /* registers for d_sum while the sums are made */
+    constexpr bool KEPT = N <= 8;  /* registers for d_y until the sums are made; else read again */
     DYNAMIC_SHARED(float, shared);
     int n_packs = a.d / PACK;
     float sums[SUMS][N][PACK] = {}; /* gamma, beta, bias */
+    float *bias = shared + (SUMS + (int)threadIdx.x / WARP) * a.d;
+
+    if constexpr (bias_in_shared<SUMS, N>)
+        store_row<N>(bias, sums[2], n_packs);
 
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
         float kept[KEPT ? N : 1][PACK], xhat[N][PACK], past[EARLY ? N : 1][PACK];
@@ -304,13 +310,23 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
 #pragma unroll
                 for (int j = 0; j < PACK; j++) {
                     out[j] *= factor;
-                    if constexpr (SUMS == 3)
+                    if constexpr (SUMS == 3 && !bias_in_shared<SUMS, N>)
                         sums[2][i][j] += out[j];
                 }
                 store_pack<PACK>(a.d_branch + row * a.d + pack * PACK, out);
+                if constexpr (bias_in_shared<SUMS, N>) {
+                    float before[PACK];
+                    load_pack<PACK>(before, bias + pack * PACK);
+#pragma unroll
+                    for (int j = 0; j < PACK; j++)
+                        before[j] += out[j];
+                    store_pack<PACK>(bias + pack * PACK, before);
+                }
             }
         }
     }
+    if constexpr (bias_in_shared<SUMS, N>)
+        load_row<N>(sums[2], bias, n_packs);
     add_warps(a.partial + (int64_t)blockIdx.x * SUMS * a.d, sums, n_packs, shared);
 }
 
@@ -650,7 +666,8 @@ static enum status backward_in_registers(struct device *device, backward_arrays<
                          static_cast<size_t>(blocks) * SUMS * static_cast<size_t>(a.d) *
                              sizeof(float)));
         TRY(launch(device, "layernorm_gradient", static_cast<unsigned>(blocks), BACK_THREADS,
-                   SUMS * static_cast<size_t>(a.d) * sizeof(float),
+                   (SUMS + (bias_in_shared<SUMS, N> ? BACK_WARPS : 0)) * static_cast<size_t>(a.d) *
+                       sizeof(float),
                    layernorm_gradient<SUMS, N, X, T>, a));
         if (to.d_gamma == nullptr && to.d_beta == nullptr && to.d_bias == nullptr)
             return STATUS_OK;
