@@ -17,23 +17,27 @@ struct channel_range {
 };
 
 /* Where `WIDTH` neighbours of one line of one patch lie: thread i has the i-th of them. */
+struct picture_size {
+    int height, width, rows, columns; /* in pixels, in patches */
+};
+
 struct patch_place {
     int64_t patch, image;
     int line, column; /* in the image */
     int offset;       /* in the patch's plane of one channel */
 };
 
-__device__ __forceinline__ patch_place place_of(int64_t i, int grid, int p, int width)
+__device__ __forceinline__ patch_place place_of(int64_t i, picture_size size, int p, int width)
 {
     int across = p / width, each = p * across; /* places in a line, in a patch */
     patch_place at;
 
     at.patch = i / each;
     int inside = (int)(i - at.patch * each), y = inside / across, x = inside % across * width;
-    at.image = at.patch / (grid * grid);
-    int cell = (int)(at.patch - at.image * (grid * grid));
-    at.line = cell / grid * p + y;
-    at.column = cell % grid * p + x;
+    at.image = at.patch / (size.rows * size.columns);
+    int cell = (int)(at.patch - at.image * (size.rows * size.columns));
+    at.line = cell / size.columns * p + y;
+    at.column = cell % size.columns * p + x;
     at.offset = y * p + x;
     return at;
 }
@@ -43,7 +47,7 @@ __device__ __forceinline__ patch_place place_of(int64_t i, int grid, int p, int 
 template <int WIDTH, class T>
 __global__ void __launch_bounds__(ROW_THREADS, 4)
     patches_of_bytes(T *__restrict__ patches, const uint8_t *__restrict__ pixels, int64_t n_places,
-                     int side, int grid, int p, channel_range range)
+                     picture_size size, int p, channel_range range)
 {
     SHARED(float, table, 3 * SHADES);
 
@@ -53,9 +57,9 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
             table[c * SHADES + i] = ((float)i / 255.0f - range.mean[c]) / range.std[c];
     __syncthreads();
     for (int64_t i = first_element(); i < n_places; i += element_stride()) {
-        patch_place at = place_of(i, grid, p, WIDTH);
+        patch_place at = place_of(i, size, p, WIDTH);
         const uint8_t *from =
-            pixels + ((at.image * side + at.line) * (int64_t)side + at.column) * 3;
+            pixels + ((at.image * size.height + at.line) * size.width + at.column) * 3;
         T *to = patches + at.patch * (3 * p * p) + at.offset;
         uint8_t bytes[3 * WIDTH];
         if constexpr (WIDTH == 4) {
@@ -85,15 +89,16 @@ __global__ void __launch_bounds__(ROW_THREADS, 4)
 template <int WIDTH, class T>
 __global__ void __launch_bounds__(ROW_THREADS, 4)
     patches_of_floats(T *__restrict__ patches, const float *__restrict__ pixels, int64_t n_places,
-                      int side, int grid, int p)
+                      picture_size size, int p)
 {
     for (int64_t i = first_element(); i < n_places; i += element_stride()) {
-        patch_place at = place_of(i, grid, p, WIDTH);
+        patch_place at = place_of(i, size, p, WIDTH);
         T *to = patches + at.patch * (3 * p * p) + at.offset;
 #pragma unroll
         for (int c = 0; c < 3; c++) {
             float value[WIDTH];
-            load_pack<WIDTH>(value, pixels + ((at.image * 3 + c) * side + at.line) * (int64_t)side +
+            load_pack<WIDTH>(value, pixels +
+                                        ((at.image * 3 + c) * size.height + at.line) * size.width +
                                         at.column);
             store_pack<WIDTH>(to + c * p * p, value);
         }
@@ -104,17 +109,20 @@ enum status patchify_cuda(struct device *device, const struct patchify_args *arg
 {
     const struct tensor *pixels = &args->pixels;
     bool bytes = pixels->dtype == DTYPE_U8;
-    int64_t n = pixels->shape[0], side = pixels->shape[2];
+    int64_t n = pixels->shape[0], height = pixels->shape[bytes ? 1 : 2];
+    int64_t width = pixels->shape[bytes ? 2 : 3];
     int p = args->patch_size;
     channel_range range;
 
     if (!bytes && pixels->dtype != DTYPE_F32)
         FAIL(STATUS_UNSUPPORTED, "patchify: pixels have dtype %d; wanted u8 or f32",
              static_cast<int>(pixels->dtype));
-    CHECK(pixels->rank == 4 && p >= 1 && side <= INT16_MAX);
-    CHECK(pixels->shape[bytes ? 1 : 3] == side && pixels->shape[bytes ? 3 : 1] == 3);
-    int grid = static_cast<int>(side) / p;
-    CHECK(tensor_is_2d(&args->patches, n * grid * grid, 3 * p * p));
+    CHECK(pixels->rank == 4 && p >= 1 && height <= INT16_MAX && width <= INT16_MAX);
+    CHECK(pixels->shape[bytes ? 3 : 1] == 3);
+    picture_size size = {static_cast<int>(height), static_cast<int>(width),
+                         static_cast<int>(height) / p, static_cast<int>(width) / p};
+    int64_t n_patches = n * size.rows * size.columns;
+    CHECK(tensor_is_2d(&args->patches, n_patches, 3 * p * p));
     for (int c = 0; c < 3; c++) {
         range.mean[c] = args->mean[c];
         range.std[c] = args->std[c];
@@ -124,18 +132,18 @@ enum status patchify_cuda(struct device *device, const struct patchify_args *arg
         /* lines and patches begin at a pack; columns do where p is a multiple of four */
         bool wide = p % PACK == 0 &&
                     is_packed(args->patches.data, PACK, args->patches.dtype, PACK * sizeof(T)) &&
-                    (bytes ? is_packed(pixels->data, 3 * side, DTYPE_U8, 4)
-                           : is_packed(pixels->data, side, DTYPE_F32, 16));
-        int64_t places = n * grid * grid * p * (wide ? p / PACK : p);
+                    (bytes ? is_packed(pixels->data, 3 * width, DTYPE_U8, 4)
+                           : is_packed(pixels->data, width, DTYPE_F32, 16));
+        int64_t places = n_patches * p * (wide ? p / PACK : p);
         unsigned blocks = element_blocks(device, places);
         if (bytes)
             return launch(device, "patches_of_bytes", blocks, ROW_THREADS, 0,
                           wide ? patches_of_bytes<PACK, T> : patches_of_bytes<1, T>,
-                          data_of<T>(args->patches), data_of<uint8_t>(*pixels), places, side, grid,
-                          p, range);
+                          data_of<T>(args->patches), data_of<uint8_t>(*pixels), places, size, p,
+                          range);
         return launch(device, "patches_of_floats", blocks, ROW_THREADS, 0,
                       wide ? patches_of_floats<PACK, T> : patches_of_floats<1, T>,
-                      data_of<T>(args->patches), data_of<float>(*pixels), places, side, grid, p);
+                      data_of<T>(args->patches), data_of<float>(*pixels), places, size, p);
     });
 }
 

@@ -19,11 +19,11 @@ static void patch_of_bytes(float *out, const uint8_t *from, int64_t line_bytes, 
 }
 
 /* One patch of a float image; `from` is its first pixel in the first plane. */
-static void patch_of_floats(float *out, const float *from, int64_t side, int64_t p)
+static void patch_of_floats(float *out, const float *from, int64_t height, int64_t width, int64_t p)
 {
     for (int64_t c = 0; c < 3; c++)
         for (int64_t y = 0; y < p; y++, out += p)
-            memcpy(out, from + (c * side + y) * side, (size_t)p * sizeof(float));
+            memcpy(out, from + (c * height + y) * width, (size_t)p * sizeof(float));
 }
 
 void patchify_table(float table[3][256], const float mean[3], const float std[3])
@@ -37,7 +37,8 @@ enum status patchify_cpu(struct device *device, const struct patchify_args *args
 {
     const struct tensor *pixels = &args->pixels;
     bool bytes = pixels->dtype == DTYPE_U8;
-    int64_t n = pixels->shape[0], p = args->patch_size, side = pixels->shape[2];
+    int64_t n = pixels->shape[0], p = args->patch_size;
+    int64_t height = pixels->shape[bytes ? 1 : 2], width = pixels->shape[bytes ? 2 : 3];
     float table[3][256];
     float *patches = args->patches.data;
 
@@ -46,20 +47,22 @@ enum status patchify_cpu(struct device *device, const struct patchify_args *args
         FAIL(STATUS_UNSUPPORTED, "patchify: pixels have dtype %d; wanted u8 or f32",
              (int)pixels->dtype);
     CHECK(pixels->rank == 4 && p >= 1);
-    CHECK(pixels->shape[bytes ? 1 : 3] == side && pixels->shape[bytes ? 3 : 1] == 3);
-    int64_t grid = side / p, row = 3 * p * p;
-    CHECK(tensor_is_2d(&args->patches, n * grid * grid, row));
+    CHECK(pixels->shape[bytes ? 3 : 1] == 3);
+    int64_t rows = height / p, columns = width / p, row = 3 * p * p;
+    CHECK(tensor_is_2d(&args->patches, n * rows * columns, row));
     patchify_table(table, args->mean, args->std);
 #pragma omp parallel for schedule(static) num_threads(device->n_threads)
-    for (int64_t patch = 0; patch < n * grid * grid; patch++) {
-        int64_t image = patch / (grid * grid), y = patch / grid % grid * p, x = patch % grid * p;
+    for (int64_t patch = 0; patch < n * rows * columns; patch++) {
+        int64_t line = patch / columns, image = line / rows;
+        int64_t y = line % rows * p, x = patch % columns * p;
         float *out = patches + patch * row;
         if (bytes)
-            patch_of_bytes(out, (const uint8_t *)pixels->data + ((image * side + y) * side + x) * 3,
-                           3 * side, p, (const float(*)[256])table);
+            patch_of_bytes(out,
+                           (const uint8_t *)pixels->data + ((image * height + y) * width + x) * 3,
+                           3 * width, p, (const float(*)[256])table);
         else
-            patch_of_floats(out, (const float *)pixels->data + (image * 3 * side + y) * side + x,
-                            side, p);
+            patch_of_floats(out, (const float *)pixels->data + (image * 3 * height + y) * width + x,
+                            height, width, p);
     }
     return STATUS_OK;
 }

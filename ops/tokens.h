@@ -11,9 +11,10 @@ extern "C" {
 #endif
 
 /* Cuts images into patches, one row each, ordered as the weight of a convolution: c, y, x.
- *   pixels  [n, S, S, 3] u8  -> (u8/255 - mean[c]) / std[c] in float, as the original does; or
- *           [n, 3, S, S] f32 -> taken as they are
- *   patches [n*g*g, 3*p*p] f32|bf16 out, g = S / patch_size; trailing pixels are left out */
+ *   pixels  [n, H, W, 3] u8  -> (u8/255 - mean[c]) / std[c] in float, as the original does; or
+ *           [n, 3, H, W] f32 -> taken as they are
+ *   patches [n*h*w, 3*p*p] f32|bf16 out, h = H / patch_size, w = W / patch_size, row by row;
+ *           trailing pixels are left out */
 struct patchify_args {
     struct tensor pixels, patches;
     int32_t patch_size;

@@ -47,6 +47,7 @@ static struct ibot_options model_options(const struct backbone_options *backbone
         .n_global = 1,
         .precision = o->precision,
         .gelu_tanh = o->gelu_tanh,
+        .global_width_px = o->width_px,
         .inference_only = true,
     };
 }
@@ -79,6 +80,7 @@ enum status inference_open_pretrained(struct inference *out, struct backend *bac
     out->backend = backend;
     out->batch_size = o->batch_size;
     out->size_px = model.global_size_px;
+    out->width_px = o->width_px > 0 ? o->width_px : out->size_px;
     out->cell_px = backbone_cell_px(&model.backbone);
     out->grid = backbone_grid(&model.backbone, out->size_px);
     out->width = backbone_width(&model.backbone);
@@ -92,6 +94,8 @@ enum status inference_open_pretrained(struct inference *out, struct backend *bac
     }
     if (o->whole_tokens)
         TRY_OUT(check_size(out->size_px, out->cell_px, model.backbone.arch));
+    if (o->whole_tokens && out->width_px != out->size_px)
+        TRY_OUT(check_size(out->width_px, out->cell_px, model.backbone.arch));
     TRY_OUT(ibot_open(&out->ibot, device, backend->ops, &backend->collective, &model));
     TRY_OUT(pretrained_load(pretrained, out->ibot, device, false, &report));
     if (o->head)
@@ -137,11 +141,11 @@ enum status inference_upload(struct inference *model, const void *pictures, enum
                              int32_t n, struct tensor *out)
 {
     struct device *device = &model->backend->device;
-    int32_t size = model->size_px;
+    int32_t size = model->size_px, wide = model->width_px;
 
     CHECK(n > 0 && n <= model->batch_size && (dtype == DTYPE_U8 || dtype == DTYPE_F32));
     size_t bytes =
-        3 * (size_t)model->batch_size * (size_t)size * (size_t)size * dtype_size_bytes(dtype);
+        3 * (size_t)model->batch_size * (size_t)size * (size_t)wide * dtype_size_bytes(dtype);
     if (bytes > model->pixels_bytes) {
         if (model->pixels != NULL)
             device->free(device, model->pixels);
@@ -150,9 +154,9 @@ enum status inference_upload(struct inference *model, const void *pictures, enum
         TRY(device->alloc(device, &model->pixels, bytes, "pictures"));
         model->pixels_bytes = bytes;
     }
-    *out = (struct tensor){model->pixels, dtype, 4, {n, size, size, 3}};
+    *out = (struct tensor){model->pixels, dtype, 4, {n, size, wide, 3}};
     if (dtype == DTYPE_F32)
-        *out = (struct tensor){model->pixels, dtype, 4, {n, 3, size, size}};
+        *out = (struct tensor){model->pixels, dtype, 4, {n, 3, size, wide}};
     return device->copy_in(device, model->pixels, pictures, tensor_size_bytes(out));
 }
 

@@ -12,8 +12,9 @@ struct inference {
     struct ibot *ibot;
     void *pixels;                      /* device: a batch of pictures; NULL until there is one */
     size_t pixels_bytes;               /* there is room for */
-    int32_t batch_size, size_px;       /* of pictures, squares */
-    int32_t grid, cell_px;             /* patch tokens along a side, and the pixels of each */
+    int32_t batch_size, size_px;       /* of pictures, and their height */
+    int32_t width_px;                  /* of pictures: size_px unless it was asked for */
+    int32_t grid, cell_px;             /* patch tokens down a side, and the pixels of each */
     int32_t width;                     /* of a token */
     int32_t n_heads;                   /* of the last block; 0: there is no [CLS] token */
     int32_t n_prototypes[2];           /* of [CLS] and of patch tokens; 0 without a head */
@@ -23,7 +24,8 @@ struct inference {
 struct inference_options {
     struct pretrained_options weights;
     int32_t batch_size;
-    int32_t size_px; /* 0: the run's global crop size */
+    int32_t size_px;  /* 0: the run's global crop size */
+    int32_t width_px; /* 0: squares; else size_px is the height: of a ViT */
     enum ibot_precision precision;
     bool gelu_tanh;
     bool head;         /* with the projection head */
@@ -56,11 +58,11 @@ void inference_close(struct inference *model);
 enum status inference_wants_attention(const struct inference *model) IBOT_WARN_UNUSED;
 
 /* Pictures of host memory, n <= batch_size, into device memory as `out`, which holds until the next
- * call: [n, size, size, 3] u8, or normalised, [n, 3, size, size] f32. */
+ * call: [n, size, width, 3] u8, or normalised, [n, 3, size, width] f32. */
 enum status inference_upload(struct inference *model, const void *pictures, enum dtype dtype,
                              int32_t n, struct tensor *out) IBOT_WARN_UNUSED;
 
-/* rgb [n, size, size, 3] in host memory, n <= batch_size; out as in ibot_tokens. */
+/* rgb [n, size, width, 3] in host memory, n <= batch_size; out as in ibot_tokens. */
 enum status inference_tokens(struct inference *model, const uint8_t *rgb, int32_t n,
                              const struct ibot_tokens *out) IBOT_WARN_UNUSED;
 /* The same for ibot_prototypes; of a model with a head. */

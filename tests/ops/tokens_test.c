@@ -20,29 +20,31 @@ static struct tensor images(struct tensor flat, int64_t n, int64_t a, int64_t b,
 static const float mean[3] = {0.485f, 0.456f, 0.406f}, deviation[3] = {0.229f, 0.224f, 0.225f};
 
 struct patch_case {
-    int n, side, patch;
+    int n, height, width, patch;
 };
 
 static const struct patch_case patch_cases[] = {
-    {1, 1, 1}, {3, 11, 4}, {2, 10, 3}, {1, 224, 16}, {5, 32, 8}, {2, 37, 37},
+    {1, 1, 1, 1},    {3, 11, 11, 4}, {2, 10, 10, 3}, {1, 224, 224, 16}, {5, 32, 32, 8},
+    {2, 37, 37, 37}, {3, 8, 20, 4},  {2, 25, 11, 3}, {1, 48, 16, 16},   {2, 17, 36, 8},
 };
 
 /* Where column k of row i comes from. */
 static void origin(const struct patch_case *c, int i, int k, int *image, int *line, int *column,
                    int *channel)
 {
-    int grid = c->side / c->patch, p = c->patch;
+    int rows = c->height / c->patch, columns = c->width / c->patch, p = c->patch;
 
-    *image = i / (grid * grid);
-    *line = i / grid % grid * p + k / p % p;
-    *column = i % grid * p + k % p;
+    *image = i / (rows * columns);
+    *line = i / columns % rows * p + k / p % p;
+    *column = i % columns * p + k % p;
     *channel = k / (p * p);
 }
 
 static void run_patchify(const struct patch_case *c, bool bytes)
 {
-    int grid = c->side / c->patch, rows = c->n * grid * grid, width = 3 * c->patch * c->patch;
-    int64_t n = (int64_t)c->n * 3 * c->side * c->side, side = c->side;
+    int rows = c->n * (c->height / c->patch) * (c->width / c->patch);
+    int width = 3 * c->patch * c->patch;
+    int64_t n = (int64_t)c->n * 3 * c->height * c->width, high = c->height, wide = c->width;
     struct op_fixture f;
 
     op_fixture_open(&f, 1);
@@ -55,16 +57,16 @@ static void run_patchify(const struct patch_case *c, bool bytes)
             origin(c, i, k, &image, &line, &column, &channel);
             double *to = &want[i * width + k];
             if (!bytes) {
-                *to = pixels[((image * 3 + channel) * side + line) * side + column];
+                *to = pixels[((image * 3 + channel) * high + line) * wide + column];
                 continue;
             }
             /* in float, as the original does it: equal to the last bit */
-            float value = (float)pixels[((image * side + line) * side + column) * 3 + channel];
+            float value = (float)pixels[((image * high + line) * wide + column) * 3 + channel];
             *to = (double)((value / 255.0f - mean[channel]) / deviation[channel]);
         }
     struct tensor flat = op_upload(&f, bytes ? DTYPE_U8 : DTYPE_F32, pixels, n, 0);
     struct patchify_args args = {
-        .pixels = bytes ? images(flat, c->n, side, side, 3) : images(flat, c->n, 3, side, side),
+        .pixels = bytes ? images(flat, c->n, high, wide, 3) : images(flat, c->n, 3, high, wide),
         .patches = op_output(&f, f.dtype, rows, width),
         .patch_size = c->patch,
     };

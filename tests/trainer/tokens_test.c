@@ -115,6 +115,43 @@ static void images_of_another_size_are_refused(void **state)
     model_fixture_close(&f);
 }
 
+/* Frozen: rectangles through PyTorch's layers with the same weights (conv2d, layer_norm,
+ * scaled_dot_product_attention, gelu, interpolate with scale factors of 3.1/4 and 5.1/4). */
+static void rectangles_are_as_pytorch_makes_them(void **state)
+{
+    enum { HEIGHT = 24, WIDTH = 40, LENGTH = 16, D = 32, N = 2 * 3 * HEIGHT * WIDTH };
+    static const struct {
+        int image, token, channel;
+        double value;
+    } wanted[] = {
+        {0, 0, 0, 0.8110057},    {0, 1, 5, 0.3448282},    {0, 5, 31, -0.1340969},
+        {0, 6, 2, 0.3818590},    {0, 15, 17, 0.5532693},  {1, 3, 9, 0.3625690},
+        {1, 11, 24, -0.4294498}, {1, 15, 31, -0.5805349},
+    };
+    static float input[N], tokens[2 * LENGTH * D];
+    struct ibot_options o = one_crop(model_options_small());
+    struct ibot_tokens out = {.tokens = tokens};
+    struct tensor rectangles = {input, DTYPE_F32, 4, {2, 3, HEIGHT, WIDTH}};
+    struct tensor turned = {input, DTYPE_F32, 4, {2, 3, WIDTH, HEIGHT}};
+    struct model_fixture f;
+
+    (void)state;
+    o.inference_only = true;
+    o.global_size_px = HEIGHT;
+    o.global_width_px = WIDTH;
+    model_fixture_open(&f, &o);
+    fill_model(f.ibot);
+    for (int64_t k = 0; k < N; k++)
+        input[k] = (float)sin(0.002 * (double)(k % 4001) * (double)(k % 4001));
+    assert_int_equal(ibot_tokens(f.ibot, rectangles, &out), STATUS_OK);
+    for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        int64_t at = (wanted[i].image * LENGTH + wanted[i].token) * D + wanted[i].channel;
+        assert_near((double)tokens[at], wanted[i].value, 1e-5);
+    }
+    assert_int_equal(ibot_tokens(f.ibot, turned, &out), STATUS_INVALID);
+    model_fixture_close(&f);
+}
+
 /* The greatest of K logits of each row, as training's own path makes them. */
 static void prototypes_are_those_of_the_logits(bool patch, bool shared)
 {
@@ -173,6 +210,7 @@ int main(void)
         cmocka_unit_test(tokens_of_a_swin_begin_with_its_features),
         cmocka_unit_test(a_swin_has_no_cls_attention),
         cmocka_unit_test(images_of_another_size_are_refused),
+        cmocka_unit_test(rectangles_are_as_pytorch_makes_them),
         cmocka_unit_test(patch_and_cls_tokens_get_the_prototypes_of_their_logits),
         cmocka_unit_test(a_head_with_batch_norm_has_no_prototypes_of_one_image),
     };

@@ -31,6 +31,13 @@ static enum status check_options(const struct ibot_options *o)
              "global crops of %d px: mask cells of %d px, which are the tokens of %s, must divide "
              "them",
              o->global_size_px, backbone_cell_px(b), b->arch);
+    if (o->global_width_px != 0 && (b->n_stages > 0 || !o->inference_only))
+        FAIL(STATUS_UNSUPPORTED,
+             "images of %d x %d px: %s takes squares; rectangles are for a ViT that does not train",
+             o->global_width_px, o->global_size_px, b->arch);
+    if (o->global_width_px != 0 && o->global_width_px < b->patch_size_px)
+        FAIL(STATUS_INVALID, "images %d px wide are smaller than a patch of %d px",
+             o->global_width_px, b->patch_size_px);
     if (h->shared_student != h->shared_teacher && h->out_dim != h->patch_out_dim)
         FAIL(STATUS_INVALID,
              "out_dim %d and patch_out_dim %d differ while one of shared_head and "
@@ -98,6 +105,7 @@ static enum status plan_networks(struct ibot *ibot)
         .n_local_images = o->inference_only ? 0 : b * o->n_local,
         .global_size_px = o->global_size_px,
         .local_size_px = o->local_size_px,
+        .global_width_px = o->global_width_px,
         .dtype = ibot->dtype,
         .stream = o->residual_stream == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
@@ -105,14 +113,16 @@ static enum status plan_networks(struct ibot *ibot)
         .recompute = o->recompute,
         .weights_apart = o->weights_apart,
     };
-    int64_t global = o->global_size_px / p, local = o->local_size_px / p, row = 3 * p * p;
+    int64_t wide = o->global_width_px > 0 ? o->global_width_px : o->global_size_px;
+    int64_t global = o->global_size_px / p * (wide / p), local = o->local_size_px / p;
+    int64_t row = 3 * p * p;
     bool all_rows = o->head.norm == HEAD_NORM_BN;
     struct network *student = &ibot->student, *teacher = &ibot->teacher;
 
     TRY(backbone_plan(&student->backbone, &student->vit, &student->swin, ibot->device, ibot->ops,
                       &o->backbone, &layout, &ibot->workspace));
     TRY(plan_buffer(&ibot->workspace, &ibot->patches[0], ibot->dtype,
-                    layout.n_global_images * global * global * row));
+                    layout.n_global_images * global * row));
     TRY(plan_buffer(&ibot->workspace, &ibot->patches[1], ibot->dtype,
                     layout.n_local_images * local * local * row));
     layout.n_local_images = 0;

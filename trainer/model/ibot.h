@@ -64,6 +64,8 @@ struct ibot_options {
     struct head_options head;
     int32_t batch_size; /* images per micro-batch on this rank */
     int32_t n_global, global_size_px, n_local, local_size_px;
+    int32_t global_width_px; /* 0: squares. Else global_size_px is the height: of a ViT with
+                                inference_only */
     bool masked_im_modeling; /* replace masked tokens in the student */
     float lambda1, lambda2;
     enum optimizer_kind optimizer;

@@ -218,17 +218,11 @@ enum status ibot_features(struct ibot *ibot, struct tensor pixels,
 {
     struct backbone *backbone =
         options->student ? &ibot->student.backbone : &ibot->teacher.backbone;
-    int64_t n_images = pixels.shape[0], capacity = backbone->groups[0].n_images;
+    int64_t n_images = pixels.shape[0];
     int32_t depth = ibot->options.backbone.depth;
-    int64_t side = ibot->options.global_size_px;
     float *host_tokens = NULL;
 
-    if (n_images < 1 || n_images > capacity)
-        FAIL(STATUS_INVALID, "features of %lld images: wanted 1 to %lld", (long long)n_images,
-             (long long)capacity);
-    if (pixels.rank != 4 || pixels.shape[2] != side)
-        FAIL(STATUS_INVALID, "features of images of %lld px, wanted %lld px",
-             (long long)pixels.shape[2], (long long)side);
+    TRY(ibot_check_images(ibot, &pixels, "features"));
     if (options->n_last_blocks < 1 || options->n_last_blocks > depth || options->avgpool < 0 ||
         options->avgpool > 2)
         FAIL(STATUS_INVALID, "n_last_blocks %d, avgpool %d: wanted 1 to %d blocks and 0, 1 or 2",

@@ -123,8 +123,9 @@ struct ibot {
 /* Number of patches per global crop: feature tokens, and mask cells. */
 static inline int64_t ibot_n_patches(const struct ibot *ibot)
 {
-    int64_t grid = backbone_grid(&ibot->options.backbone, ibot->options.global_size_px);
-    return grid * grid;
+    const struct ibot_options *o = &ibot->options;
+    int64_t rows = backbone_grid(&o->backbone, o->global_size_px);
+    return rows * (o->global_width_px > 0 ? backbone_grid(&o->backbone, o->global_width_px) : rows);
 }
 
 /* ---- ibot_staging.c ---- */
@@ -174,9 +175,13 @@ uint8_t *ibot_student_mask(const struct ibot *ibot, bool masked);
 /* With batch norm the head sees every token, as two calls (global crops, local crops). */
 void ibot_set_spans(struct ibot *ibot);
 
-/* u8 or f32 crops to patch rows. */
 enum status ibot_cls_attention(struct ibot *ibot, struct vit *vit, int64_t n_images,
                                float *out) IBOT_WARN_UNUSED;
+/* Images for the teacher's or the student's backbone alone: at most those of a micro-batch, of the
+ * planned size. Errors: STATUS_INVALID, with `what` was to be made of them. */
+enum status ibot_check_images(const struct ibot *ibot, const struct tensor *pixels,
+                              const char *what) IBOT_WARN_UNUSED;
+/* u8 or f32 crops to patch rows. */
 enum status ibot_patchify(struct ibot *ibot, struct tensor pixels,
                           struct tensor patches) IBOT_WARN_UNUSED;
 

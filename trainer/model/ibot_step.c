@@ -27,12 +27,32 @@ void ibot_normalise(float *out, const uint8_t *pixels, int32_t size_px)
             out[c * n + i] = table[c][pixels[3 * i + c]];
 }
 
+enum status ibot_check_images(const struct ibot *ibot, const struct tensor *pixels,
+                              const char *what)
+{
+    int64_t capacity = (int64_t)ibot->options.n_global * ibot->options.batch_size;
+    int64_t height = ibot->options.global_size_px, width = ibot->options.global_width_px;
+    bool u8 = pixels->dtype == DTYPE_U8;
+
+    width = width > 0 ? width : height;
+    if (pixels->rank != 4 || pixels->shape[0] < 1 || pixels->shape[0] > capacity)
+        FAIL(STATUS_INVALID, "%s of %lld images: wanted 1 to %lld", what,
+             (long long)(pixels->rank == 4 ? pixels->shape[0] : 0), (long long)capacity);
+    int64_t got_height = pixels->shape[u8 ? 1 : 2], got_width = pixels->shape[u8 ? 2 : 3];
+    if (got_height != height || got_width != width)
+        FAIL(STATUS_INVALID, "%s of images of %lld x %lld px, wanted %lld x %lld px", what,
+             (long long)got_width, (long long)got_height, (long long)width, (long long)height);
+    return STATUS_OK;
+}
+
 enum status ibot_patchify(struct ibot *ibot, struct tensor pixels, struct tensor patches)
 {
-    int64_t p = ibot->options.backbone.patch_size_px, grid = pixels.shape[2] / p;
+    bool u8 = pixels.dtype == DTYPE_U8;
+    int64_t p = ibot->options.backbone.patch_size_px;
+    int64_t cells = pixels.shape[u8 ? 1 : 2] / p * (pixels.shape[u8 ? 2 : 3] / p);
     struct patchify_args args = {
         .pixels = pixels,
-        .patches = shaped(patches, pixels.shape[0] * grid * grid, 3 * p * p),
+        .patches = shaped(patches, pixels.shape[0] * cells, 3 * p * p),
         .patch_size = (int32_t)p,
     };
 

@@ -13,14 +13,8 @@
 static enum status forward(struct ibot *ibot, struct tensor pixels)
 {
     struct backbone *backbone = &ibot->teacher.backbone;
-    int64_t capacity = backbone->groups[0].n_images, side = ibot->options.global_size_px;
 
-    if (pixels.rank != 4 || pixels.shape[0] < 1 || pixels.shape[0] > capacity)
-        FAIL(STATUS_INVALID, "tokens of %lld images: wanted 1 to %lld",
-             (long long)(pixels.rank == 4 ? pixels.shape[0] : 0), (long long)capacity);
-    if (pixels.shape[2] != side)
-        FAIL(STATUS_INVALID, "tokens of images of %lld px, wanted %lld px",
-             (long long)pixels.shape[2], (long long)side);
+    TRY(ibot_check_images(ibot, &pixels, "tokens"));
     TRY(ibot_patchify(ibot, pixels, ibot->patches[0]));
     backbone->rows = backbone->all_rows;
     return backbone_forward(backbone, NULL);

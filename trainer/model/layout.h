@@ -11,7 +11,8 @@
 struct backbone_layout {
     int64_t n_global_images, n_local_images;
     int32_t global_size_px, local_size_px;
-    bool backward;     /* student */
+    int32_t global_width_px; /* 0: squares; else global_size_px is the height: of a ViT */
+    bool backward;           /* student */
     bool without_norm; /* of a ViT: features are the stream after the last block, not normed */
     enum recompute recompute;
     bool weights_apart;   /* gradients of weights on a branch of their own */

@@ -8,7 +8,7 @@
 
 /* ------------------------------------------------------------------------------ planning */
 
-static void add_group(struct vit *vit, int64_t n_images, int32_t size_px)
+static void add_group(struct vit *vit, int64_t n_images, int32_t height_px, int32_t width_px)
 {
     struct vit_group *group = &vit->groups[vit->n_groups];
     int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
@@ -16,10 +16,11 @@ static void add_group(struct vit *vit, int64_t n_images, int32_t size_px)
     if (n_images == 0)
         return;
     group->n_images = n_images;
-    group->grid = size_px / vit->options.patch_size_px;
-    group->length = group->grid * group->grid + 1;
+    group->rows = height_px / vit->options.patch_size_px;
+    group->columns = width_px / vit->options.patch_size_px;
+    group->length = group->rows * group->columns + 1;
     group->first_row = vit->pass.n_tokens;
-    group->interpolated = group->grid != stored;
+    group->interpolated = group->rows != stored || group->columns != stored;
     vit->pass.groups[vit->n_groups++] =
         (struct attention_group){group->first_row, n_images, group->length};
     vit->pass.n_tokens += n_images * group->length;
@@ -49,8 +50,9 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         .backward = layout->backward,
         .recompute = layout->recompute,
     };
-    add_group(vit, layout->n_global_images, layout->global_size_px);
-    add_group(vit, layout->n_local_images, layout->local_size_px);
+    add_group(vit, layout->n_global_images, layout->global_size_px,
+              layout->global_width_px > 0 ? layout->global_width_px : layout->global_size_px);
+    add_group(vit, layout->n_local_images, layout->local_size_px, layout->local_size_px);
     vit->pass.n_groups = vit->n_groups;
     n = vit->pass.n_tokens * d;
     TRY(memory_alloc(&vit->weights, depth, sizeof(*vit->weights), "block weights"));
@@ -60,7 +62,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
     for (int32_t i = 0; i < vit->n_groups; i++) {
         struct vit_group *group = &vit->groups[i];
         TRY(plan_buffer(w, &group->embedded, layout->dtype,
-                        group->n_images * group->grid * group->grid * d));
+                        group->n_images * (group->length - 1) * d));
         if (group->interpolated) {
             TRY(plan_floats(w, &group->pos, group->length * d));
             TRY(plan_floats(w, &group->d_pos, group->length * d));
@@ -165,8 +167,8 @@ static enum status positions(struct vit *vit, struct vit_group *group, struct te
         .grid = tensor_rows(vit->pos, 1, (int64_t)stored * stored),
         .out = tensor_rows(*out, 1, group->length - 1),
         .grid_size = stored,
-        .height = (int32_t)group->grid,
-        .width = (int32_t)group->grid,
+        .height = (int32_t)group->rows,
+        .width = (int32_t)group->columns,
     };
     return p->ops->position_interpolate(p->device, &args);
 }
@@ -297,8 +299,8 @@ static enum status embed_group_backward(struct vit *vit, struct vit_group *group
             .d_out = tensor_rows(tokens.d_pos, 1, group->length - 1),
             .d_grid = tensor_rows(vit->d_pos, 1, (int64_t)stored * stored),
             .grid_size = stored,
-            .height = (int32_t)group->grid,
-            .width = (int32_t)group->grid,
+            .height = (int32_t)group->rows,
+            .width = (int32_t)group->columns,
         };
         TRY(p->ops->position_interpolate_backward(p->device, &back));
         TRY(p->ops->rows_add(p->device,

@@ -12,10 +12,10 @@
 
 /* Crops of one size. */
 struct vit_group {
-    int64_t n_images, grid, length; /* length = grid*grid + 1 tokens */
+    int64_t n_images, rows, columns, length; /* length = rows*columns + 1 tokens */
     int64_t first_row;
-    struct tensor patches;  /* [n_images*grid*grid, 3*p*p]; borrowed: student's and teacher's */
-    struct tensor embedded; /* [n_images*grid*grid, D] */
+    struct tensor patches;  /* [n_images*rows*columns, 3*p*p]; borrowed: student's and teacher's */
+    struct tensor embedded; /* [n_images*rows*columns, D] */
     float *pos, *d_pos;     /* [length, D] interpolated; unused when the grid is the stored one */
     bool interpolated;
 };
