@@ -6,11 +6,12 @@
 
 static struct rng stream(const struct draw *draw, enum rng_purpose purpose)
 {
-    return rng_open((struct rng_key){.seed = draw->spec->seed,
-                                     .epoch = (uint32_t)draw->epoch,
-                                     .sample = draw->sample,
-                                     .view = (uint16_t)draw->view,
-                                     .purpose = (uint16_t)purpose});
+    return rng_open(
+        (struct rng_key){.seed = draw->spec->seed,
+                         .epoch = (uint32_t)draw->epoch,
+                         .sample = draw->sample,
+                         .view = (uint16_t)(draw->repeat * DATA_SPEC_MAX_VIEWS + draw->view),
+                         .purpose = (uint16_t)purpose});
 }
 
 static const struct view_transform *transform_of(const struct draw *draw)
@@ -47,6 +48,22 @@ struct region draw_region(const struct draw *draw, int32_t width, int32_t height
 bool draw_flip(const struct draw *draw)
 {
     return gate(draw, RNG_FLIP, transform_of(draw)->flip);
+}
+
+enum resample_filter draw_filter(const struct draw *draw)
+{
+    bool linear = draw->spec->interpolation == INTERPOLATION_BILINEAR;
+
+    if (draw->spec->interpolation == INTERPOLATION_RANDOM)
+        linear = gate(draw, RNG_INTERPOLATION, 0.5f);
+    return linear ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC;
+}
+
+int32_t draw_rand_augment(const struct draw *draw, struct rand_augment_step *steps)
+{
+    struct rng rng = stream(draw, RNG_RAND_AUGMENT);
+
+    return rand_augment_draw(&rng, steps, &draw->spec->rand_augment, draw->spec->interpolation);
 }
 
 /* Brightness, contrast, saturation and hue in a random order. */

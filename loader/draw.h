@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "loader/rand_augment.h"
 #include "loader/resample.h"
 #include "ops/pixels/photometric.h"
 #include "proto/wire/data_spec.h"
@@ -18,12 +19,30 @@ struct draw {
     int32_t epoch;
     uint32_t sample; /* in the data set */
     int32_t view;
+    int32_t repeat; /* of the sample in the epoch: position % spec->repeats */
 };
+
+/* Where in the permutation of an epoch the sample at a position of its order stands, and which
+ * repeat of it this is. */
+static inline uint64_t draw_order_position(const struct data_spec *spec, uint64_t position)
+{
+    return position / (uint64_t)spec->repeats;
+}
+
+static inline int32_t draw_repeat(const struct data_spec *spec, uint64_t position)
+{
+    return (int32_t)(position % (uint64_t)spec->repeats);
+}
 
 /* The region of an image of this size that becomes the crop. */
 struct region draw_region(const struct draw *draw, int32_t width, int32_t height);
 
 bool draw_flip(const struct draw *draw);
+
+enum resample_filter draw_filter(const struct draw *draw);
+
+/* steps [RAND_AUGMENT_MAX_OPS] out: of RandAugment; returns how many. */
+int32_t draw_rand_augment(const struct draw *draw, struct rand_augment_step *steps);
 
 /* Colours, blur and solarisation. */
 struct photometric_params draw_photometric(const struct draw *draw);

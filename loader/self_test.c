@@ -61,18 +61,30 @@ static struct data_spec test_spec(void)
     return spec;
 }
 
+/* Among the draws of its views is every operation of RandAugment, in both filters. */
+static struct data_spec augment_spec(void)
+{
+    struct data_spec spec = data_spec_fine_tuning(80);
+
+    spec.n_global = 5;
+    spec.interpolation = INTERPOLATION_RANDOM;
+    spec.rand_augment.n_ops = RAND_AUGMENT_MAX_OPS;
+    spec.rand_augment.probability = 1.0f;
+    return spec;
+}
+
 enum status self_test_pixels(uint64_t *hash)
 {
     struct view_maker maker = {0};
     struct image image = {0};
-    struct data_spec spec = test_spec();
-    size_t n_bytes = data_spec_record_bytes(&spec);
+    struct data_spec spec = test_spec(), augment = augment_spec();
+    size_t n_bytes = data_spec_record_bytes(&spec), n_augment = data_spec_record_bytes(&augment);
     uint8_t *record = NULL;
     uint64_t sum = 0;
     enum status status;
 
     TRY_OUT(view_maker_open(&maker, NULL, NULL));
-    TRY_OUT(memory_alloc(&record, n_bytes, 1, "self test"));
+    TRY_OUT(memory_alloc(&record, n_bytes > n_augment ? n_bytes : n_augment, 1, "self test"));
     TRY_OUT(image_decode(maker.decoder, jpeg, sizeof(jpeg), &image));
     TRY_OUT(view_render(&maker, &spec, 0, N_SAMPLES, &image, record));
     sum = hash_bytes(record, n_bytes);
@@ -85,6 +97,8 @@ enum status self_test_pixels(uint64_t *hash)
     for (uint32_t sample = 0; sample < N_SAMPLES; sample++) {
         TRY_OUT(view_render(&maker, &spec, 0, sample, &image, record));
         sum = hash_bytes_seeded(record, n_bytes, sum);
+        TRY_OUT(view_render_repeat(&maker, &augment, 0, sample, 1, &image, record));
+        sum = hash_bytes_seeded(record, n_augment, sum);
     }
     *hash = sum;
 out:

@@ -1,7 +1,9 @@
 /* From a decoded image to its record. The order of operations is the original's: crop, flip,
- * jitter, grayscale, blur, solarize; each purpose draws from a stream of its own. The flip is made
- * last, while the planes are packed: everything in between gives the same bytes on a mirrored
- * picture, since it works pixel by pixel, by sums over all pixels, or by symmetric windows. */
+ * jitter, grayscale, blur, solarize (or RandAugment in place of the last four); each purpose draws
+ * from a stream of its own. The flip is made last, while the planes are packed: everything in
+ * between gives the same bytes on a mirrored picture, since it works pixel by pixel, by sums over
+ * all pixels, or by symmetric windows. RandAugment does not: before it the planes themselves are
+ * mirrored. */
 #include "loader/view.h"
 
 #include <math.h>
@@ -14,8 +16,8 @@
 
 enum { MAX_SUBSTITUTES = 1000 }; /* in a row: then the data set is not what it should be */
 
-const char *const view_stage_names[VIEW_STAGES] = {"read", "decode", "resample", "jitter",
-                                                   "tone", "blur",   "pack",     "mask"};
+const char *const view_stage_names[VIEW_STAGES] = {
+    "read", "decode", "resample", "jitter", "tone", "blur", "rand_augment", "pack", "mask"};
 
 /* The stage in work began when the one before it ended. */
 static void stage_done(struct view_maker *maker, enum view_stage stage)
@@ -62,9 +64,28 @@ static void pack(struct view_maker *maker, uint8_t *out, bool mirrored)
     stage_done(maker, VIEW_PACK);
 }
 
-static enum resample_filter filter_of(const struct data_spec *spec)
+static void mirror(struct planes *planes)
 {
-    return spec->interpolation == INTERPOLATION_BILINEAR ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC;
+    size_t width = (size_t)planes->width, n = planes_n_pixels(planes);
+
+    for (int c = 0; c < 3; c++)
+        for (uint8_t *row = planes->channel[c]; row < planes->channel[c] + n; row += width)
+            for (size_t x = 0; x < width / 2; x++) {
+                uint8_t value = row[x];
+                row[x] = row[width - 1 - x];
+                row[width - 1 - x] = value;
+            }
+}
+
+static enum status rand_augment(struct view_maker *maker, const struct draw *draw)
+{
+    struct rand_augment_step steps[RAND_AUGMENT_MAX_OPS];
+    int32_t n = draw_rand_augment(draw, steps);
+
+    for (int32_t i = 0; i < n; i++)
+        TRY(rand_augment_apply(&maker->planes, &steps[i], &maker->photometric, &maker->work));
+    stage_done(maker, VIEW_RAND_AUGMENT);
+    return STATUS_OK;
 }
 
 static enum status render_crop(struct view_maker *maker, const struct draw *draw,
@@ -76,15 +97,23 @@ static enum status render_crop(struct view_maker *maker, const struct draw *draw
     struct region region = draw_region(draw, image->width, image->height);
     struct resample_plan plan = resample_whole(region, size_px, size_px);
 
-    plan.filter = filter_of(spec);
+    plan.filter = draw_filter(draw);
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
     stage_done(maker, VIEW_RESAMPLE);
+    bool mirrored = draw_flip(draw);
+    if (spec->rand_augment.n_ops > 0) {
+        if (mirrored)
+            mirror(&maker->planes);
+        TRY(rand_augment(maker, draw));
+        pack(maker, record + data_spec_view_offset(spec, v), false);
+        return STATUS_OK;
+    }
     struct photometric_params params = draw_photometric(draw);
     if (spec->photometric == PHOTOMETRIC_BY_TRAINER)
         memcpy(record + data_spec_photometric_offset(spec, v), &params, sizeof(params));
     else
         TRY(change_colours(maker, &params));
-    pack(maker, record + data_spec_view_offset(spec, v), draw_flip(draw));
+    pack(maker, record + data_spec_view_offset(spec, v), mirrored);
     return STATUS_OK;
 }
 
@@ -113,7 +142,8 @@ static enum status render_centre(struct view_maker *maker, const struct data_spe
         .source = {0, 0, image->width, image->height},
         .width = (int32_t)(w <= h ? side : side * w / h),
         .height = (int32_t)(h <= w ? side : side * h / w),
-        .filter = filter_of(spec),
+        .filter =
+            spec->interpolation == INTERPOLATION_BILINEAR ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC,
     };
 
     plan.window = (struct region){(int32_t)rint((plan.width - crop) / 2.0),
@@ -127,10 +157,17 @@ static enum status render_centre(struct view_maker *maker, const struct data_spe
 enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                         uint32_t sample, const struct image *image, uint8_t *record)
 {
+    return view_render_repeat(maker, spec, epoch, sample, 0, image, record);
+}
+
+enum status view_render_repeat(struct view_maker *maker, const struct data_spec *spec,
+                               int32_t epoch, uint32_t sample, int32_t repeat,
+                               const struct image *image, uint8_t *record)
+{
     maker->stage_start_ns = clock_monotonic_ns();
     if (spec->kind == DATA_CENTRE_CROP)
         return render_centre(maker, spec, image, record);
-    struct draw draw = {.spec = spec, .epoch = epoch, .sample = sample};
+    struct draw draw = {.spec = spec, .epoch = epoch, .sample = sample, .repeat = repeat};
     for (; draw.view < spec->n_global + spec->n_local; draw.view++)
         TRY(render_crop(maker, &draw, image, record));
     for (draw.view = 0; draw.view < spec->n_global && data_spec_mask_grid(spec) > 0; draw.view++)
@@ -147,8 +184,8 @@ void view_fetch(struct view_maker *maker, const struct data_spec *spec, int32_t 
     uint32_t sample;
 
     if (maker->n_ahead == VIEW_AHEAD ||
-        order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position, &sample) !=
-            STATUS_OK ||
+        order_sample(maker->order, spec->shuffle, spec->order_seed, epoch,
+                     draw_order_position(spec, position), &sample) != STATUS_OK ||
         index_image(maker->index, sample, path, &place) != STATUS_OK)
         return;
     int64_t start_ns = clock_monotonic_ns();
@@ -189,8 +226,8 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
     uint64_t n_samples = maker->index->header->n_samples;
     uint32_t n_tries = n_samples < MAX_SUBSTITUTES ? (uint32_t)n_samples : MAX_SUBSTITUTES;
     for (uint32_t tried = 0; tried < n_tries; tried++) {
-        TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch, position + tried,
-                         &sample->index));
+        TRY(order_sample(maker->order, spec->shuffle, spec->order_seed, epoch,
+                         draw_order_position(spec, position) + tried, &sample->index));
         TRY(index_image(maker->index, sample->index, path, &place));
         int64_t read_ns = image_decoder_read_ns(maker->decoder);
         maker->stage_start_ns = clock_monotonic_ns();
@@ -207,8 +244,9 @@ enum status view_make(struct view_maker *maker, const struct data_spec *spec, in
             bool turn = spec->upright && maker->image.orientation != 1;
             if (turn)
                 TRY(image_turn(&maker->turned, &maker->image));
-            return view_render(maker, spec, epoch, sample->index,
-                               turn ? &maker->turned : &maker->image, record);
+            return view_render_repeat(maker, spec, epoch, sample->index,
+                                      draw_repeat(spec, position),
+                                      turn ? &maker->turned : &maker->image, record);
         }
         if (status == STATUS_NO_MEMORY)
             return status;
@@ -245,5 +283,6 @@ void view_maker_close(struct view_maker *maker)
     planes_release(&maker->planes);
     resampler_release(&maker->resampler);
     photometric_release(&maker->photometric);
+    scratch_release(&maker->work);
     memset(maker, 0, sizeof(*maker));
 }

@@ -19,6 +19,7 @@ enum view_stage {
     VIEW_JITTER,
     VIEW_TONE, /* grayscale, solarize */
     VIEW_BLUR,
+    VIEW_RAND_AUGMENT,
     VIEW_PACK,
     VIEW_MASK,
     VIEW_STAGES
@@ -37,6 +38,7 @@ struct view_maker {
     struct planes planes; /* the view in work */
     struct resampler resampler;
     struct photometric photometric;
+    struct scratch work; /* of RandAugment */
     struct {
         uint32_t sample;
         int file; /* opened, its bytes on their way */
@@ -69,10 +71,15 @@ void view_fetch(struct view_maker *maker, const struct data_spec *spec, int32_t 
 /* What was fetched and not made will not be. */
 void view_fetch_end(struct view_maker *maker);
 
-/* The same from a decoded image: all views and masks of sample number `sample`. The spec has passed
- * data_spec_check. */
+/* The same from a decoded image: all views and masks of sample number `sample`, the first time that
+ * it stands in the epoch. The spec has passed data_spec_check. */
 enum status view_render(struct view_maker *maker, const struct data_spec *spec, int32_t epoch,
                         uint32_t sample, const struct image *image,
                         uint8_t *record) IBOT_WARN_UNUSED;
+
+/* The same of a later repeat, in 0 .. spec->repeats - 1. */
+enum status view_render_repeat(struct view_maker *maker, const struct data_spec *spec,
+                               int32_t epoch, uint32_t sample, int32_t repeat,
+                               const struct image *image, uint8_t *record) IBOT_WARN_UNUSED;
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "loader/draw.h"
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
@@ -263,7 +264,8 @@ static enum status show_live_step(struct viewer *viewer, struct order *order, in
     const struct message_recording *info = viewer->info;
     const struct data_spec *spec = &info->data_spec;
     int64_t number = step % info->steps_per_epoch, world = info->world;
-    int64_t n_local = ((int64_t)info->n_samples + world - 1) / world;
+    int64_t n_local =
+        (int64_t)data_spec_epoch_positions(spec, info->n_samples, (uint32_t)info->world);
     int64_t first = number * info->batch_size, left = n_local - first;
     int32_t n = (int32_t)(left < info->batch_size ? left : info->batch_size);
     struct sample sample = {
@@ -274,8 +276,8 @@ static enum status show_live_step(struct viewer *viewer, struct order *order, in
         struct sample one = sample;
         one.number = i;
         one.position = (uint64_t)(info->rank + world * (first + i));
-        TRY(order_sample(order, spec->shuffle, spec->order_seed, one.epoch, one.position,
-                         &one.index));
+        TRY(order_sample(order, spec->shuffle, spec->order_seed, one.epoch,
+                         draw_order_position(spec, one.position), &one.index));
         TRY(viewer_sample(viewer, &one, NULL));
     }
     return viewer_end_step(viewer);

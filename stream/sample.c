@@ -8,12 +8,19 @@
 
 static const char *const jitter_names[] = {"brightness", "contrast", "saturation", "hue"};
 
+/* Of RandAugment, each at most four letters; capitals are the photometric steps'. */
+static const char *const rand_letters[RAND_AUGMENT_OPS] = {" ac", " eq", " in", " ro", " po",
+                                                           " so", " sa", " co", " ct", " br",
+                                                           " sh", " hx", " hy", " tx", " ty"};
+
 /* Everything about one view. */
 struct view {
     struct draw draw;
     bool global, flip, has_region, has_mask;
     struct region region;
     struct photometric_params colours;
+    struct rand_augment_step augment[RAND_AUGMENT_MAX_OPS];
+    int32_t n_augment;
     int32_t grid, n_masked;
     double mask_ratio;
     uint8_t cells[DATA_SPEC_MAX_GRID * DATA_SPEC_MAX_GRID];
@@ -27,11 +34,15 @@ static int32_t n_views(const struct data_spec *spec)
 static void draw_view(struct view *out, const struct data_spec *spec, const struct sample *sample,
                       int32_t view)
 {
-    out->draw =
-        (struct draw){.spec = spec, .epoch = sample->epoch, .sample = sample->index, .view = view};
+    out->draw = (struct draw){.spec = spec,
+                              .epoch = sample->epoch,
+                              .sample = sample->index,
+                              .view = view,
+                              .repeat = draw_repeat(spec, sample->position)};
     out->global = view < spec->n_global;
     out->flip = draw_flip(&out->draw);
     out->colours = draw_photometric(&out->draw);
+    out->n_augment = draw_rand_augment(&out->draw, out->augment);
     out->has_region = sample->width > 0;
     if (out->has_region)
         out->region = draw_region(&out->draw, sample->width, sample->height);
@@ -68,6 +79,15 @@ static void print_colours(FILE *out, const struct photometric_params *colours)
         fprintf(out, ", solarize from %d", colours->solarize_threshold);
 }
 
+static void print_augment(FILE *out, const struct view *view)
+{
+    for (int32_t i = 0; i < view->n_augment; i++) {
+        fprintf(out, ", %s", rand_augment_names[view->augment[i].op]);
+        if (rand_augment_has_amount(view->augment[i].op))
+            fprintf(out, " %.4g", view->augment[i].amount);
+    }
+}
+
 static void print_view(FILE *out, const struct data_spec *spec, const struct view *view)
 {
     int32_t number = view->draw.view - (view->global ? 0 : spec->n_global);
@@ -81,6 +101,7 @@ static void print_view(FILE *out, const struct data_spec *spec, const struct vie
     if (view->flip)
         fputs(", flip", out);
     print_colours(out, &view->colours);
+    print_augment(out, view);
     if (view->has_mask)
         fprintf(out, "; mask %d of %d cells, ratio %.4f", view->n_masked, view->grid * view->grid,
                 view->mask_ratio);
@@ -119,8 +140,11 @@ void sample_print(FILE *out, const struct data_spec *spec, const struct sample *
 const char *sample_letters(const struct data_spec *spec, const struct sample *sample, int32_t view,
                            char *out, size_t size)
 {
-    struct draw draw = {
-        .spec = spec, .epoch = sample->epoch, .sample = sample->index, .view = view};
+    struct draw draw = {.spec = spec,
+                        .epoch = sample->epoch,
+                        .sample = sample->index,
+                        .view = view,
+                        .repeat = draw_repeat(spec, sample->position)};
 
     out[0] = '\0';
     if (view >= n_views(spec))
@@ -129,10 +153,15 @@ const char *sample_letters(const struct data_spec *spec, const struct sample *sa
     char blur[16] = "";
     if (colours.steps & PHOTOMETRIC_BLUR)
         snprintf(blur, sizeof(blur), "B%.1f", (double)colours.blur_radius);
-    snprintf(out, size, "%s%s%s%s%s", draw_flip(&draw) ? "F" : "",
+    struct rand_augment_step steps[RAND_AUGMENT_MAX_OPS];
+    char augment[4 * RAND_AUGMENT_MAX_OPS + 1] = "";
+    int32_t n_steps = draw_rand_augment(&draw, steps);
+    for (int32_t i = 0; i < n_steps; i++)
+        strcat(augment, rand_letters[steps[i].op]);
+    snprintf(out, size, "%s%s%s%s%s%s", draw_flip(&draw) ? "F" : "",
              colours.steps & PHOTOMETRIC_JITTER ? "J" : "",
              colours.steps & PHOTOMETRIC_GRAYSCALE ? "G" : "", blur,
-             colours.steps & PHOTOMETRIC_SOLARIZE ? "S" : "");
+             colours.steps & PHOTOMETRIC_SOLARIZE ? "S" : "", augment);
     return out;
 }
 
@@ -150,6 +179,23 @@ static json_t *jitter_json(const struct photometric_params *colours)
                 out, name, json_real(data_spec_shortest(jitter_value(colours, colours->order[i]))));
         }
     json_object_set_new(out, "order", order);
+    return out;
+}
+
+static json_t *augment_json(const struct view *view)
+{
+    json_t *out = json_array();
+
+    for (int32_t i = 0; i < view->n_augment; i++) {
+        const struct rand_augment_step *step = &view->augment[i];
+        json_t *one = json_pack("{s:s}", "operation", rand_augment_names[step->op]);
+        if (rand_augment_has_amount(step->op))
+            json_object_set_new(one, "amount", json_real(step->amount));
+        if (rand_augment_is_geometric(step->op))
+            json_object_set_new(one, "interpolation",
+                                json_string(step->cubic ? "bicubic" : "bilinear"));
+        json_array_append_new(out, one);
+    }
     return out;
 }
 
@@ -190,6 +236,12 @@ static json_t *view_json(const struct data_spec *spec, const struct view *view)
                             json_real(data_spec_shortest(colours->blur_radius)));
     if (colours->steps & PHOTOMETRIC_SOLARIZE)
         json_object_set_new(out, "solarize_threshold", json_integer(colours->solarize_threshold));
+    if (spec->interpolation == INTERPOLATION_RANDOM)
+        json_object_set_new(
+            out, "interpolation",
+            json_string(draw_filter(&view->draw) == RESAMPLE_BICUBIC ? "bicubic" : "bilinear"));
+    if (spec->rand_augment.n_ops > 0)
+        json_object_set_new(out, "rand_augment", augment_json(view));
     if (view->has_mask)
         json_object_set_new(out, "mask", mask_json(view));
     return out;

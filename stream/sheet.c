@@ -168,8 +168,11 @@ static enum status draw_source(struct sheet *sheet, const struct sample *sample,
     canvas_put(&sheet->canvas, left, top, sheet->pixels, (int32_t)width, (int32_t)height, 1);
     int32_t n = spec->kind == DATA_MULTI_CROP ? spec->n_global + spec->n_local : 0;
     for (int32_t v = n - 1; v >= 0; v--) { /* global ones on top */
-        struct draw draw = {
-            .spec = spec, .epoch = sample->epoch, .sample = sample->index, .view = v};
+        struct draw draw = {.spec = spec,
+                            .epoch = sample->epoch,
+                            .sample = sample->index,
+                            .view = v,
+                            .repeat = draw_repeat(spec, sample->position)};
         struct region region = draw_region(&draw, image->width, image->height);
         canvas_frame(&sheet->canvas, left + (int32_t)(region.left * width / w),
                      top + (int32_t)(region.top * height / h),

@@ -29,6 +29,8 @@ enum rng_purpose {
     RNG_DROP_PATH = 9, /* stochastic depth: epoch = step, view = 2*block + branch, sample = crop */
     RNG_MIX = 16,      /* mixup, cutmix: epoch = step */
     RNG_ERASE = 17,    /* random erasing: epoch = step, sample = image of the step, view 1 = box */
+    RNG_RAND_AUGMENT = 18,  /* operations and their magnitudes */
+    RNG_INTERPOLATION = 19, /* of a crop, where it is drawn */
     RNG_DROP_CELLS = 20,    /* cells of an image that an evaluation drops: epoch = try */
     RNG_SHUFFLE_CELLS = 21, /* or puts in another order; view = number of cells */
     RNG_TEST = 100,

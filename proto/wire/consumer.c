@@ -273,7 +273,8 @@ enum status consumer_start(struct consumer *consumer, int64_t step, int32_t n_ep
     int64_t world = options->world, size = options->batch_size;
 
     CHECK(consumer->slots != NULL && !consumer->start, "after consumer_dataset, once");
-    int64_t n_local = ((int64_t)consumer->dataset.n_samples + world - 1) / world;
+    int64_t n_local = (int64_t)data_spec_epoch_positions(
+        &options->spec, consumer->dataset.n_samples, (uint32_t)world);
     int64_t per_epoch = options->drop_last ? n_local / size : (n_local + size - 1) / size;
     if (per_epoch == 0)
         FAIL(STATUS_INVALID,

@@ -93,8 +93,8 @@ void consumer_free_slots(struct consumer *consumer)
 static int64_t batch_samples(const struct consumer *consumer, int64_t number)
 {
     const struct consumer_options *options = &consumer->options;
-    uint64_t world = (uint64_t)options->world;
-    int64_t n_local = (int64_t)((consumer->thread_dataset.n_samples + world - 1) / world);
+    int64_t n_local = (int64_t)data_spec_epoch_positions(
+        &options->spec, consumer->thread_dataset.n_samples, (uint32_t)options->world);
     int64_t left = n_local - number * options->batch_size;
 
     return left < options->batch_size ? left : options->batch_size;

@@ -14,6 +14,7 @@ struct data_spec data_spec_default(void)
     return (struct data_spec){
         .kind = DATA_MULTI_CROP,
         .shuffle = true,
+        .repeats = 1,
         .n_global = 2,
         .global_size_px = 224,
         .n_local = 10,
@@ -46,6 +47,7 @@ struct data_spec data_spec_random_crop(int32_t size_px)
         .kind = DATA_MULTI_CROP,
         .shuffle = true,
         .interpolation = INTERPOLATION_BILINEAR,
+        .repeats = 1,
         .n_global = 1,
         .global_size_px = size_px,
         .global_scale = {0.08f, 1.0f},
@@ -55,10 +57,36 @@ struct data_spec data_spec_random_crop(int32_t size_px)
     };
 }
 
+struct data_spec data_spec_fine_tuning(int32_t size_px)
+{
+    struct data_spec spec = data_spec_random_crop(size_px);
+
+    spec.interpolation = INTERPOLATION_BICUBIC;
+    spec.rand_augment = rand_augment_official();
+    return spec;
+}
+
+struct data_spec data_spec_fine_tuning_eval(int32_t size_px)
+{
+    int32_t resize_px = size_px < 384 ? (int32_t)((int64_t)size_px * 256 / 224) : size_px;
+    struct data_spec spec = data_spec_centre_crop(resize_px, size_px);
+
+    spec.interpolation = INTERPOLATION_BILINEAR;
+    return spec;
+}
+
+uint64_t data_spec_epoch_positions(const struct data_spec *spec, uint64_t n_samples, uint32_t world)
+{
+    if (spec->repeats == 1)
+        return (n_samples + world - 1) / world;
+    return (n_samples < 256 ? n_samples : n_samples / 256 * 256) / world;
+}
+
 struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px)
 {
     return (struct data_spec){
         .kind = DATA_CENTRE_CROP,
+        .repeats = 1,
         .n_global = 1,
         .global_size_px = size_px,
         .resize_px = resize_px,
@@ -135,6 +163,24 @@ static enum status check_masks(const struct data_spec *spec)
     return STATUS_OK;
 }
 
+static bool changes_colours(const struct view_transform *t)
+{
+    return t->jitter > 0 || t->grayscale > 0 || t->blur > 0 || t->solarize > 0;
+}
+
+/* RandAugment takes the place of the photometric steps, and is the loader's. */
+static enum status check_rand_augment_alone(const struct data_spec *spec)
+{
+    if (spec->photometric != PHOTOMETRIC_BY_LOADER)
+        FAIL(STATUS_INVALID, "data spec: photometric is the trainer's beside rand_augment, which "
+                             "loaders apply; leave one of the two out");
+    if (changes_colours(&spec->first) || (spec->n_global > 1 && changes_colours(&spec->other)) ||
+        (spec->n_local > 0 && changes_colours(&spec->local)))
+        FAIL(STATUS_INVALID, "data spec: jitter, grayscale, blur or solarize beside rand_augment; "
+                             "it is done in their place: leave one of the two out");
+    return STATUS_OK;
+}
+
 static enum status check_multi_crop(const struct data_spec *spec)
 {
     TRY(check_integer("n_global", spec->n_global, 1, DATA_SPEC_MAX_VIEWS));
@@ -156,6 +202,10 @@ static enum status check_multi_crop(const struct data_spec *spec)
     TRY(check_integer("solarize_threshold", spec->solarize_threshold, 0, 256));
     TRY(check_integer("photometric", spec->photometric, PHOTOMETRIC_BY_LOADER,
                       PHOTOMETRIC_BY_TRAINER));
+    TRY(check_integer("repeats", spec->repeats, 1, DATA_SPEC_MAX_REPEATS));
+    TRY(rand_augment_check(&spec->rand_augment));
+    if (spec->rand_augment.n_ops > 0)
+        TRY(check_rand_augment_alone(spec));
     return check_masks(spec);
 }
 
@@ -164,7 +214,8 @@ enum status data_spec_check(const struct data_spec *spec)
     TRY(check_integer("kind", spec->kind, DATA_MULTI_CROP, DATA_CENTRE_CROP));
     TRY(check_integer("global_size_px", spec->global_size_px, 1, DATA_SPEC_MAX_SIZE_PX));
     TRY(check_integer("interpolation", spec->interpolation, INTERPOLATION_BICUBIC,
-                      INTERPOLATION_BILINEAR));
+                      spec->kind == DATA_MULTI_CROP ? INTERPOLATION_RANDOM
+                                                    : INTERPOLATION_BILINEAR));
     TRY(check_integer("bad_image_policy", spec->bad_image_policy, BAD_IMAGE_SUBSTITUTE,
                       BAD_IMAGE_FAIL));
     if (spec->kind == DATA_MULTI_CROP) {
@@ -173,6 +224,8 @@ enum status data_spec_check(const struct data_spec *spec)
         TRY(check_integer("n_global of a centre crop", spec->n_global, 1, 1));
         TRY(check_integer("n_local of a centre crop", spec->n_local, 0, 0));
         TRY(check_integer("n_pred_ratios of a centre crop", spec->n_pred_ratios, 0, 0));
+        TRY(check_integer("repeats of a centre crop", spec->repeats, 1, 1));
+        TRY(check_integer("rand_augment.n_ops of a centre crop", spec->rand_augment.n_ops, 0, 0));
         TRY(check_integer("resize_px", spec->resize_px, spec->global_size_px,
                           4 * DATA_SPEC_MAX_SIZE_PX));
     }
@@ -256,6 +309,17 @@ static void put_multi_crop(struct encoding *encoding, const struct data_spec *sp
     put_integer(encoding, (uint64_t)spec->pred_start_epoch);
 }
 
+static void put_rand_augment(struct encoding *encoding, const struct rand_augment *rand_augment)
+{
+    put_integer(encoding, (uint64_t)rand_augment->n_ops);
+    put_real(encoding, rand_augment->probability);
+    put_real(encoding, rand_augment->magnitude);
+    put_real(encoding, rand_augment->magnitude_std);
+    put_integer(encoding, rand_augment->increasing);
+    for (int c = 0; c < 3; c++)
+        put_integer(encoding, (uint64_t)rand_augment->fill[c]);
+}
+
 uint64_t data_spec_digest(const struct data_spec *spec)
 {
     struct encoding encoding = {.n = 0};
@@ -278,6 +342,10 @@ uint64_t data_spec_digest(const struct data_spec *spec)
         put_integer(&encoding, 2 + (uint64_t)spec->upright); /* unlike the value above */
     if (spec->interpolation != INTERPOLATION_BICUBIC)
         put_integer(&encoding, 3 + (uint64_t)spec->interpolation); /* likewise */
+    if (spec->kind == DATA_MULTI_CROP && spec->repeats > 1)
+        put_integer(&encoding, 256 + (uint64_t)spec->repeats);
+    if (spec->kind == DATA_MULTI_CROP && spec->rand_augment.n_ops > 0)
+        put_rand_augment(&encoding, &spec->rand_augment);
     return hash_bytes(encoding.bytes, encoding.n);
 }
 

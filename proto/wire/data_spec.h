@@ -17,11 +17,13 @@
 #include <stdint.h>
 
 #include "proto/base/status.h"
+#include "proto/wire/rand_augment.h"
 
 enum {
     DATA_SPEC_MAX_VIEWS = 64, /* global + local */
     DATA_SPEC_MAX_SIZE_PX = 4096,
     DATA_SPEC_MAX_RATIOS = 16,
+    DATA_SPEC_MAX_REPEATS = 64,
     DATA_SPEC_MAX_GRID = 256,               /* mask cells along a side */
     DATA_SPEC_MAX_RECORD_BYTES = 256 << 20, /* of one image */
     DATA_SPEC_PHOTOMETRIC_BYTES = 32, /* struct photometric_params, ops/pixels/photometric.h */
@@ -33,7 +35,11 @@ enum data_kind {
 };
 
 /* How regions are resampled, as Pillow does it (antialiased). */
-enum interpolation { INTERPOLATION_BICUBIC = 0, INTERPOLATION_BILINEAR = 1 };
+enum interpolation {
+    INTERPOLATION_BICUBIC = 0,
+    INTERPOLATION_BILINEAR = 1,
+    INTERPOLATION_RANDOM = 2 /* crops: one of the two, drawn for each view and each operation */
+};
 
 enum mask_shape { MASK_BLOCK = 0, MASK_RANDOM = 1 };
 
@@ -57,6 +63,8 @@ struct data_spec {
     uint64_t seed;       /* of every other draw */
     bool upright;        /* turn images as their EXIF data say; the original does not */
     enum interpolation interpolation;
+    int32_t repeats; /* repeated augmentation: times that each sample stands in the order, in a row,
+                      * each with draws of its own; 1: once */
 
     int32_t n_global, global_size_px; /* centre crop: n_global 1, n_local 0 */
     int32_t n_local, local_size_px;
@@ -69,6 +77,9 @@ struct data_spec {
     float blur_radius[2];                        /* 0.1 .. 2.0 */
     int32_t solarize_threshold;                  /* 128 */
     enum photometric_place photometric;
+
+    /* After the flip, instead of all photometric steps: their probabilities must then be 0. */
+    struct rand_augment rand_augment;
 
     int32_t mask_cell_px; /* patch size; the grid is global_size_px / mask_cell_px */
     enum mask_shape mask_shape;
@@ -86,6 +97,31 @@ struct data_spec data_spec_default(void);
 /* The official training transform of classifiers on frozen features: one crop of size_px, of 8 % of
  * the area or more, bilinear, flipped half the time; nothing else is changed, nothing masked. */
 struct data_spec data_spec_random_crop(int32_t size_px);
+
+/* The official training transform of fine-tuning: one crop of size_px, of 8 % of the area or more,
+ * bicubic, flipped half the time, then RandAugment rand-m9-mstd0.5-inc1. What may be set otherwise:
+ *   rand_augment    another one (rand_augment_parse), or zeroed for none ("aa none"); fill is the
+ *                   mean colour that the trainer normalises with
+ *   first.jitter    1, with brightness, contrast and saturation (0.4 each) and hue 0: what the
+ *                   original does with --color_jitter 0.4 when there is no RandAugment
+ *   repeats         3: repeated augmentation, see below
+ *   interpolation   bilinear, or random, for crops and operations alike */
+struct data_spec data_spec_fine_tuning(int32_t size_px);
+
+/* Its evaluation: shorter side to floor(size_px / crop_pct), centre crop of size_px, where crop_pct
+ * is 224/256 below 384 px and 1 from there on. The layer-decay program resamples bilinearly, the
+ * DeiT-style ones bicubicly and with 224/256 at every size (data_spec_centre_crop). */
+struct data_spec data_spec_fine_tuning_eval(int32_t size_px);
+
+/* Repeated augmentation (Hoffer et al. 2020, as DeiT samples it). The order of an epoch is its
+ * permutation with each sample `repeats` times in a row: position p is repeat p % repeats of the
+ * sample at p / repeats. Rank r of `world` takes positions r, r + world, ...; an epoch ends after
+ * this many positions of each rank, floor(floor(n / 256) * 256 / world), so that it is no longer
+ * than one without repeats, and has a part of the samples. A data set of less than 256 samples, of
+ * which the original would take none, is used to its n-th position. Without repeats: ceil(n /
+ * world). */
+uint64_t data_spec_epoch_positions(const struct data_spec *spec, uint64_t n_samples,
+                                   uint32_t world);
 
 /* The official evaluation transform: shorter side to resize_px, centre crop of size_px. */
 struct data_spec data_spec_centre_crop(int32_t resize_px, int32_t size_px);

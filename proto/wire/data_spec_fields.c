@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const kinds[] = {"multi_crop", "centre_crop"};
-static const char *const interpolations[] = {"bicubic", "bilinear"};
+static const char *const interpolations[] = {"bicubic", "bilinear", "random"};
 static const char *const mask_shapes[] = {"block", "rand"};
 static const char *const places[] = {"loader", "trainer"};
 static const char *const policies[] = {"substitute", "fail"};
@@ -34,6 +34,7 @@ const struct data_spec_field data_spec_fields[] = {
     ONE(UINT64, seed),
     ONE(BOOL, upright),
     CHOICE(interpolation, interpolations),
+    ONE(INT32, repeats),
     ONE(INT32, n_global),
     ONE(INT32, global_size_px),
     ONE(INT32, n_local),
@@ -52,6 +53,12 @@ const struct data_spec_field data_spec_fields[] = {
     TWO(blur_radius),
     ONE(INT32, solarize_threshold),
     CHOICE(photometric, places),
+    ONE(INT32, rand_augment.n_ops),
+    ONE(FLOAT, rand_augment.probability),
+    ONE(FLOAT, rand_augment.magnitude),
+    ONE(FLOAT, rand_augment.magnitude_std),
+    ONE(BOOL, rand_augment.increasing),
+    {.name = "rand_augment.fill", .type = DATA_SPEC_INT32, .offset = AT(rand_augment.fill), .n = 3},
     ONE(INT32, mask_cell_px),
     CHOICE(mask_shape, mask_shapes),
     {.name = "pred_ratio",

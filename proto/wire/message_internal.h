@@ -12,6 +12,7 @@ struct spec_parts {
     Ibot__DataSpec message;
     Ibot__Range global_scale, local_scale, aspect, blur_radius, mask_aspect;
     Ibot__ViewTransform first, other, local;
+    Ibot__RandAugment rand_augment;
     float pred_ratio[DATA_SPEC_MAX_RATIOS], pred_ratio_var[DATA_SPEC_MAX_RATIOS];
 };
 

@@ -47,6 +47,37 @@ static int32_t integer_in(uint32_t value)
     return value <= INT32_MAX ? (int32_t)value : -1;
 }
 
+static void rand_augment_out(Ibot__RandAugment *out, Ibot__RandAugment **pointer,
+                             const struct rand_augment *rand_augment)
+{
+    if (rand_augment->n_ops == 0)
+        return;
+    ibot__rand_augment__init(out);
+    out->n_ops = (uint32_t)rand_augment->n_ops;
+    out->probability = rand_augment->probability;
+    out->magnitude = rand_augment->magnitude;
+    out->magnitude_std = rand_augment->magnitude_std;
+    out->increasing = rand_augment->increasing;
+    for (int c = 0; c < 3; c++)
+        out->fill = out->fill << 8 | (uint32_t)rand_augment->fill[c];
+    *pointer = out;
+}
+
+static void rand_augment_in(struct rand_augment *out, const Ibot__RandAugment *rand_augment)
+{
+    *out = (struct rand_augment){0};
+    if (rand_augment == NULL)
+        return;
+    out->n_ops = integer_in(rand_augment->n_ops);
+    out->probability = rand_augment->probability;
+    out->magnitude = rand_augment->magnitude;
+    out->magnitude_std = rand_augment->magnitude_std;
+    out->increasing = rand_augment->increasing != 0;
+    out->fill[0] = integer_in(rand_augment->fill >> 16);
+    out->fill[1] = rand_augment->fill >> 8 & 255;
+    out->fill[2] = rand_augment->fill & 255;
+}
+
 void spec_to_protobuf(struct spec_parts *out, const struct data_spec *spec)
 {
     Ibot__DataSpec *message = &out->message;
@@ -86,6 +117,8 @@ void spec_to_protobuf(struct spec_parts *out, const struct data_spec *spec)
     message->upright = spec->upright;
     message->photometric = (Ibot__PhotometricPlace)spec->photometric;
     message->interpolation = (Ibot__Interpolation)spec->interpolation;
+    message->repeats = (uint32_t)spec->repeats;
+    rand_augment_out(&out->rand_augment, &message->rand_augment, &spec->rand_augment);
 }
 
 enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *message)
@@ -112,6 +145,7 @@ enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *mess
         .upright = message->upright != 0,
         .photometric = (enum photometric_place)message->photometric,
         .interpolation = (enum interpolation)message->interpolation,
+        .repeats = message->repeats == 0 ? 1 : integer_in(message->repeats),
     };
 
     if (message->n_pred_ratio > DATA_SPEC_MAX_RATIOS ||
@@ -131,6 +165,7 @@ enum status spec_from_protobuf(struct data_spec *out, const Ibot__DataSpec *mess
     transform_in(&spec.first, message->first);
     transform_in(&spec.other, message->other);
     transform_in(&spec.local, message->local);
+    rand_augment_in(&spec.rand_augment, message->rand_augment);
     TRY(data_spec_check(&spec));
     *out = spec;
     return STATUS_OK;

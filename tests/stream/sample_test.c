@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "loader/rand_augment.h"
 #include "loader/resample.h"
 #include "loader/view.h"
 
@@ -41,6 +42,28 @@ static struct image noise(void)
     return image;
 }
 
+/* The operations of RandAugment, by their names. */
+static void remake_augment(struct planes *planes, struct photometric *tools, const json_t *steps)
+{
+    struct scratch work = {0};
+    const json_t *one;
+    size_t i;
+
+    json_array_foreach(steps, i, one)
+    {
+        const char *name = json_string_value(json_object_get(one, "operation"));
+        const char *filter = json_string_value(json_object_get(one, "interpolation"));
+        struct rand_augment_step step = {.amount = json_real_value(json_object_get(one, "amount")),
+                                         .cubic = filter != NULL && strcmp(filter, "bicubic") == 0,
+                                         .fill = {124, 116, 104}};
+        while (step.op < RAND_AUGMENT_OPS && strcmp(name, rand_augment_names[step.op]) != 0)
+            step.op++;
+        assert_true(step.op < RAND_AUGMENT_OPS);
+        assert_int_equal(rand_augment_apply(planes, &step, tools, &work), STATUS_OK);
+    }
+    scratch_release(&work);
+}
+
 /* Makes one view again from what the description says, step by step. */
 static void remake(const struct image *image, const json_t *view, int32_t side, uint8_t *out)
 {
@@ -58,7 +81,23 @@ static void remake(const struct image *image, const json_t *view, int32_t side, 
     size_t i;
     json_t *name;
 
+    const char *filter = json_string_value(json_object_get(view, "interpolation"));
+    plan.filter =
+        filter != NULL && strcmp(filter, "bilinear") == 0 ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC;
     assert_int_equal(resample(&resampler, &planes, image, &plan), STATUS_OK);
+    bool flip = json_is_true(json_object_get(view, "flip"));
+    const json_t *augment = json_object_get(view, "rand_augment");
+    if (augment != NULL && flip) { /* before them */
+        for (int c = 0; c < 3; c++)
+            for (int32_t y = 0; y < side; y++)
+                for (int32_t x = 0; x < side / 2; x++) {
+                    uint8_t *row = planes.channel[c] + y * side, value = row[x];
+                    row[x] = row[side - 1 - x];
+                    row[side - 1 - x] = value;
+                }
+        flip = false;
+    }
+    remake_augment(&planes, &tools, augment);
     json_array_foreach(json_object_get(jitter, "order"), i, name)
     {
         const char *word = json_string_value(name);
@@ -83,7 +122,6 @@ static void remake(const struct image *image, const json_t *view, int32_t side, 
                          STATUS_OK);
     if (threshold != NULL)
         photometric_solarize(&tools, &planes, (int32_t)json_integer_value(threshold));
-    bool flip = json_is_true(json_object_get(view, "flip"));
     for (int32_t y = 0; y < side; y++)
         for (int32_t x = 0; x < side; x++)
             for (int c = 0; c < 3; c++)
@@ -153,6 +191,38 @@ static void a_view_can_be_made_again_from_its_description(void **state)
     free(record);
 }
 
+static void a_fine_tuning_crop_can_be_made_again_from_its_description(void **state)
+{
+    struct data_spec spec = data_spec_fine_tuning(32);
+    struct image image = noise();
+    struct view_maker maker;
+    uint8_t record[3 * 32 * 32], crop[3 * 32 * 32];
+    char letters[64];
+    size_t n_steps = 0;
+
+    (void)state;
+    spec.repeats = 3;
+    spec.interpolation = INTERPOLATION_RANDOM;
+    assert_int_equal(view_maker_open(&maker, NULL, NULL), STATUS_OK);
+    for (uint32_t s = 0; s < 5 * SAMPLES; s++) {
+        struct sample sample = {.position = s, .index = s / 3, .width = WIDTH, .height = HEIGHT};
+        assert_int_equal(
+            view_render_repeat(&maker, &spec, 0, s / 3, (int32_t)s % 3, &image, record), STATUS_OK);
+        json_t *described = sample_json(&spec, &sample, true);
+        const json_t *view = json_array_get(json_object_get(described, "views"), 0);
+        remake(&image, view, 32, crop);
+        assert_memory_equal(crop, record, sizeof(crop));
+        size_t n = json_array_size(json_object_get(view, "rand_augment"));
+        sample_letters(&spec, &sample, 0, letters, sizeof(letters));
+        assert_int_equal(strlen(letters), 3 * n + json_is_true(json_object_get(view, "flip")));
+        n_steps += n;
+        json_decref(described);
+    }
+    assert_in_range(n_steps, 4 * SAMPLES, 6 * SAMPLES); /* one of two, in the mean */
+    view_maker_close(&maker);
+    image_release(&image);
+}
+
 static void text_and_letters_say_the_same(void **state)
 {
     const struct data_spec spec = small_spec();
@@ -217,6 +287,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_view_can_be_made_again_from_its_description),
+        cmocka_unit_test(a_fine_tuning_crop_can_be_made_again_from_its_description),
         cmocka_unit_test(text_and_letters_say_the_same),
         cmocka_unit_test(images_that_were_passed_over_are_named),
     };

@@ -87,7 +87,16 @@ static void each_field_out_of_its_limits_is_named(void **state)
     REFUSED(blur_radius[1], INFINITY);
     REFUSED(solarize_threshold, 257);
     REFUSED(photometric, 2);
-    REFUSED(interpolation, 2);
+    REFUSED(interpolation, 3);
+    REFUSED(repeats, 0);
+    REFUSED(repeats, DATA_SPEC_MAX_REPEATS + 1);
+    REFUSED(rand_augment.n_ops, -1);
+    REFUSED(rand_augment.n_ops, RAND_AUGMENT_MAX_OPS + 1);
+    REFUSED(rand_augment.probability, 1.5f);
+    REFUSED(rand_augment.magnitude, 10.5f);
+    REFUSED(rand_augment.magnitude, NAN);
+    REFUSED(rand_augment.magnitude_std, -1.0f);
+    REFUSED(rand_augment.fill[1], 256);
     REFUSED(mask_cell_px, 0);
     REFUSED(mask_cell_px, 225);
     REFUSED(mask_shape, (enum mask_shape)7);
@@ -137,6 +146,77 @@ static void a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from(void **st
     refused(&spec, "n_pred_ratios");
 }
 
+static void fine_tuning_crops_are_the_official_ones(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_fine_tuning(224);
+    assert_int_equal(data_spec_check(&spec), STATUS_OK);
+    assert_int_equal(spec.interpolation, INTERPOLATION_BICUBIC);
+    assert_true(spec.global_scale[0] == 0.08f && spec.global_scale[1] == 1.0f);
+    assert_true(spec.aspect[0] == 0.75f && spec.first.flip == 0.5f);
+    assert_int_equal(data_spec_record_bytes(&spec), 224 * 224 * 3);
+    spec.photometric = PHOTOMETRIC_BY_TRAINER;
+    refused(&spec, "photometric");
+    spec = data_spec_fine_tuning(224);
+    spec.first.jitter = 1.0f;
+    refused(&spec, "jitter");
+    spec.rand_augment = (struct rand_augment){0};
+    assert_int_equal(data_spec_check(&spec), STATUS_OK);
+    const int32_t sides[][2] = {{224, 256}, {192, 219}, {32, 36}, {384, 384}, {512, 512}};
+    for (int i = 0; i < 5; i++) {
+        spec = data_spec_fine_tuning_eval(sides[i][0]);
+        assert_int_equal(data_spec_check(&spec), STATUS_OK);
+        assert_int_equal(spec.resize_px, sides[i][1]);
+        assert_int_equal(spec.interpolation, INTERPOLATION_BILINEAR);
+    }
+    spec.interpolation = INTERPOLATION_RANDOM;
+    refused(&spec, "interpolation");
+    spec = data_spec_centre_crop(256, 224);
+    spec.repeats = 3;
+    refused(&spec, "repeats");
+    spec = data_spec_centre_crop(256, 224);
+    spec.rand_augment.n_ops = 1;
+    refused(&spec, "rand_augment");
+}
+
+static void parameters_of_rand_augment_are_read_as_timm_reads_them(void **state)
+{
+    (void)state;
+    struct rand_augment r, official = rand_augment_official();
+    const char *const wrong[] = {"",           "augmix-m9", "randm9",        "rand-m9-",
+                                 "rand-m11",   "rand-x3",   "rand-m",        "rand-mstd-1",
+                                 "rand-inc2",  "rand-m9.5", "rand-n0",       "rand-p1.5",
+                                 "rand-n9",    "rand--m9",  "rand-tweights", "rand-p",
+                                 "rand-p1e-3", "rand-m9 ",  "rand-mstd0.5.5"};
+
+    assert_int_equal(rand_augment_parse(&r, "rand-m9-mstd0.5-inc1"), STATUS_OK);
+    assert_memory_equal(&r, &official, sizeof(r));
+    assert_int_equal(rand_augment_parse(&r, "rand-inc0-p0.25-n3-m7"), STATUS_OK);
+    assert_true(r.n_ops == 3 && r.magnitude == 7.0f && r.magnitude_std == 0.0f && !r.increasing &&
+                r.probability == 0.25f);
+    assert_int_equal(rand_augment_parse(&r, "rand"), STATUS_OK);
+    assert_true(r.n_ops == 2 && r.magnitude == 10.0f && r.probability == 0.5f && !r.increasing);
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        r = official;
+        assert_int_equal(rand_augment_parse(&r, wrong[i]), STATUS_INVALID);
+        assert_memory_equal(&r, &official, sizeof(r));
+    }
+}
+
+/* len(RASampler(range(n), num_replicas=world)), by hand. */
+static void an_epoch_of_repeats_is_as_long_as_the_sampler_makes_it(void **state)
+{
+    (void)state;
+    struct data_spec spec = data_spec_fine_tuning(224);
+    assert_int_equal(data_spec_epoch_positions(&spec, 50000, 8), 6250);
+    assert_int_equal(data_spec_epoch_positions(&spec, 50001, 8), 6251);
+    spec.repeats = 3;
+    assert_int_equal(data_spec_epoch_positions(&spec, 50000, 8), 6240); /* 195 * 256 / 8 */
+    assert_int_equal(data_spec_epoch_positions(&spec, 50000, 3), 16640);
+    assert_int_equal(data_spec_epoch_positions(&spec, 8144, 7), 1133); /* 31 * 256 = 7936 */
+    assert_int_equal(data_spec_epoch_positions(&spec, 100, 3), 33);
+}
+
 #define CHANGES_DIGEST(field, value)                                                               \
     do {                                                                                           \
         struct data_spec changed = data_spec_default();                                            \
@@ -172,6 +252,9 @@ static void every_field_with_an_effect_changes_the_digest(void **state)
     CHANGES_DIGEST(solarize_threshold, 127);
     CHANGES_DIGEST(upright, true);
     CHANGES_DIGEST(interpolation, INTERPOLATION_BILINEAR);
+    CHANGES_DIGEST(interpolation, INTERPOLATION_RANDOM);
+    CHANGES_DIGEST(repeats, 3);
+    CHANGES_DIGEST(rand_augment.n_ops, 2);
     CHANGES_DIGEST(photometric, PHOTOMETRIC_BY_TRAINER);
     CHANGES_DIGEST(mask_cell_px, 8);
     CHANGES_DIGEST(mask_shape, MASK_RANDOM);
@@ -181,6 +264,18 @@ static void every_field_with_an_effect_changes_the_digest(void **state)
     CHANGES_DIGEST(mask_aspect[0], 0.5f);
     CHANGES_DIGEST(pred_start_epoch, 50);
     CHANGES_DIGEST(bad_image_policy, BAD_IMAGE_FAIL);
+    for (int i = 0; i < 7; i++) {
+        struct data_spec tuned = data_spec_fine_tuning(224);
+        uint64_t official = data_spec_digest(&tuned);
+        tuned.rand_augment.n_ops += i == 0;
+        tuned.rand_augment.probability += i == 1 ? 0.25f : 0.0f;
+        tuned.rand_augment.magnitude -= i == 2 ? 1.0f : 0.0f;
+        tuned.rand_augment.magnitude_std += i == 3 ? 0.5f : 0.0f;
+        tuned.rand_augment.increasing = i != 4;
+        tuned.rand_augment.fill[2] += i == 5;
+        tuned.repeats += i == 6;
+        assert_int_not_equal(data_spec_digest(&tuned), official);
+    }
     struct data_spec eval = data_spec_centre_crop(256, 224);
     uint64_t before = data_spec_digest(&eval);
     eval.resize_px = 257;
@@ -200,6 +295,7 @@ static void fields_without_effect_do_not_change_the_digest(void **state)
     b.order_seed = 99;
     b.brightness = a.brightness = 0.0f;
     b.brightness = -0.0f;
+    b.rand_augment.fill[0] = 7;
     assert_int_equal(data_spec_digest(&a), data_spec_digest(&b));
     a = b = data_spec_centre_crop(256, 224);
     b.seed = 5;
@@ -224,6 +320,9 @@ int main(void)
         cmocka_unit_test(a_record_that_is_too_large_is_refused),
         cmocka_unit_test(a_mask_grid_that_is_too_fine_is_refused),
         cmocka_unit_test(a_centre_crop_has_one_view_and_fits_in_what_it_is_cut_from),
+        cmocka_unit_test(fine_tuning_crops_are_the_official_ones),
+        cmocka_unit_test(parameters_of_rand_augment_are_read_as_timm_reads_them),
+        cmocka_unit_test(an_epoch_of_repeats_is_as_long_as_the_sampler_makes_it),
         cmocka_unit_test(every_field_with_an_effect_changes_the_digest),
         cmocka_unit_test(fields_without_effect_do_not_change_the_digest),
         cmocka_unit_test(the_digest_of_the_official_spec_stays_what_it_was),

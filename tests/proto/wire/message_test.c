@@ -75,6 +75,15 @@ static void spec_comes_back_whole(void **state)
     out.spec.digest = data_spec_digest(&out.spec.data_spec);
     round_trip();
     assert_int_equal(data_spec_digest(&in.spec.data_spec), out.spec.digest);
+    out.spec.data_spec = data_spec_fine_tuning(224);
+    out.spec.data_spec.repeats = 3;
+    out.spec.data_spec.interpolation = INTERPOLATION_RANDOM;
+    out.spec.data_spec.rand_augment.fill[2] = 255;
+    out.spec.digest = data_spec_digest(&out.spec.data_spec);
+    round_trip();
+    assert_int_equal(data_spec_digest(&in.spec.data_spec), out.spec.digest);
+    assert_memory_equal(in.spec.data_spec.rand_augment.fill, out.spec.data_spec.rand_augment.fill,
+                        sizeof(out.spec.data_spec.rand_augment.fill));
     out.spec.data_spec = data_spec_random_crop(224);
     out.spec.digest = data_spec_digest(&out.spec.data_spec);
     round_trip();
