@@ -115,6 +115,8 @@ enum status attention_by_own(struct device *device, const struct attention_call 
 {
     bool back = call->d_qkv.data != nullptr;
 
+    if (call->group.n_sequences == 0) /* of any length, perhaps 0 */
+        return STATUS_OK;
     return with_float_type(call->qkv.dtype, back ? "attention_backward" : "attention_forward",
                            [&](auto tag) {
                                using T = typename decltype(tag)::type;

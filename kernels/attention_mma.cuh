@@ -16,6 +16,7 @@
 #include "kernels/mma.cuh"
 #include "kernels/value.cuh"
 #include "kernels/warp.cuh"
+#include "ops/check.h"
 
 enum { MMA_ROWS = 16 };
 static const float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
@@ -316,10 +317,27 @@ static inline int32_t warps_for(int32_t n_jobs, int32_t most)
     return (n_jobs + rounds - 1) / rounds;
 }
 
-/* Blocks whose shared memory a multiprocessor has: it takes 1 KiB more of each. */
-static inline int64_t blocks_by_memory(const struct cuda_device *cuda, size_t bytes)
+/* A grid for n_tasks of blocks that go from one to the next: as many as the device has under way at
+ * a time. */
+template <class... Parameters>
+static enum status resident_grid(struct device *device, void (*kernel)(Parameters...),
+                                 int32_t n_threads, size_t shared_bytes, int64_t n_tasks,
+                                 unsigned *out)
 {
-    return static_cast<int64_t>((cuda->shared_bytes + 1024) / (bytes + 1024));
+    const void *function = reinterpret_cast<const void *>(kernel);
+    int n_blocks = 0;
+
+    CUDA_TRY(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
+    if (shared_bytes > 48 * 1024)
+        CUDA_TRY(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(shared_bytes)));
+    CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n_blocks, function, n_threads,
+                                                           shared_bytes));
+    CHECK(n_blocks > 0);
+    const int64_t resident = static_cast<int64_t>(cuda_device_of(device)->sm_count) * n_blocks;
+    *out = static_cast<unsigned>(n_tasks < resident ? n_tasks : resident);
+    return STATUS_OK;
 }
 
 /* Will the kernels take heads of this width in these buffers? Absent ones count as aligned. Those

@@ -457,17 +457,13 @@ static enum status launch_whole_backward_as(struct device *device, const sequenc
                                             const struct attention_shape &shape,
                                             const struct mma_backward_tensors &x)
 {
-    const struct cuda_device *cuda = cuda_device_of(device);
     const int32_t n_tiles = mma_tiles(source.length()), n_rows = n_tiles * MMA_ROWS;
     const size_t bytes = whole_memory<DH>::bytes(n_rows);
-    const int64_t by_memory = blocks_by_memory(cuda, bytes);
-    const int64_t by_warps = WHOLE_WARPS / n_tiles;
-    const int64_t resident = cuda->sm_count * (by_memory < by_warps ? by_memory : by_warps);
-    int64_t n_blocks = shape.n_tasks * shape.n_heads;
+    unsigned n_blocks;
 
-    if (n_blocks > resident)
-        n_blocks = resident;
-    return launch(device, "attention_whole_backward", static_cast<unsigned>(n_blocks),
+    TRY(resident_grid(device, attention_whole_backward<DH>, n_tiles * WARP, bytes,
+                      shape.n_tasks * shape.n_heads, &n_blocks));
+    return launch(device, "attention_whole_backward", n_blocks,
                   static_cast<unsigned>(n_tiles * WARP), bytes, attention_whole_backward<DH>,
                   source, shape, x, n_rows);
 }

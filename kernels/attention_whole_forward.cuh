@@ -309,20 +309,17 @@ static enum status launch_whole_forward(struct device *device, const sequence_ro
                                         const struct attention_shape &shape, const bf16 *qkv,
                                         bf16 *out, float *lse)
 {
-    const struct cuda_device *cuda = cuda_device_of(device);
     const int32_t n_tiles = (source.length() + MMA_ROWS - 1) / MMA_ROWS;
-    const int32_t n_warps = warps_for(n_tiles, WHOLE_FORWARD_WARPS);
+    const int32_t n_threads = warps_for(n_tiles, WHOLE_FORWARD_WARPS) * WARP;
     const size_t bytes = whole_forward_bytes(source.length(), shape.head_dim);
-    const int64_t by_memory = blocks_by_memory(cuda, bytes);
-    const int64_t by_warps = WHOLE_FORWARD_BLOCKS * WHOLE_FORWARD_WARPS / n_warps;
-    const int64_t resident = cuda->sm_count * (by_memory < by_warps ? by_memory : by_warps);
-    const int64_t n_tasks = shape.n_tasks * shape.n_heads;
+    const auto kernel =
+        shape.head_dim == 64 ? attention_whole_forward<64> : attention_whole_forward<32>;
+    unsigned n_blocks;
 
-    return launch(device, "attention_whole_forward",
-                  static_cast<unsigned>(n_tasks < resident ? n_tasks : resident),
-                  static_cast<unsigned>(n_warps * WARP), bytes,
-                  shape.head_dim == 64 ? attention_whole_forward<64> : attention_whole_forward<32>,
-                  source, shape, whole_forward_tensors{qkv, out, lse}, n_tiles * MMA_ROWS);
+    TRY(resident_grid(device, kernel, n_threads, bytes, shape.n_tasks * shape.n_heads, &n_blocks));
+    return launch(device, "attention_whole_forward", n_blocks, static_cast<unsigned>(n_threads),
+                  bytes, kernel, source, shape, whole_forward_tensors{qkv, out, lse},
+                  n_tiles * MMA_ROWS);
 }
 
 #endif

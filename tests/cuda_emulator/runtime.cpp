@@ -276,6 +276,23 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute at
     return cudaSuccess;
 }
 
+/* By threads and shared memory: registers are not known here. */
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *n_blocks, const void *function,
+                                                          int n_threads, size_t shared_bytes)
+{
+    runtime_lock lock;
+    auto limit = dynamic_shared_limits.find(function);
+    size_t most =
+        limit != dynamic_shared_limits.end() ? (size_t)limit->second : (size_t)SHARED_DEFAULT_MOST;
+
+    if (n_blocks == nullptr || n_threads <= 0 || n_threads > MOST_THREADS)
+        return cudaErrorInvalidValue;
+    int by_memory = (int)((SHARED_OPTIN_MOST + 1024) / (shared_bytes + 1024));
+    int by_threads = 2048 / n_threads;
+    *n_blocks = shared_bytes > most ? 0 : by_memory < by_threads ? by_memory : by_threads;
+    return cudaSuccess;
+}
+
 /* ------------------------------------------------------------------------------ the device */
 
 cudaError_t cudaDriverGetVersion(int *version)

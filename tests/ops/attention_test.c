@@ -25,8 +25,9 @@ static const struct attention_case cases[] = {
     {50, 8, 2, 3, {{0, 2, 5}, {12, 3, 3}, {22, 1, 28}}, 1.0}, /* rows 10, 11, 21 in no group */
     {38, 16, 2, 1, {{1, 1, 37}}, 30.0},                       /* scores in the hundreds */
     {37, 32, 1, 1, {{0, 1, 37}}, 0.0},                        /* uniform */
-    {10, 4, 2, 2, {{0, 5, 1}, {5, 0, 7}}, 1.0}, /* sequences of one token; an empty group */
-    {65, 64, 1, 1, {{0, 1, 65}}, 1.0},          /* one key more than a row of scores holds */
+    {10, 4, 2, 2, {{0, 5, 1}, {5, 0, 7}}, 1.0},   /* sequences of one token; an empty group */
+    {65, 64, 1, 1, {{0, 1, 65}}, 1.0},            /* one key more than a row of scores holds */
+    {37, 64, 1, 2, {{0, 0, 0}, {0, 1, 37}}, 1.0}, /* a group without anything */
     {71, 32, 2, 3, {{0, 1, 50}, {50, 3, 5}, {66, 1, 5}}, 1.0},
     {53, 48, 1, 1, {{2, 3, 17}}, 1.0},    /* a width between those that kernels are made for */
     {37, 128, 1, 1, {{0, 1, 37}}, 1.0},   /* the widest of them */
