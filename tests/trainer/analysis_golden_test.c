@@ -210,7 +210,7 @@ static void means_of_attended_patches_are_the_references(void **state)
     assert_int_equal(inference_upload(&s->model, rgb, DTYPE_U8, 2, &pixels), STATUS_OK);
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
         struct ibot_feature_options top = {
-            .n_last_blocks = 2, .topk = cases[c].topk, .reverse_top = cases[c].reverse};
+            .n_last_blocks = 4, .topk = cases[c].topk, .reverse_top = cases[c].reverse};
         assert_int_equal(ibot_feature_dim(s->model.ibot, &top), WIDTH);
         assert_int_equal(ibot_features(s->model.ibot, pixels, &top, out), STATUS_OK);
         for (int i = 0; i < 2; i++) {

@@ -223,8 +223,8 @@ enum status ibot_features(struct ibot *ibot, struct tensor pixels,
     float *host_tokens = NULL;
 
     TRY(ibot_check_images(ibot, &pixels, "features"));
-    if (options->n_last_blocks < 1 || options->n_last_blocks > depth || options->avgpool < 0 ||
-        options->avgpool > 2)
+    if (options->topk == 0 && (options->n_last_blocks < 1 || options->n_last_blocks > depth ||
+                               options->avgpool < 0 || options->avgpool > 2))
         FAIL(STATUS_INVALID, "n_last_blocks %d, avgpool %d: wanted 1 to %d blocks and 0, 1 or 2",
              options->n_last_blocks, options->avgpool, depth);
     if (options->topk > 0 && backbone->vit == NULL)
