@@ -241,12 +241,13 @@ def golden(check):
 
 # ------------------------------------------------------------------------------ compute-sanitizer
 
-# Calls that fail are looked at by the tests themselves, which make some fail on purpose. racecheck does
-# not know how cuDNN's kernels wait for each other.
+# Calls that fail are looked at by the tests themselves, which make some fail on purpose. racecheck and
+# synccheck do not know how the warps of cuDNN's kernels wait for each other.
+NOT_OURS = ["--kernel-name-exclude", "kns=cudnn"]
 TOOLS = {
     "memcheck": ["--report-api-errors", "no"],
-    "racecheck": ["--kernel-name-exclude", "kns=cudnn"],
-    "synccheck": [],
+    "racecheck": NOT_OURS,
+    "synccheck": NOT_OURS,
     "initcheck": [],
 }
 
