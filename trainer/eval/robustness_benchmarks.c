@@ -232,7 +232,7 @@ static enum status one_corruption(const struct robustness *r, const char *folder
                             .form = as_they_are(r),
                             .n_classes = IMAGENET_CLASSES,
                             .score = score_top1};
-        char number[8];
+        char number[16];
         double top1;
         snprintf(number, sizeof(number), "%d", severity);
         TRY(join(path, folder, number, ""));
