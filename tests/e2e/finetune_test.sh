@@ -79,10 +79,12 @@ for layers in 0 3; do
     [ "$(top1 "$work/eval.log" test)" = "$(top1 "$work/mean.log" best)" ] || fail "mean $layers: another accuracy"
 done
 # at another resolution the positions are interpolated
-"${short[@]}" --crop_size 48 --resize_size 48 --color_jitter 0.4 >"$work/larger.log" 2>&1 || fail "at 48 px"
+"${short[@]}" --crop_size 48 --resize_size 48 --aa none --color_jitter 0.4 >"$work/larger.log" 2>&1 || fail "at 48 px"
 grep -q '1 interpolated to another resolution' "$work/larger.log" || fail "nothing was interpolated"
 
 expect_error 2 'give --checkpoint, --train and --test' "${program[@]}" --train "$data" --test "$data"
+"${short[@]}" --aa rand-m5-n3 --repeated_aug --train_interpolation random >"$work/augmented.log" 2>&1 || fail "augmented"
+expect_error 2 "rand" "${short[@]}" --aa rand-z3
 expect_error 2 'mixed in pairs' "${short[@]}" --batch_size_per_gpu 25
 expect_error 2 'warmup_epochs 3 exceeds' "${short[@]}" --warmup_epochs 3
 expect_error 2 'crop_scale' "${short[@]}" --crop_scale 1 0.5

@@ -11,6 +11,7 @@
 static const char *const poolings[] = {"cls", "mean", NULL};
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 static const char *const interpolations[] = {"bicubic", "bilinear", NULL};
+static const char *const crop_interpolations[] = {"bicubic", "bilinear", "random", NULL};
 static const char *const schedules[] = {"step", "epoch", NULL};
 
 #define AT(field) .offset = offsetof(struct finetune_options, field)
@@ -55,17 +56,32 @@ static const struct option_spec specs[] = {
     {.name = "train_interpolation",
      .type = OPTION_CHOICE,
      AT(train_interpolation),
-     .choices = interpolations,
+     .choices = crop_interpolations,
      .text = "bicubic",
-     .help = "how training crops are resampled"},
+     .help = "how training crops are resampled; random: one of the two for each"},
     {.name = "test_interpolation",
      .type = OPTION_CHOICE,
      AT(test_interpolation),
      .choices = interpolations,
      .text = "bicubic",
      .help = "how images to be classified are"},
-    {NUMBER(color_jitter, "0", 0, 0.99),
-     .help = "brightness, contrast and saturation of training crops within 1 +- so much"},
+    {.name = "aa",
+     .type = OPTION_STRING,
+     AT(aa),
+     .text = "rand-m9-mstd0.5-inc1",
+     .argument = "POLICY",
+     .help = "RandAugment of the training crops, as timm writes it: magnitude m, its standard "
+             "deviation mstd, number of operations n, probability p, inc1 for those that all grow "
+             "stronger with the magnitude; or none"},
+    {NUMBER(color_jitter, "0.4", 0, 0.99),
+     .help = "with --aa none: brightness, contrast and saturation of training crops within 1 +- so "
+             "much"},
+    {.name = "repeated_aug",
+     .type = OPTION_BOOL,
+     AT(repeated_aug),
+     .text = "off",
+     .help = "repeated augmentation: each image three times in a row, as different crops; an epoch "
+             "is no longer for it and has a third of the images"},
     {NUMBER(reprob, "0.25", 0, 1),
      .help = "random erasing: share of the training crops in which a box of 2 % to a third of the "
              "area becomes noise"},

@@ -10,6 +10,8 @@
 #include "trainer/eval/finetune_internal.h"
 #include "trainer/eval/finetune_weights.h"
 
+enum { REPEATS = 3 }; /* of repeated augmentation, as the original has it */
+
 /* ------------------------------------------------------------------------------ rates */
 
 double finetune_lr(const struct finetune_options *o, int64_t update, int64_t updates_per_epoch)
@@ -254,19 +256,26 @@ static enum status all_epochs(struct finetune_run *run)
 
 /* ------------------------------------------------------------------------------ opening */
 
-static struct data_spec train_spec_of(const struct finetune_run *run)
+static enum status train_spec_of(const struct finetune_run *run, struct data_spec *out)
 {
     const struct finetune_options *o = run->options;
-    struct data_spec spec = data_spec_random_crop(run->model.image_size_px);
+    struct data_spec spec = data_spec_fine_tuning(run->model.image_size_px);
+    bool plain = o->aa == NULL || strcmp(o->aa, "none") == 0;
 
+    if (plain)
+        spec.rand_augment = (struct rand_augment){0};
+    else
+        TRY(rand_augment_parse(&spec.rand_augment, o->aa));
+    spec.repeats = o->repeated_aug ? REPEATS : 1;
     spec.interpolation = (enum interpolation)o->train_interpolation;
     spec.global_scale[0] = o->crop_scale[0];
     spec.global_scale[1] = o->crop_scale[1];
-    spec.first.jitter = o->color_jitter > 0.0 ? 1.0f : 0.0f;
+    spec.first.jitter = plain && o->color_jitter > 0.0 ? 1.0f : 0.0f;
     spec.brightness = spec.contrast = spec.saturation = (float)o->color_jitter;
     spec.hue = 0.0f;
     spec.seed = (uint64_t)o->seed;
-    return spec;
+    *out = spec;
+    return STATUS_OK;
 }
 
 static struct data_spec test_spec_of(const struct finetune_run *run)
@@ -351,14 +360,16 @@ static enum status open_training(struct finetune_run *run)
 {
     const struct finetune_options *o = run->options;
 
-    run->train_spec = train_spec_of(run);
+    TRY(train_spec_of(run, &run->train_spec));
     TRY(open_stream(run, &run->train, &run->train_set, run->train_spec, o->data.train, true));
     if (run->train_set.n_classes != run->test_set.n_classes)
         FAIL(STATUS_MISMATCH,
              "train has %d classes, test %d: wanted the same class folders in both",
              run->train_set.n_classes, run->test_set.n_classes);
     run->model.n_classes = run->train_set.n_classes;
-    run->batches_per_epoch = (int64_t)run->train_set.n_samples / o->batch_size_per_gpu;
+    run->batches_per_epoch =
+        (int64_t)data_spec_epoch_positions(&run->train_spec, run->train_set.n_samples, 1) /
+        o->batch_size_per_gpu;
     run->updates_per_epoch = run->batches_per_epoch / o->update_freq;
     if (run->updates_per_epoch == 0)
         FAIL(STATUS_INVALID,

@@ -29,6 +29,8 @@ struct finetune_options {
     int train_interpolation, test_interpolation; /* enum interpolation */
     float crop_scale[2];
     int32_t n_crop_scale;
+    const char *aa; /* as rand_augment_parse takes it, or "none" */
+    bool repeated_aug;
     double color_jitter, reprob, mixup, cutmix, mixup_prob, mixup_switch_prob, smoothing;
 
     int32_t batch_size_per_gpu, update_freq, epochs, warmup_epochs, lr_batch;
