@@ -179,6 +179,14 @@ static void fine_tuning_crops_are_the_official_ones(void **state)
     refused(&spec, "rand_augment");
 }
 
+static void same_rand_augment(const struct rand_augment *a, const struct rand_augment *b)
+{
+    assert_int_equal(a->n_ops, b->n_ops);
+    assert_true(a->probability == b->probability && a->magnitude == b->magnitude &&
+                a->magnitude_std == b->magnitude_std && a->increasing == b->increasing);
+    assert_memory_equal(a->fill, b->fill, sizeof(a->fill));
+}
+
 static void parameters_of_rand_augment_are_read_as_timm_reads_them(void **state)
 {
     (void)state;
@@ -190,7 +198,7 @@ static void parameters_of_rand_augment_are_read_as_timm_reads_them(void **state)
                                  "rand-p1e-3", "rand-m9 ",  "rand-mstd0.5.5"};
 
     assert_int_equal(rand_augment_parse(&r, "rand-m9-mstd0.5-inc1"), STATUS_OK);
-    assert_memory_equal(&r, &official, sizeof(r));
+    same_rand_augment(&r, &official);
     assert_int_equal(rand_augment_parse(&r, "rand-inc0-p0.25-n3-m7"), STATUS_OK);
     assert_true(r.n_ops == 3 && r.magnitude == 7.0f && r.magnitude_std == 0.0f && !r.increasing &&
                 r.probability == 0.25f);
@@ -199,7 +207,7 @@ static void parameters_of_rand_augment_are_read_as_timm_reads_them(void **state)
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         r = official;
         assert_int_equal(rand_augment_parse(&r, wrong[i]), STATUS_INVALID);
-        assert_memory_equal(&r, &official, sizeof(r));
+        same_rand_augment(&r, &official);
     }
 }
 
