@@ -8,6 +8,7 @@
 #   IBOT_USE_WEIGHTS     weight files and the golden runs
 #   IBOT_USE_PROGRAMS    loaders, stream, trainer, evaluation, and their tests
 #   IBOT_USE_VIPS        PNG, WebP and TIFF in loaders; contact sheets
+#   IBOT_USE_PNG         images of labels: segmented videos
 #   IBOT_USE_ZMQ         ranks that meet (NCCL)
 #
 # IBOT_SYSROOT names a folder of unpacked Debian or Ubuntu packages (scripts/pack_packages.sh), which
@@ -71,6 +72,7 @@ find_library_of(JANSSON jansson jansson.h jansson libjansson-dev)
 find_library_of(MICROHTTPD "libmicrohttpd>=0.9.71" microhttpd.h microhttpd libmicrohttpd-dev)
 find_library_of(YAML yaml-0.1 yaml.h yaml libyaml-dev)
 find_library_of(VIPS vips "" "" libvips-dev)
+find_library_of(PNG libpng png.h png libpng-dev)
 find_library_of(LIBZIP libzip zip.h zip libzip-dev)
 find_library_of(ZLIB zlib zlib.h z zlib1g-dev)
 find_library_of(JPEG libjpeg jpeglib.h jpeg "libjpeg62-turbo-dev or libjpeg-turbo8-dev")
@@ -126,6 +128,7 @@ function(all_found variable)
   endforeach()
 endfunction()
 all_found(IBOT_USE_VIPS VIPS)
+all_found(IBOT_USE_PNG PNG)
 all_found(IBOT_USE_ZMQ ZMQ)
 all_found(IBOT_USE_WEIGHTS XXHASH JANSSON LIBZIP ZLIB)
 all_found(IBOT_USE_PROGRAMS
@@ -142,6 +145,9 @@ function(report_missing_libraries)
   endif()
   if(NOT IBOT_USE_WEIGHTS)
     list(APPEND left_out "weight files and the golden runs")
+  endif()
+  if(IBOT_USE_PROGRAMS AND NOT IBOT_USE_PNG)
+    list(APPEND left_out "images of labels (segmented videos)")
   endif()
   if(NOT IBOT_USE_ZMQ)
     list(APPEND left_out "runs of several ranks")

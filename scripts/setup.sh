@@ -27,7 +27,7 @@ else
 fi
 
 packages=(build-essential cmake ninja-build pkg-config ccache zstd
-    libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg" libvips-dev
+    libzmq3-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler "$jpeg" libvips-dev libpng-dev
     libopenblas-openmp-dev libopenmpi-dev openmpi-bin libjansson-dev libyaml-dev libxxhash-dev
     libzip-dev zlib1g-dev libmicrohttpd-dev libcmocka-dev)
 if [ "${1:-all}" != build ]; then

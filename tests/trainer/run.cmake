@@ -1,6 +1,9 @@
 # What lies between the model and the program.
 ibot_test(NAME trainer.run_options SOURCES run_options_test.c LIBS ibot_run_options)
 ibot_test(NAME trainer.batch_size SOURCES batch_size_test.c LIBS model_fixture ibot_run_options)
+if(IBOT_USE_PNG)
+  ibot_test(NAME trainer.label_image SOURCES label_image_test.c LIBS test_folder ibot_label_image ibot_pixels)
+endif()
 ibot_test(NAME trainer.linear_probe SOURCES linear_probe_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.finetune SOURCES finetune_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.batch_upload SOURCES batch_upload_test.c LIBS ibot_trainer queued_device)

@@ -3,7 +3,7 @@
 
 static const struct program_command *const entries[] = {
     &knn_command,      &linear_command,     &finetune_command, &cluster_command,
-    &logistic_command, &robustness_command, &curve_command,
+    &logistic_command, &robustness_command, &video_command,    &curve_command,
 };
 
 int main(int argc, char **argv)
