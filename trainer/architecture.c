@@ -182,6 +182,12 @@ enum status architecture_read(struct backbone_options *out, const struct weight_
              hints->arch != NULL ? hints->arch
              : swin              ? "swin"
                                  : "vit");
+    if (weight_selection_find(s, "dist_token") != NULL)
+        FAIL(STATUS_UNSUPPORTED,
+             "weights file '%s', key '%s': it has a distillation token (dist_token), which no ViT "
+             "here has: give the weights of the network that was not distilled, such as "
+             "deit_small_patch16_224 for deit_small_distilled_patch16_224",
+             s->file->path, s->key);
     TRY(swin ? read_swin(s, hints, &got) : read_vit(s, &got));
     if (hints->arch_must_fit)
         TRY(compare_with_name(s, hints->arch, &got));

@@ -16,7 +16,8 @@ struct architecture_hints {
 };
 
 /* Errors: STATUS_MISMATCH (no ViT or Swin; other shapes than the name's), STATUS_INVALID (an
- * unknown name; a number of heads that nothing tells). */
+ * unknown name; a number of heads that nothing tells), STATUS_UNSUPPORTED (a distilled DeiT, whose
+ * second token has no place here). */
 enum status architecture_read(struct backbone_options *out,
                               const struct weight_selection *selection,
                               const struct architecture_hints *hints) IBOT_WARN_UNUSED;

@@ -145,6 +145,46 @@ static void what_is_no_classifier_is_told(void **state)
     assert_int_equal(linear_head_read(&head, path), STATUS_NOT_FOUND);
 }
 
+/* Beside a backbone a network's own classifier counts, on [CLS] of its last block: DeiT's. */
+static void a_supervised_network_has_its_own(void **state)
+{
+    const char *path = ((struct test_folder *)*state)->path;
+    struct pretrained pretrained = {0};
+    struct linear_head head;
+
+    write_ours(path, "head.weight", "head.bias", K, NULL, 0);
+    assert_int_equal(weight_file_open(&pretrained.file, path), STATUS_OK);
+    assert_int_equal(weight_selection_open(&pretrained.selection, &pretrained.file, NULL),
+                     STATUS_OK);
+    assert_int_equal(pretrained.selection.n_backbone, 0);
+    assert_int_equal(linear_head_within(&head, &pretrained), STATUS_OK);
+    assert_memory_equal(head.weight, values[1], sizeof(values[1]));
+    assert_int_equal(head.features.n_last_blocks, 1);
+    assert_int_equal(head.features.avgpool, 0);
+    linear_head_release(&head);
+    weight_selection_release(&pretrained.selection);
+    weight_file_release(&pretrained.file);
+
+    /* what was trained on features is meant, where both are there; it is no backbone's either */
+    fill();
+    struct safetensors_item items[] = {
+        {"head.weight", tensor_2d(values[1], DTYPE_F32, K, D)},
+        {"head.bias", tensor_1d(values[1], DTYPE_F32, K)},
+        {"linear.weight", tensor_2d(values[2], DTYPE_F32, K, D)},
+        {"linear.bias", tensor_1d(values[2], DTYPE_F32, K)},
+    };
+    assert_int_equal(safetensors_write(path, items, 4, NULL, 0), STATUS_OK);
+    assert_int_equal(weight_file_open(&pretrained.file, path), STATUS_OK);
+    assert_int_equal(weight_selection_open(&pretrained.selection, &pretrained.file, NULL),
+                     STATUS_OK);
+    assert_int_equal(pretrained.selection.n_backbone, 0);
+    assert_int_equal(linear_head_within(&head, &pretrained), STATUS_OK);
+    assert_memory_equal(head.weight, values[2], sizeof(values[2]));
+    linear_head_release(&head);
+    weight_selection_release(&pretrained.selection);
+    weight_file_release(&pretrained.file);
+}
+
 /* width, depth, Swin? of `dim` features; what is wanted of it. */
 static void features_fit_the_width(void **state)
 {
@@ -196,6 +236,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_folder_of_ours_says_what_it_takes, folder_open,
                                         test_folder_close),
         cmocka_unit_test_setup_teardown(what_is_no_classifier_is_told, folder_open,
+                                        test_folder_close),
+        cmocka_unit_test_setup_teardown(a_supervised_network_has_its_own, folder_open,
                                         test_folder_close),
         cmocka_unit_test(features_fit_the_width),
     };

@@ -198,9 +198,9 @@ static void what_does_not_fit_is_named(void **state)
     struct model_fixture model;
 
     model_fixture_open(&model, &options);
-    write_file(f, NULL, "", "dist_token");
+    write_file(f, NULL, "", "register_tokens");
     assert_int_equal(load(f, NULL, &model, &report), STATUS_MISMATCH);
-    assert_non_null(strstr(status_message(), "1 are unexpected ('dist_token')"));
+    assert_non_null(strstr(status_message(), "1 are unexpected ('register_tokens')"));
     assert_int_equal(load(f, "teacher", &model, &report), STATUS_NOT_FOUND);
 
     const void *kept = record_of(f, "norm.bias")->data;
@@ -266,6 +266,21 @@ static void other_precisions_are_widened(void **state)
     a->data = kept[0];
     b->data = kept[1];
     c->data = kept[2];
+}
+
+/* By all who read weights, those who make no network of them too. */
+static void a_distilled_network_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct pretrained pretrained;
+
+    write_file(f, "model", "", "dist_token");
+    for (int names_only = 0; names_only < 2; names_only++) {
+        struct pretrained_options options = {
+            .path = f->path, .n_heads = 2, .names_only = names_only != 0};
+        assert_int_equal(pretrained_open(&pretrained, &options), STATUS_UNSUPPORTED);
+        assert_non_null(strstr(status_message(), "key 'model': it has a distillation token"));
+    }
 }
 
 /* The stored grids have 5 channels: ours has them twice. */
@@ -334,6 +349,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(names_of_others_are_known, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(what_does_not_fit_is_named, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(other_precisions_are_widened, fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(a_distilled_network_is_refused, fixture_open,
+                                        fixture_close),
         cmocka_unit_test_setup_teardown(positions_are_interpolated_as_the_original_does,
                                         fixture_open, fixture_close),
     };

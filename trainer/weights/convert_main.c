@@ -314,8 +314,8 @@ static enum status convert(const struct options *options, const struct convert_o
                              : weight_export_backbone(&export, &p.selection, o->with_head));
     TRY_OUT(weight_export_write(&export, out, o->to == TO_TIMM ? NULL : "state_dict",
                                 metadata.pairs, metadata.n));
-    log_info("'%s', key '%s': %zu of %zu tensors written to '%s'", p.file.path, p.selection.key,
-             export.n, p.selection.n, out);
+    log_info("'%s', key '%s' of %zu tensors: %zu written to '%s'", p.file.path, p.selection.key,
+             p.selection.n, export.n, out);
 out:
     weight_export_release(&export);
     pretrained_close(&p);
