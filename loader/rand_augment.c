@@ -100,7 +100,7 @@ int32_t rand_augment_draw(struct rng *rng, struct rand_augment_step *steps,
 }
 
 static enum status transform(struct planes *planes, const struct rand_augment_step *step,
-                             struct scratch *work)
+                             const struct pixel_kernels *kernels, struct scratch *work)
 {
     struct affine affine = {.m = {1, 0, 0, 0, 1, 0},
                             .cubic = step->cubic,
@@ -123,7 +123,7 @@ static enum status transform(struct planes *planes, const struct rand_augment_st
     default:
         affine.m[5] = step->amount * planes->height;
     }
-    return affine_apply(planes, &affine, work);
+    return affine_apply(planes, &affine, kernels, work);
 }
 
 enum status rand_augment_apply(struct planes *planes, const struct rand_augment_step *step,
@@ -160,7 +160,7 @@ enum status rand_augment_apply(struct planes *planes, const struct rand_augment_
     case RAND_SHARPNESS:
         return sharpness_apply(planes, (float)step->amount, work);
     default:
-        return transform(planes, step, work);
+        return transform(planes, step, photometric->kernels, work);
     }
     return STATUS_OK;
 }

@@ -67,73 +67,36 @@ bool affine_rotation(struct affine *affine, int32_t width, int32_t height, doubl
 
 /* ---- sampling ---- */
 
-static int32_t clamp(int32_t value, int32_t size)
+enum status affine_apply(struct planes *planes, const struct affine *affine,
+                         const struct pixel_kernels *kernels, struct scratch *work)
 {
-    return value < 0 ? 0 : value < size ? value : size - 1;
-}
+    size_t n = planes_n_pixels(planes), width = (size_t)planes->width;
 
-static double cubic(double v1, double v2, double v3, double v4, double d)
-{
-    double p2 = -v1 + v3, p3 = 2 * (v1 - v2) + v3 - v4, p4 = -v1 + v2 - v3 + v4;
-
-    return v2 + d * (p2 + d * (p3 + d * p4));
-}
-
-/* Where an output pixel comes from: the nearest inputs, and how far it lies behind the first (of
- * two) or second (of four). */
-struct source {
-    int32_t column[4];
-    size_t row[4]; /* offsets */
-    double dx, dy;
-};
-
-/* False: outside. */
-static bool find(struct source *out, const struct affine *affine, int32_t width, int32_t height,
-                 int32_t x, int32_t y)
-{
-    const double *m = affine->m;
-    double xin = m[0] * (x + 0.5) + m[1] * (y + 0.5) + m[2];
-    double yin = m[3] * (x + 0.5) + m[4] * (y + 0.5) + m[5];
-
-    if (!(xin >= 0.0 && xin < width && yin >= 0.0 && yin < height))
-        return false;
-    xin -= 0.5;
-    yin -= 0.5;
-    int32_t left = (int32_t)floor(xin), top = (int32_t)floor(yin);
-    out->dx = xin - left;
-    out->dy = yin - top;
-    for (int32_t i = 0; i < 4; i++) {
-        int32_t at = i - (affine->cubic ? 1 : 0);
-        out->column[i] = clamp(left + at, width);
-        out->row[i] = (size_t)clamp(top + at, height) * (size_t)width;
+    TRY(scratch_reserve(work, 4 * n * sizeof(int32_t), "a picture before it is transformed"));
+    int32_t *pixels = work->memory;
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < 3; c++)
+            pixels[4 * i + c] = planes->channel[c][i];
+        pixels[4 * i + 3] = 0;
     }
-    return true;
-}
-
-static double across(const uint8_t *row, const struct source *s)
-{
-    return cubic(row[s->column[0]], row[s->column[1]], row[s->column[2]], row[s->column[3]], s->dx);
-}
-
-/* Cut off towards zero, not rounded. */
-static uint8_t take_cubic(const uint8_t *plane, const struct source *s)
-{
-    double value = cubic(across(plane + s->row[0], s), across(plane + s->row[1], s),
-                         across(plane + s->row[2], s), across(plane + s->row[3], s), s->dy);
-
-    return (uint8_t)(value <= 0.0 ? 0.0 : value >= 255.0 ? 255.0 : value);
-}
-
-static uint8_t take_linear(const uint8_t *plane, const struct source *s)
-{
-    double line[2];
-
-    for (int i = 0; i < 2; i++) {
-        const uint8_t *row = plane + s->row[i];
-        line[i] = row[s->column[0]] + (row[s->column[1]] - row[s->column[0]]) * s->dx;
+    struct affine_source source = {
+        .pixels = pixels,
+        .width = planes->width,
+        .height = planes->height,
+        .cubic = affine->cubic,
+        .fill = {affine->fill[0], affine->fill[1], affine->fill[2]},
+    };
+    memcpy(source.m, affine->m, sizeof(source.m));
+    for (int32_t y = 0; y < planes->height; y++) {
+        uint8_t *const rows[3] = {planes->channel[0] + (size_t)y * width,
+                                  planes->channel[1] + (size_t)y * width,
+                                  planes->channel[2] + (size_t)y * width};
+        kernels->affine_row(rows, &source, y);
     }
-    return (uint8_t)(line[0] + (line[1] - line[0]) * s->dy);
+    return STATUS_OK;
 }
+
+/* ---- sharpness ---- */
 
 /* The planes as they were: three in a row. */
 static enum status keep(const struct planes *planes, struct scratch *work)
@@ -145,27 +108,6 @@ static enum status keep(const struct planes *planes, struct scratch *work)
         memcpy((uint8_t *)work->memory + c * n, planes->channel[c], n);
     return STATUS_OK;
 }
-
-enum status affine_apply(struct planes *planes, const struct affine *affine, struct scratch *work)
-{
-    int32_t width = planes->width, height = planes->height;
-    size_t n = planes_n_pixels(planes), at = 0;
-    struct source source;
-
-    TRY(keep(planes, work));
-    const uint8_t *kept = work->memory;
-    for (int32_t y = 0; y < height; y++)
-        for (int32_t x = 0; x < width; x++, at++) {
-            bool inside = find(&source, affine, width, height, x, y);
-            for (size_t c = 0; c < 3; c++)
-                planes->channel[c][at] = !inside         ? affine->fill[c]
-                                         : affine->cubic ? take_cubic(kept + c * n, &source)
-                                                         : take_linear(kept + c * n, &source);
-        }
-    return STATUS_OK;
-}
-
-/* ---- sharpness ---- */
 
 /* d + factor * (byte - d), cut off towards zero. */
 static uint8_t blend(uint8_t d, uint8_t byte, float factor)

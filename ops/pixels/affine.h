@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ops/pixels/pixel_kernels.h"
 #include "ops/pixels/planes.h"
 #include "ops/pixels/scratch.h"
 #include "proto/base/status.h"
@@ -24,6 +25,7 @@ bool affine_rotation(struct affine *affine, int32_t width, int32_t height, doubl
 
 /* work: taken for the picture as it was. Errors: STATUS_NO_MEMORY. */
 enum status affine_apply(struct planes *planes, const struct affine *affine,
+                         const struct pixel_kernels *kernels,
                          struct scratch *work) IBOT_WARN_UNUSED;
 
 /* The picture blended with one that a 3 x 3 window smooths: factor 0 that one, 1 the picture

@@ -9,6 +9,7 @@
 
 /* ------------------------------------------------------------------------------ resize */
 
+#include "ops/pixels/affine_row.inc"
 #include "ops/pixels/filter_weights.inc"
 
 static void pack_weights(int32_t *packed, const int32_t *whole, int32_t n, int32_t n_groups)
@@ -244,6 +245,7 @@ const struct pixel_kernels pixel_kernels_plain = {
     .blur_across = blur_across_plain,
     .blur_down = blur_down_plain,
     .group_rows = group_rows,
+    .affine_row = affine_row,
     .interleave = interleave_plain,
 };
 

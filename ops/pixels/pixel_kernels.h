@@ -47,6 +47,16 @@ struct box {
     uint32_t inner, edge; /* weights, in 2^-24 */
 };
 
+/* A picture to transform: output (x, y) is what it has at (m[0] x + m[1] y + m[2], m[3] x + m[4] y
+ * + m[5]), centres of pixels at halves, or the fill where that is outside. */
+struct affine_source {
+    const int32_t *pixels; /* [height, width, 4]: R, G, B, any; words, ready to be computed with */
+    int32_t width, height;
+    double m[6];
+    bool cubic; /* else linear */
+    uint8_t fill[3];
+};
+
 struct pixel_kernels {
     const char *name;
 
@@ -96,6 +106,9 @@ struct pixel_kernels {
 
     /* out [width, row 4, channel 4] <- four lines [width, channel 4], `stride` bytes apart. */
     void (*group_rows)(uint8_t *out, const uint8_t *lines, size_t stride, size_t width);
+
+    /* out [3][width]: row y of the transformed picture. */
+    void (*affine_row)(uint8_t *const out[3], const struct affine_source *source, int32_t y);
 
     /* out [n, 3] <- planes; mirrored: last pixel first. */
     void (*interleave)(uint8_t *out, const uint8_t *const rgb[3], size_t n, bool mirrored);

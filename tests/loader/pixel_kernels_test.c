@@ -271,6 +271,41 @@ static void packing_is_the_same_in_every_set(void **state)
     planes_release(&planes);
 }
 
+static void transforming_is_the_same_in_every_set(void **state)
+{
+    enum { WIDTH = 23, HEIGHT = 17, TRIES = 200 };
+    const struct pixel_kernels *sets[SIMD_COUNT];
+    int n_sets = other_sets(sets);
+    int32_t pixels[4 * WIDTH * HEIGHT];
+    uint8_t wanted[3][WIDTH], got[3][WIDTH + 1];
+
+    (void)state;
+    for (int try = 0; try < TRIES; try++) {
+        struct affine_source source = {.pixels = pixels,
+                                       .width = WIDTH,
+                                       .height = HEIGHT,
+                                       .cubic = try % 2 == 0,
+                                       .fill = {1, 2, 3}};
+        for (size_t i = 0; i < sizeof(pixels) / sizeof(pixels[0]); i++)
+            pixels[i] = (int32_t)random_below(256);
+        for (int i = 0; i < 6; i++)
+            source.m[i] = (random_below(2001) - 1000.0) / (i % 3 == 2 ? 100.0 : 900.0);
+        for (int32_t y = 0; y < HEIGHT; y++) {
+            uint8_t *const rows[3] = {wanted[0], wanted[1], wanted[2]};
+            plain()->affine_row(rows, &source, y);
+            for (int i = 0; i < n_sets; i++) {
+                uint8_t *const others[3] = {got[0], got[1], got[2]};
+                got[0][WIDTH] = got[1][WIDTH] = got[2][WIDTH] = 0x5a;
+                sets[i]->affine_row(others, &source, y);
+                for (int c = 0; c < 3; c++) {
+                    assert_memory_equal(got[c], wanted[c], WIDTH);
+                    assert_int_equal(got[c][WIDTH], 0x5a);
+                }
+            }
+        }
+    }
+}
+
 static void grouping_is_the_same_in_every_set(void **state)
 {
     enum { MOST = 40 };
@@ -355,6 +390,7 @@ int main(void)
         cmocka_unit_test(resizing_is_the_same_in_every_set),
         cmocka_unit_test(packing_is_the_same_in_every_set),
         cmocka_unit_test(grouping_is_the_same_in_every_set),
+        cmocka_unit_test(transforming_is_the_same_in_every_set),
         cmocka_unit_test(what_each_costs_is_printed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

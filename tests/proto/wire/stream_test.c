@@ -233,6 +233,31 @@ static void an_evaluation_ends_with_a_short_batch(void **state)
     }
 }
 
+/* Repeated augmentation: an epoch is the samples' whole 256s long, and its batches go on from
+ * position to position. */
+static void an_epoch_of_repeats_ends_where_the_sampler_ends_it(void **state)
+{
+    struct fixture *fixture = *state;
+    struct consumer_options options = options_for(fixture->endpoint);
+    options.spec.repeats = 3;
+    options.drop_last = false;
+    options.batch_size = 100;
+    struct consumer *consumer = fleet_consumer_open(&options);
+    struct fleet_options one = fleet_options(fixture->endpoint);
+    struct fleet_loader *loader = fleet_loader_open(&one);
+    fleet_consumer_start(consumer, 0, 1);
+    assert_int_equal(consumer_steps_per_epoch(consumer), 8);
+    for (int64_t step = 0; step < 8; step++) { /* 768 of 1003 */
+        struct batch *batch = fleet_next(consumer);
+        assert_int_equal(batch->n_samples, step < 7 ? 100 : 68);
+        fleet_check_batch(&options.spec, batch, 0, 1, step * 100);
+        consumer_return(consumer, batch);
+    }
+    at_end(consumer);
+    fleet_loader_close(&loader);
+    consumer_close(&consumer);
+}
+
 static void one_loader_serves_two_ranks(void **state)
 {
     (void)state;
@@ -572,6 +597,7 @@ int main(void)
         TEST(the_stream_is_the_same_when_loaders_are_killed_and_started),
         TEST(a_run_resumes_at_any_step),
         TEST(an_evaluation_ends_with_a_short_batch),
+        TEST(an_epoch_of_repeats_ends_where_the_sampler_ends_it),
         TEST(one_loader_serves_two_ranks),
         TEST(a_loader_survives_the_restart_of_its_consumer),
         TEST(batches_may_be_returned_late_and_in_any_order),
