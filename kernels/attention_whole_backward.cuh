@@ -391,6 +391,11 @@ __global__ void __launch_bounds__(WHOLE_WARPS *WARP, 1)
             share.copy(memory.q(1 - memory.pair), next.q, 3 * next.width, next.length);
             share.copy(memory.k(1 - memory.pair), next.q + next.width, 3 * next.width, next.length);
             copy_async_commit();
+            /* threads are twice as many as rows; these come to registers later */
+            const int32_t row = computed_here(threadIdx.x) / 2;
+            if (row < next.length)
+                prefetch(threadIdx.x % 2 == 0 ? next.q + 2 * next.width + row * 3 * next.width
+                                              : next.out + row * next.width);
         }
         const whole_head<DH> head(source, shape, x, task);
         const int32_t warp = computed_here(threadIdx.x) / WARP;

@@ -257,6 +257,9 @@ __global__ void __launch_bounds__(WHOLE_FORWARD_WARPS *WARP, WHOLE_FORWARD_BLOCK
             const whole_forward_head<DH> next(source, shape, task_of(round + 1));
             whole_forward_copy<DH>(base + (round + 1) % 2 * 2 * n_rows * DH, next.q(x.qkv),
                                    next.width, length, n_rows);
+            for (int32_t row = computed_here(threadIdx.x); row < length;
+                 row += static_cast<int32_t>(blockDim.x))
+                prefetch(next.q(x.qkv) + row * 3 * next.width);
         }
         for (int32_t row = computed_here(threadIdx.x) / static_cast<int32_t>(WARP) * MMA_ROWS;
              row < n_rows; row += MMA_ROWS * n_warps) {

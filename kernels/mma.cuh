@@ -143,6 +143,12 @@ template <int N> __device__ __forceinline__ void copy_async_wait()
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+/* The line of `from` is on its way to the level-2 cache. */
+__device__ __forceinline__ void prefetch(const void *from)
+{
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(from)));
+}
+
 /* x, of which the compiler knows nothing: what is computed from it is computed here, and not kept
  * in registers since before a loop. */
 __device__ __forceinline__ int32_t computed_here(int32_t x)

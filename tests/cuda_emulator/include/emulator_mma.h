@@ -126,6 +126,14 @@ template <int N> static inline void copy_async_wait()
     emulator::copy_async_wait(N);
 }
 
+/* Nothing but an address that can be read. */
+static inline void prefetch(const void *from)
+{
+    uint16_t value;
+    memcpy(&value, from, sizeof(value));
+    (void)value;
+}
+
 static inline int32_t computed_here(int32_t x)
 {
     return x;
