@@ -66,15 +66,6 @@ struct data_spec data_spec_fine_tuning(int32_t size_px)
     return spec;
 }
 
-struct data_spec data_spec_fine_tuning_eval(int32_t size_px)
-{
-    int32_t resize_px = size_px < 384 ? (int32_t)((int64_t)size_px * 256 / 224) : size_px;
-    struct data_spec spec = data_spec_centre_crop(resize_px, size_px);
-
-    spec.interpolation = INTERPOLATION_BILINEAR;
-    return spec;
-}
-
 uint64_t data_spec_epoch_positions(const struct data_spec *spec, uint64_t n_samples, uint32_t world)
 {
     if (spec->repeats == 1)

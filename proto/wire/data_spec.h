@@ -108,11 +108,6 @@ struct data_spec data_spec_random_crop(int32_t size_px);
  *   interpolation   bilinear, or random, for crops and operations alike */
 struct data_spec data_spec_fine_tuning(int32_t size_px);
 
-/* Its evaluation: shorter side to floor(size_px / crop_pct), centre crop of size_px, where crop_pct
- * is 224/256 below 384 px and 1 from there on. The layer-decay program resamples bilinearly, the
- * DeiT-style ones bicubicly and with 224/256 at every size (data_spec_centre_crop). */
-struct data_spec data_spec_fine_tuning_eval(int32_t size_px);
-
 /* Repeated augmentation (Hoffer et al. 2020, as DeiT samples it). The order of an epoch is its
  * permutation with each sample `repeats` times in a row: position p is repeat p % repeats of the
  * sample at p / repeats. Rank r of `world` takes positions r, r + world, ...; an epoch ends after
