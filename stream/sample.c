@@ -8,7 +8,7 @@
 
 static const char *const jitter_names[] = {"brightness", "contrast", "saturation", "hue"};
 
-/* Of RandAugment, each at most four letters; capitals are the photometric steps'. */
+/* Of RandAugment: autocontrast, equalize, ... translate_y, in the order of their names. */
 static const char *const rand_letters[RAND_AUGMENT_OPS] = {" ac", " eq", " in", " ro", " po",
                                                            " so", " sa", " co", " ct", " br",
                                                            " sh", " hx", " hy", " tx", " ty"};

@@ -34,7 +34,8 @@ void sample_print(FILE *out, const struct data_spec *spec, const struct sample *
 json_t *sample_json(const struct data_spec *spec, const struct sample *sample, bool parameters);
 
 /* What is done to a view, in letters: "FJB1.2": flip, jitter, grey, blur with its radius,
- * solarisation; of RandAugment two small ones for each operation (" ro tx"). Returns `out`. */
+ * solarisation; of RandAugment two for each operation
+ * (" ro tx": rotate, translate_x). Returns `out`. */
 const char *sample_letters(const struct data_spec *spec, const struct sample *sample, int32_t view,
                            char *out, size_t size);
 

@@ -114,7 +114,8 @@ enum status sheet_open(struct sheet **out, const struct data_spec *spec, int32_t
     TRY_OUT(memory_alloc(&sheet->pixels, crop > source ? crop : source, 1, "crop"));
     TRY_OUT(canvas_open(&sheet->canvas, (int32_t)width, (int32_t)height, BACKGROUND));
     canvas_text(&sheet->canvas, MARGIN_PX, MARGIN_PX, LETTER_SCALE, ink,
-                "F flip  J jitter  G grey  B blur  S solarize");
+                spec->rand_augment.n_ops > 0 ? "F flip  AC..TY RandAugment, as inspect names it"
+                                             : "F flip  J jitter  G grey  B blur  S solarize");
     *out = sheet;
     sheet = NULL;
 out:
