@@ -14,6 +14,7 @@
 #              imagenet_reg          ibot-eval logistic on the features of k-NN
 #              imagenet_unsup_cls    ibot-eval cluster
 #              robustness            ibot-eval robustness of the classifier that imagenet_linear made
+#              davis_viseg           ibot-eval video: DAVIS 2017
 #              extract               ibot-convert: the backbone as checkpoint_KEY.pth
 #   JOB      the name of the run: its folder is OUTPUT_DIR, by default work_dirs/JOB
 #   ARCH     a recipe of ibot-train (vit_small_16, swin_tiny_w14, …), or an architecture (vit_small, swin_tiny, …),
@@ -29,6 +30,7 @@
 # From the environment:
 #   DATA          data set with the folders train and val; default: data/imagenet
 #   IMNET_BG, IMNET_A, IMNET_C   of robustness; default: data/imnet_bg, …, those that are there
+#   DAVIS         of davis_viseg; default: data/davis
 #   OUTPUT_DIR    default: work_dirs/JOB
 #   PRETRAINED    what is evaluated, if not this run: any weights that ibot-eval takes
 #   LOADERS       loader processes of each program; default: one per core, less two, 1 to 12
@@ -80,7 +82,7 @@ fi
 [ "${1:-}" != -- ] || shift
 more=("$@")
 
-known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness extract'
+known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness davis_viseg extract'
 IFS=+ read -ra wanted <<<"$tasks"
 for task in "${wanted[@]}"; do
     [[ " $known " == *" $task "* ]] || stop 2 "TASKS: no '$task'; there are: $known"
@@ -297,6 +299,10 @@ for ((k = node; k < ${#networks[@]}; k += nodes)); do
         done
         eval_of robustness "$key" --linear "$out/linear_$key" "${benchmarks[@]}" --output_dir "$out/robustness_$key" "${evaluation[@]}"
         stage "robustness_$key" "$weights" one "${command[@]}"
+    fi
+    if has davis_viseg; then
+        eval_of video "$key" --data_path "${DAVIS:-data/davis}" --output_dir "$out/davis_$key" "${evaluation[@]}"
+        stage "davis_viseg_$key" "$weights" one "${command[@]}"
     fi
 done
 [ $dry = yes ] || say "all is done: $out/results"

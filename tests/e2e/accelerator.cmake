@@ -45,6 +45,14 @@ add_accelerator_test(accelerator.cuda accelerator_test.sh $<TARGET_FILE:ibot-tra
 add_accelerator_test(accelerator_knn.cuda accelerator_knn_test.sh $<TARGET_FILE:ibot-eval>)
 add_accelerator_test(accelerator_finetune.cuda accelerator_finetune_test.sh $<TARGET_FILE:ibot-eval>)
 
+if(IBOT_USE_PNG) # labels are images
+  add_accelerator_test(accelerator_video.queued accelerator_video_test.sh $<TARGET_FILE:ibot-eval-queued>)
+  if(TARGET ibot-eval-emulated)
+    add_accelerator_test(accelerator_video.cuda_emulated accelerator_video_test.sh $<TARGET_FILE:ibot-eval-emulated>)
+  endif()
+  add_accelerator_test(accelerator_video.cuda accelerator_video_test.sh $<TARGET_FILE:ibot-eval>)
+endif()
+
 if(IBOT_USE_VIPS) # pictures are made
   add_accelerator_test(accelerator_analyze.queued accelerator_analyze_test.sh
     $<TARGET_FILE:ibot-analyze-queued>)

@@ -68,6 +68,9 @@ grep -q '^imagenet_part_linear_teacher_5: {"which": "best"' "$work/part.out" || 
 expect_error 3 'imagenet_part_linear_teacher_1 was done, of other weights or by another line' \
     env TOPK=1 DATA="$work/set" OUTPUT_DIR="$work/job" "$root/scripts/pipeline.sh" imagenet_part_linear tiny vit_small teacher 0 --epochs 2
 
+DAVIS=/videos pipeline -n davis_viseg tiny vit_small teacher 0 --topk 3 >"$work/davis.out" 2>"$work/davis.log" || fail "-n of videos"
+grep -q '^davis_viseg_teacher: ibot-eval video .*--data_path /videos --output_dir .*/davis_teacher --topk 3' "$work/davis.out" || fail "no videos"
+
 # a node takes its share of the networks; ranks are told who they are
 NODE_ID=1 TOTAL_NODES=2 pipeline -n imagenet_knn tiny vit_small teacher,student,both 0 >"$work/node.out" 2>"$work/node.log" || fail "-n"
 [ "$(wc -l <"$work/node.out")" = 1 ] || fail "more than one of three networks for the second of two nodes"

@@ -95,9 +95,11 @@ static enum status read_rows(struct png_reader *r, struct label_image *out)
     return STATUS_OK;
 }
 
-/* All that a jump may end. */
-static enum status read_png(struct png_reader *r, struct png_complaint *complaint,
-                            struct label_image *out, struct png_source *source)
+/* All that a jump may end: not inlined, so that the reader is in memory when it comes back. */
+static __attribute__((noinline)) enum status read_png(struct png_reader *r,
+                                                      struct png_complaint *complaint,
+                                                      struct label_image *out,
+                                                      struct png_source *source)
 {
     r->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, complaint, complain, overlook);
     r->info = r->png != NULL ? png_create_info_struct(r->png) : NULL;
