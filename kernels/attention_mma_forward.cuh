@@ -13,7 +13,8 @@
  * KB at 4.3 TB/s: as good as balanced, given two blocks of 7 warps under way. 32 queries a warp
  * would halve the loads, but leave registers for one block only, so that nobody works while it
  * loads; a whole row of 208 scores in registers the same. At 37 tokens memory is the bound (1.1
- * thousand cycles against 0.3). Predicted, not measured. */
+ * thousand cycles against 0.3). So predicted. Measured on an H200, 3072 heads of 197 tokens take
+ * 254 us, 15360 of 37 tokens 121 us. */
 #ifndef IBOT_KERNELS_ATTENTION_MMA_FORWARD_CUH
 #define IBOT_KERNELS_ATTENTION_MMA_FORWARD_CUH
 

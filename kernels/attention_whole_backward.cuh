@@ -22,8 +22,9 @@
  * x 16 scores of width 64: shared memory, 128 bytes a cycle, 12 loads of matrices for 24 mma while
  * queries pass, 6 for 16 then: 58 and 24; mma at 0.6 of the full rate 38 and 26, and the scheduler
  * with 4 of 13 warps has 1.23 times its share, 47 and 32. At 197 tokens (169 such tiles) 58 + 32
- * make 15 thousand cycles a head, against 11 thousand for its 202 KB at 4.3 TB/s. Predicted, not
- * measured. */
+ * make 15 thousand cycles a head, against 11 thousand for its 202 KB at 4.3 TB/s: 206 us for 3072
+ * heads. Measured on an H200, before values were fetched to the cache ahead: 398 us; 15360 heads of
+ * 37 tokens 187 us. */
 #ifndef IBOT_KERNELS_ATTENTION_WHOLE_BACKWARD_CUH
 #define IBOT_KERNELS_ATTENTION_WHOLE_BACKWARD_CUH
 

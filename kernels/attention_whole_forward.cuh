@@ -12,7 +12,8 @@
  * a cycle, 16; four schedulers with 75 instructions, 19. At 197 tokens (169 such tiles) 5.4
  * thousand cycles a head for shared memory, 5.6 thousand for its 101 KB at 4.3 TB/s, by two blocks
  * of 7 warps; at 37 tokens memory is the bound (1.1 thousand cycles against 0.3), by five blocks
- * of 3. Predicted, not measured. */
+ * of 3. Measured on an H200: 3072 heads of 197 tokens 180 us (192 with lse; cuDNN 166 and 181),
+ * 15360 of 37 tokens 96 us, before queries were fetched to the cache ahead. */
 #ifndef IBOT_KERNELS_ATTENTION_WHOLE_FORWARD_CUH
 #define IBOT_KERNELS_ATTENTION_WHOLE_FORWARD_CUH
 
