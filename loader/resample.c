@@ -16,14 +16,16 @@ struct filter {
     int32_t n_in;
 };
 
-static struct filter filter_of(enum resample_filter kind, int32_t n_in, int32_t n_out)
+static struct filter filter_of(enum resample_filter kind, int32_t n_in, double in, int32_t n_out)
 {
-    double scale = (double)n_in / n_out, filter_scale = scale < 1.0 ? 1.0 : scale;
+    static const double half_width[] = {
+        [RESAMPLE_BICUBIC] = 2.0, [RESAMPLE_BILINEAR] = 1.0, [RESAMPLE_LANCZOS] = 3.0};
+    double scale = (in > 0.0 ? in : n_in) / n_out, filter_scale = scale < 1.0 ? 1.0 : scale;
 
     return (struct filter){.kind = kind,
                            .scale = scale,
                            .filter_scale = filter_scale,
-                           .support = (kind == RESAMPLE_BICUBIC ? 2.0 : 1.0) * filter_scale,
+                           .support = half_width[kind] * filter_scale,
                            .n_in = n_in};
 }
 
@@ -44,6 +46,9 @@ static int32_t taps_of(const struct filter *filter, int32_t x, int32_t *first)
 static enum status make_axis(struct resampler *r, int which, const struct filter *filter,
                              int32_t from, int32_t n, int32_t base)
 {
+    static const enum filter_kernel kernel_of[] = {[RESAMPLE_BICUBIC] = FILTER_BICUBIC,
+                                                   [RESAMPLE_BILINEAR] = FILTER_BILINEAR,
+                                                   [RESAMPLE_LANCZOS] = FILTER_LANCZOS};
     struct resample_axis *axis = &r->axis[which];
     int32_t most = (int32_t)ceil(filter->support) * 2 + 1;
     most = most < filter->n_in ? most : filter->n_in;
@@ -84,7 +89,7 @@ static enum status make_axis(struct resampler *r, int which, const struct filter
     }
     struct filter_taps taps = {n,
                                (int32_t)n_slots,
-                               filter->kind == RESAMPLE_BICUBIC,
+                               kernel_of[filter->kind],
                                1.0 / filter->filter_scale,
                                start,
                                low,
@@ -112,8 +117,8 @@ enum status resample(struct resampler *r, struct planes *out, const struct image
                      const struct resample_plan *plan)
 {
     const struct region *source = &plan->source, *window = &plan->window;
-    struct filter across = filter_of(plan->filter, source->width, plan->width);
-    struct filter down = filter_of(plan->filter, source->height, plan->height);
+    struct filter across = filter_of(plan->filter, source->width, plan->source_width, plan->width);
+    struct filter down = filter_of(plan->filter, source->height, plan->source_height, plan->height);
     int32_t base, n_groups = row_groups_needed(&down, source, window, &base);
     size_t line = ((size_t)window->width + RESAMPLE_COLUMNS - 1) / RESAMPLE_COLUMNS *
                   RESAMPLE_COLUMNS * RESAMPLE_GROUP;

@@ -12,7 +12,7 @@
 #include "ops/pixels/scratch.h"
 #include "proto/base/status.h"
 
-enum resample_filter { RESAMPLE_BICUBIC, RESAMPLE_BILINEAR };
+enum resample_filter { RESAMPLE_BICUBIC, RESAMPLE_BILINEAR, RESAMPLE_LANCZOS };
 
 struct region {
     int32_t left, top, width, height;
@@ -24,6 +24,9 @@ struct resample_plan {
     int32_t width, height;
     struct region window;
     enum resample_filter filter;
+    /* How much of the source becomes the picture, where that is no whole number: up to one less
+     * than its width and height. 0: all. */
+    double source_width, source_height;
 };
 
 /* One thread's working memory, reused. Zeroed but for the kernels is valid and empty. */
@@ -39,7 +42,8 @@ struct resampler {
 static inline struct resample_plan resample_whole(struct region source, int32_t width,
                                                   int32_t height)
 {
-    return (struct resample_plan){source, width, height, {0, 0, width, height}, RESAMPLE_BICUBIC};
+    return (struct resample_plan){
+        .source = source, .width = width, .height = height, .window = {0, 0, width, height}};
 }
 
 /* out: the window's pixels. The source must lie in the image, the window in the picture. Errors:

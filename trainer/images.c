@@ -8,6 +8,7 @@
 
 #include "loader/draw.h"
 #include "loader/index.h"
+#include "loader/thumbnail.h"
 #include "loader/view.h"
 #include "proto/base/memory.h"
 
@@ -153,18 +154,24 @@ enum status images_info(struct images *images, int64_t image, struct image_info 
 
 /* ------------------------------------------------------------------------------ reading */
 
+static void pack(struct view_maker *maker, uint8_t *rgb)
+{
+    const struct planes *planes = &maker->planes;
+    const uint8_t *const rows[3] = {planes->channel[0], planes->channel[1], planes->channel[2]};
+
+    maker->resampler.kernels->interleave(rgb, rows, planes_n_pixels(planes), false);
+}
+
 /* All of an image in a square. */
-static enum status squash(struct view_maker *maker, uint8_t *rgb, int32_t size_px)
+static enum status squash(struct view_maker *maker, uint8_t *rgb, const struct image_form *form)
 {
     const struct image *image = &maker->image;
     struct region whole = {0, 0, image->width, image->height};
-    struct resample_plan plan = resample_whole(whole, size_px, size_px);
-    const struct planes *planes = &maker->planes;
+    struct resample_plan plan = resample_whole(whole, form->size_px, form->size_px);
 
-    plan.filter = RESAMPLE_BILINEAR;
+    plan.filter = form->bilinear ? RESAMPLE_BILINEAR : RESAMPLE_BICUBIC;
     TRY(resample(&maker->resampler, &maker->planes, image, &plan));
-    const uint8_t *const rows[3] = {planes->channel[0], planes->channel[1], planes->channel[2]};
-    maker->resampler.kernels->interleave(rgb, rows, planes_n_pixels(planes), false);
+    pack(maker, rgb);
     return STATUS_OK;
 }
 
@@ -182,24 +189,61 @@ static enum status read_one(const struct images *images, struct view_maker *make
 {
     TRY(decode(images, maker, image));
     if (form->fit == IMAGE_SQUASH)
-        return squash(maker, rgb, form->size_px);
+        return squash(maker, rgb, form);
     struct data_spec spec = data_spec_centre_crop(form->resize_px, form->size_px);
     spec.interpolation = form->bilinear ? INTERPOLATION_BILINEAR : INTERPOLATION_BICUBIC;
     TRY(data_spec_check(&spec));
     return view_render(maker, &spec, 0, 0, &maker->image, rgb);
 }
 
-enum status images_read(struct images *images, uint8_t *rgb, const int64_t *which, int32_t n,
-                        const struct image_form *form)
+static enum status thumbnail_of_one(const struct images *images, struct view_maker *maker,
+                                    uint8_t *rgb, struct image_size *size, int64_t image,
+                                    int32_t most_px, const struct image_box *box)
 {
-    size_t bytes = 3 * (size_t)form->size_px * (size_t)form->size_px;
+    char path[INDEX_MAX_PATH_BYTES];
+    struct image_place place;
+
+    TRY(place_of(images, image, path, &place));
+    TRY(image_read(maker->decoder, &place, &maker->image));
+    const struct image *from = &maker->image;
+    struct region region = {0, 0, from->width, from->height};
+    if (box != NULL) {
+        region = (struct region){box->left, box->top, box->width, box->height};
+        if (box->left < 0 || box->top < 0 || box->width < 1 || box->height < 1 ||
+            box->width > from->width - box->left || box->height > from->height - box->top)
+            FAIL(STATUS_INVALID, "%s: a box of %d x %d px at (%d, %d) is not within its %d x %d px",
+                 place.path, box->width, box->height, box->left, box->top, from->width,
+                 from->height);
+    }
+    TRY(thumbnail(&maker->resampler, &maker->planes, &maker->turned, from, region, most_px));
+    *size = (struct image_size){maker->planes.width, maker->planes.height};
+    pack(maker, rgb);
+    return STATUS_OK;
+}
+
+/* What is read of each of several images. */
+struct reading {
+    const struct image_form *form; /* squares; NULL: thumbnails */
+    struct image_size *sizes;
+    const struct image_box *boxes;
+    int32_t size_px;
+};
+
+static enum status read_all(struct images *images, uint8_t *rgb, const int64_t *which, int32_t n,
+                            const struct reading *r)
+{
+    size_t bytes = 3 * (size_t)r->size_px * (size_t)r->size_px;
     enum status status = STATUS_OK;
     char text[1024] = "";
 
 #pragma omp parallel for schedule(dynamic, 1) num_threads(images->n_threads)
     for (int32_t i = 0; i < n; i++) {
         struct view_maker *maker = &images->makers[omp_get_thread_num()];
-        enum status one = read_one(images, maker, rgb + (size_t)i * bytes, which[i], form);
+        uint8_t *to = rgb + (size_t)i * bytes;
+        enum status one =
+            r->form != NULL ? read_one(images, maker, to, which[i], r->form)
+                            : thumbnail_of_one(images, maker, to, &r->sizes[i], which[i],
+                                               r->size_px, r->boxes != NULL ? &r->boxes[i] : NULL);
         if (one == STATUS_OK)
             continue;
 #pragma omp critical(images_read_status)
@@ -211,6 +255,21 @@ enum status images_read(struct images *images, uint8_t *rgb, const int64_t *whic
     if (status != STATUS_OK)
         FAIL(status, "%s", text);
     return STATUS_OK;
+}
+
+enum status images_read(struct images *images, uint8_t *rgb, const int64_t *which, int32_t n,
+                        const struct image_form *form)
+{
+    return read_all(images, rgb, which, n,
+                    &(struct reading){.form = form, .size_px = form->size_px});
+}
+
+enum status images_read_thumbnails(struct images *images, uint8_t *rgb, struct image_size *sizes,
+                                   const int64_t *which, int32_t n, int32_t most_px,
+                                   const struct image_box *boxes)
+{
+    return read_all(images, rgb, which, n,
+                    &(struct reading){.sizes = sizes, .boxes = boxes, .size_px = most_px});
 }
 
 enum status images_views(struct images *images, uint8_t *record, struct image_box *boxes,

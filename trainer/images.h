@@ -15,13 +15,13 @@ struct images; /* opaque; called by one thread, reads with several */
 
 /* How an image becomes a square of size_px. */
 enum image_fit {
-    IMAGE_SQUASH, /* all of it, both sides resized (bilinear): the original's for pictures */
+    IMAGE_SQUASH, /* all of it, both sides resized */
     IMAGE_CROP    /* shorter side resized to resize_px, central square of that */
 };
 struct image_form {
     enum image_fit fit;
     int32_t size_px, resize_px;
-    bool bilinear; /* IMAGE_CROP */
+    bool bilinear; /* bicubic otherwise */
 };
 
 struct image_info {
@@ -48,6 +48,18 @@ enum status images_info(struct images *images, int64_t image,
  * STATUS_NO_MEMORY. */
 enum status images_read(struct images *images, uint8_t *rgb, const int64_t *which, int32_t n,
                         const struct image_form *form) IBOT_WARN_UNUSED;
+
+struct image_size {
+    int32_t width, height;
+};
+
+/* The same with the aspect ratio kept: [height, width, 3] of each image, within a square of
+ * most_px and no larger than it is (loader/thumbnail.h), of `boxes` [n] of them, or NULL: all of
+ * it. rgb [n, most_px * most_px * 3] out, sizes [n] out. Errors: also STATUS_INVALID, a box that
+ * lies outside. */
+enum status images_read_thumbnails(struct images *images, uint8_t *rgb, struct image_size *sizes,
+                                   const int64_t *which, int32_t n, int32_t most_px,
+                                   const struct image_box *boxes) IBOT_WARN_UNUSED;
 
 /* The views of one image that this spec (of multi-crop, and checked) makes: its record (as
  * data_spec.h lays it out), and boxes [n_global + n_local] of the crops. Errors: the same. */

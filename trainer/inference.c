@@ -137,6 +137,15 @@ enum status inference_wants_attention(const struct inference *model)
     return STATUS_OK;
 }
 
+enum status inference_reshape(struct inference *model, int32_t height_px, int32_t width_px)
+{
+    TRY(ibot_reshape(model->ibot, height_px, width_px));
+    model->size_px = height_px;
+    model->width_px = width_px;
+    model->grid = height_px / model->cell_px;
+    return STATUS_OK;
+}
+
 enum status inference_upload(struct inference *model, const void *pictures, enum dtype dtype,
                              int32_t n, struct tensor *out)
 {

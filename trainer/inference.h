@@ -57,6 +57,11 @@ void inference_close(struct inference *model);
 /* STATUS_UNSUPPORTED, for those that want the attention of the [CLS] token, where there is none. */
 enum status inference_wants_attention(const struct inference *model) IBOT_WARN_UNUSED;
 
+/* Pictures of height x width px from now on: of a ViT, and no more patches than those that it was
+ * opened for. Errors: those of ibot_reshape. */
+enum status inference_reshape(struct inference *model, int32_t height_px,
+                              int32_t width_px) IBOT_WARN_UNUSED;
+
 /* Pictures of host memory, n <= batch_size, into device memory as `out`, which holds until the next
  * call: [n, size, width, 3] u8, or normalised, [n, 3, size, width] f32. */
 enum status inference_upload(struct inference *model, const void *pictures, enum dtype dtype,

@@ -32,11 +32,13 @@ struct resample_axis {
     int32_t *packed;           /* [max_groups, RESAMPLE_MAX_PACKED, n_out] */
 };
 
+enum filter_kernel { FILTER_BICUBIC, FILTER_BILINEAR, FILTER_LANCZOS };
+
 /* What the weights along an axis are computed from. Slot k of output x is input start + k; it
  * counts from `low` to before `high`. */
 struct filter_taps {
     int32_t n_out, n_slots;
-    bool cubic;                                /* else linear */
+    enum filter_kernel kernel;
     double step;                               /* filter units per input */
     const double *start, *low, *high, *centre; /* [n_out] */
 };

@@ -239,7 +239,7 @@ static void normalised_pictures_are_those_of_bytes(void **state)
 
     assert_int_equal(inference_upload(&s->model, rgb, DTYPE_U8, 1, &pixels), STATUS_OK);
     assert_int_equal(ibot_features(s->model.ibot, pixels, &cls, bytes), STATUS_OK);
-    ibot_normalise(normal, rgb, SIZE);
+    ibot_normalise(normal, rgb, (int64_t)SIZE * SIZE);
     assert_int_equal(inference_upload(&s->model, normal, DTYPE_F32, 1, &pixels), STATUS_OK);
     assert_int_equal(ibot_features(s->model.ibot, pixels, &cls, floats), STATUS_OK);
     assert_memory_equal(bytes, floats, sizeof(bytes));

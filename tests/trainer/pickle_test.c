@@ -232,6 +232,75 @@ static void numpy_scalars_become_numbers(void **state)
                          "cnumpy\ndtype\nX\x02\0\0\0f8\x85R(K\x03X\x01\0\0\0>tb."));
 }
 
+#define ARRAY(shape, type, data)                                                                   \
+    "\x80\x02"                                                                                     \
+    "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85"                            \
+    "C\x01"                                                                                        \
+    "btR(K\x01" shape "cnumpy\ndtype\nU\x02" type "\x89\x88\x87R(K\x03U\x01<NNNK\x00K\x00K\x00tb"  \
+    "\x89" data "tb."
+
+static void numpy_arrays_become_lists(void **state)
+{
+    (void)state;
+    expect_printed(BYTES(ARRAY("K\x02\x85", "i2", "C\x04\x05\x00\x07\x01")), "[5, 263]");
+    expect_printed(BYTES(ARRAY("K\x01\x85", "f4", "C\x04\0\0\0\x3f")), "[0.5]");
+    expect_printed(BYTES(ARRAY("K\x00\x85", "i8", "c__builtin__\nbytes\n)R")), "[]");
+    expect_failure(STATUS_UNSUPPORTED, "2 dimensions",
+                   BYTES(ARRAY("K\x01K\x02\x86", "i2", "C\x04\0\0\0\0")));
+    expect_failure(STATUS_CORRUPT, "3 numbers", BYTES(ARRAY("K\x03\x85", "i2", "C\x04\0\0\0\0")));
+    expect_failure(STATUS_CORRUPT, "not (version",
+                   BYTES(ARRAY("J\xff\xff\xff\xff\x85", "i2", "C\x04\0\0\0\0")));
+    expect_failure(STATUS_CORRUPT, "is called",
+                   BYTES("\x80\x02"
+                         "cnumpy\nndarray\n)R."));
+    expect_failure(STATUS_CORRUPT, "wants numpy.ndarray",
+                   BYTES("\x80\x02"
+                         "cnumpy.core.multiarray\n_reconstruct\n)R."));
+    expect_failure(STATUS_CORRUPT, "only empty",
+                   BYTES("\x80\x02"
+                         "cbuiltins\nbytes\nK\x09\x85R."));
+}
+
+/* A few bytes that are named again and again may not become any number of lists. */
+static void arrays_of_the_same_bytes_do_not_fill_memory(void **state)
+{
+    char bytes[8192];
+    size_t n = 0;
+    struct pickle pickle;
+
+#define PUT(text)                                                                                  \
+    do {                                                                                           \
+        memcpy(bytes + n, text, sizeof(text) - 1);                                                 \
+        n += sizeof(text) - 1;                                                                     \
+    } while (0)
+    (void)state;
+    PUT("\x80\x02(cnumpy.core.multiarray\n_reconstruct\nq\x01"
+        "cnumpy\nndarray\nq\x02");
+    PUT("cnumpy\ndtype\nU\x02i1\x85Rq\x03"
+        "B\x00\x10\0\0");
+    memset(bytes + n, 7, 4096);
+    n += 4096;
+    PUT("q\x04(K\x01M\x00\x10\x85h\x03\x89h\x04tq\x05");
+    for (int i = 0; i < 3; i++)
+        PUT("h\x01(h\x02K\x00\x85h\x04tRh\x05"
+            "b");
+    PUT("t.");
+    assert_int_equal(pickle_load(&pickle, bytes, n, "test"), STATUS_CORRUPT);
+    assert_non_null(strstr(status_message(), "more bytes than it has itself"));
+#undef PUT
+}
+
+static void texts_of_python_2_are_ascii(void **state)
+{
+    (void)state;
+    expect_printed(BYTES("\x80\x02U\x02"
+                         "abT\x01\0\0\0c\x86."),
+                   "('ab', 'c')");
+    expect_failure(STATUS_CORRUPT, "not ASCII",
+                   BYTES("\x80\x02U\x02"
+                         "a\x80."));
+}
+
 static void printing_stops_where_the_room_ends(void **state)
 {
     struct pickle pickle = load(BYTES("\x80\x02(X\x04\0\0\0abcdX\x04\0\0\0efght."));
@@ -253,6 +322,9 @@ int main(void)
         cmocka_unit_test(broken_pickles_are_told_from_good_ones),
         cmocka_unit_test(views_stay_within_their_storage),
         cmocka_unit_test(numpy_scalars_become_numbers),
+        cmocka_unit_test(numpy_arrays_become_lists),
+        cmocka_unit_test(arrays_of_the_same_bytes_do_not_fill_memory),
+        cmocka_unit_test(texts_of_python_2_are_ascii),
         cmocka_unit_test(printing_stops_where_the_room_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -310,7 +310,8 @@ static enum status show(struct attention_run *run, int64_t image, const float *a
 static enum status show_batch(struct attention_run *run, const int64_t *which, int32_t n)
 {
     int32_t size = run->model.size_px;
-    struct image_form form = {(enum image_fit)run->options->fit, size, size, false};
+    struct image_form form = {(enum image_fit)run->options->fit, size, size,
+                              run->options->fit == IMAGE_SQUASH};
     struct ibot_tokens out = {.attention = run->attention};
     size_t row = (size_t)run->model.n_heads * (size_t)(run->model.grid * run->model.grid + 1);
 

@@ -227,7 +227,7 @@ struct found {
 
 static enum status read_pair(struct correspondence_run *run, const struct image_pair *pair)
 {
-    struct image_form form = {IMAGE_SQUASH, run->model.size_px, run->model.size_px, false};
+    struct image_form form = {IMAGE_SQUASH, run->model.size_px, run->model.size_px, true};
     struct image_box boxes[2];
 
     if (run->options->sample_type == SAMPLE_CLASS)

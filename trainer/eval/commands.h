@@ -5,6 +5,6 @@
 #include "trainer/command.h"
 
 extern const struct program_command cluster_command, curve_command, finetune_command, knn_command,
-    linear_command, logistic_command, robustness_command, video_command;
+    linear_command, logistic_command, retrieval_command, robustness_command, video_command;
 
 #endif

@@ -44,7 +44,7 @@ void feature_model_close(struct feature_model *model)
 
 /* ------------------------------------------------------------------------------ data */
 
-static void normalise(float *row, int32_t dim)
+void features_unit_length(float *row, int32_t dim)
 {
     double squares = 0.0;
 
@@ -55,7 +55,7 @@ static void normalise(float *row, int32_t dim)
         row[i] = (float)(row[i] * factor);
 }
 
-static bool are_finite(const float *row, int64_t n)
+bool features_are_finite(const float *row, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(row[i]))
@@ -77,8 +77,8 @@ static enum status take_batches(struct features *out, const struct feature_model
         TRY(ibot_features(model->network.ibot, input.globals, &model->options, rows));
         for (int32_t i = 0; i < batch->n_samples; i++) {
             if (unit_length)
-                normalise(rows + (int64_t)i * out->dim, out->dim);
-            if (!are_finite(rows + (int64_t)i * out->dim, out->dim))
+                features_unit_length(rows + (int64_t)i * out->dim, out->dim);
+            if (!features_are_finite(rows + (int64_t)i * out->dim, out->dim))
                 FAIL(STATUS_NOT_FINITE,
                      "the features of image %lld are not finite: the weights are broken, or too "
                      "large for --precision",
@@ -188,7 +188,7 @@ enum status features_read(struct features *out, const char *path)
         if (out->labels[i] < 0 || out->labels[i] >= out->n_classes)
             FAIL_OUT(STATUS_CORRUPT, "%s: label %d of %d classes", path, out->labels[i],
                      out->n_classes);
-    if (!are_finite(out->values, out->n * out->dim))
+    if (!features_are_finite(out->values, out->n * out->dim))
         FAIL_OUT(STATUS_NOT_FINITE, "%s: 'values' has some that are not finite", path);
 out:
     safetensors_release(&file);

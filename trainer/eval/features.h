@@ -42,6 +42,10 @@ struct feature_data_options {
     bool unit_length; /* L2-normalised, as neighbours want them */
 };
 
+/* Divides by the Euclidean norm. */
+void features_unit_length(float *row, int32_t dim);
+bool features_are_finite(const float *row, int64_t n);
+
 /* Every image of a folder. A bad image is an error: an evaluation leaves nothing out. Errors: those
  * of receiver_next, STATUS_NOT_FINITE, STATUS_NO_MEMORY. */
 enum status features_compute(struct features *out, const struct feature_model *model,

@@ -62,7 +62,7 @@ static enum status begin(void *context, const struct pass_batch *batch)
         return STATUS_OK;
 #pragma omp parallel for schedule(static)
     for (int32_t i = 0; i < batch->n; i++)
-        ibot_normalise(x->normal + i * picture, batch->rgb + i * picture, size);
+        ibot_normalise(x->normal + i * picture, batch->rgb + i * picture, (int64_t)size * size);
     if (x->attention == NULL)
         return STATUS_OK;
     return inference_tokens(x->o->saliency, batch->rgb, batch->n,

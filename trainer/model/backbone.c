@@ -250,6 +250,21 @@ enum status backbone_bind(struct backbone *b, const struct binder *binder,
     return STATUS_OK;
 }
 
+enum status backbone_reshape(struct backbone *b, int32_t height_px, int32_t width_px)
+{
+    if (b->vit == NULL)
+        FAIL(STATUS_UNSUPPORTED,
+             "images of %d x %d px: a Swin takes squares of the size that it was opened for; give "
+             "the weights of a ViT",
+             width_px, height_px);
+    int32_t p = b->vit->options.patch_size_px;
+    TRY(vit_reshape(b->vit, height_px / p, width_px / p));
+    shape_of_vit(b);
+    b->all_rows.n_rows = b->n_tokens;
+    b->rows = b->all_rows;
+    return STATUS_OK;
+}
+
 enum status backbone_forward(struct backbone *b, uint8_t *mask)
 {
     if (b->vit != NULL) {

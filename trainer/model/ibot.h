@@ -226,9 +226,13 @@ struct ibot_feature_options {
                      the mean of its heads; the first of equals */
     bool reverse_top; /* or least */
 };
-/* pixels [size, size, 3] u8 -> out [3, size, size] f32, as the networks see them: to the bit what
- * they make of bytes. For those who change what a byte can't say; both in host memory. */
-void ibot_normalise(float *out, const uint8_t *pixels, int32_t size_px);
+/* pixels [n, 3] u8 -> out [3, n] f32, as the networks see them: to the bit what they make of bytes.
+ * For those who change what a byte can't say; both in host memory. */
+void ibot_normalise(float *out, const uint8_t *pixels, int64_t n);
+
+/* Images of height x width px from now on, in the memory that was planned: of a ViT with
+ * inference_only, and no more patches. Errors: STATUS_UNSUPPORTED (a Swin), STATUS_INVALID. */
+enum status ibot_reshape(struct ibot *ibot, int32_t height_px, int32_t width_px) IBOT_WARN_UNUSED;
 
 int32_t ibot_feature_dim(const struct ibot *ibot, const struct ibot_feature_options *options);
 /* The same before there is a network. */

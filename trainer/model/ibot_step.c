@@ -16,15 +16,23 @@ const float *ibot_control_field(const struct ibot *ibot, size_t offset)
 static const float colour_mean[3] = {0.485f, 0.456f, 0.406f};
 static const float colour_std[3] = {0.229f, 0.224f, 0.225f};
 
-void ibot_normalise(float *out, const uint8_t *pixels, int32_t size_px)
+void ibot_normalise(float *out, const uint8_t *pixels, int64_t n)
 {
-    int64_t n = (int64_t)size_px * size_px;
     float table[3][256];
 
     patchify_table(table, colour_mean, colour_std);
     for (int c = 0; c < 3; c++)
         for (int64_t i = 0; i < n; i++)
             out[c * n + i] = table[c][pixels[3 * i + c]];
+}
+
+enum status ibot_reshape(struct ibot *ibot, int32_t height_px, int32_t width_px)
+{
+    CHECK(ibot->options.inference_only);
+    TRY(backbone_reshape(&ibot->teacher.backbone, height_px, width_px));
+    ibot->options.global_size_px = height_px;
+    ibot->options.global_width_px = width_px;
+    return STATUS_OK;
 }
 
 enum status ibot_check_images(const struct ibot *ibot, const struct tensor *pixels,

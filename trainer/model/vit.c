@@ -8,19 +8,28 @@
 
 /* ------------------------------------------------------------------------------ planning */
 
+static void shape_group(const struct vit *vit, struct vit_group *group, int64_t rows,
+                        int64_t columns)
+{
+    int64_t stored = vit->options.image_size_px / vit->options.patch_size_px;
+
+    group->rows = rows;
+    group->columns = columns;
+    group->length = rows * columns + 1;
+    group->interpolated = rows != stored || columns != stored;
+}
+
 static void add_group(struct vit *vit, int64_t n_images, int32_t height_px, int32_t width_px)
 {
     struct vit_group *group = &vit->groups[vit->n_groups];
-    int32_t stored = vit->options.image_size_px / vit->options.patch_size_px;
 
     if (n_images == 0)
         return;
     group->n_images = n_images;
-    group->rows = height_px / vit->options.patch_size_px;
-    group->columns = width_px / vit->options.patch_size_px;
-    group->length = group->rows * group->columns + 1;
+    shape_group(vit, group, height_px / vit->options.patch_size_px,
+                width_px / vit->options.patch_size_px);
+    group->n_cells = group->length - 1;
     group->first_row = vit->pass.n_tokens;
-    group->interpolated = group->rows != stored || group->columns != stored;
     vit->pass.groups[vit->n_groups++] =
         (struct attention_group){group->first_row, n_images, group->length};
     vit->pass.n_tokens += n_images * group->length;
@@ -63,10 +72,10 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         struct vit_group *group = &vit->groups[i];
         TRY(plan_buffer(w, &group->embedded, layout->dtype,
                         group->n_images * (group->length - 1) * d));
-        if (group->interpolated) {
+        if (group->interpolated || !layout->backward) /* another shape may follow */
             TRY(plan_floats(w, &group->pos, group->length * d));
+        if (group->interpolated && layout->backward)
             TRY(plan_floats(w, &group->d_pos, group->length * d));
-        }
     }
     for (int32_t i = 0; i < options->depth; i++) {
         bool own = layout->backward || i == 0;
@@ -143,6 +152,25 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
     memory_free(host);
     pass->sample = vit->sample;
     return status;
+}
+
+enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns)
+{
+    struct vit_group *group = &vit->groups[0];
+
+    CHECK(!vit->pass.backward && vit->n_groups == 1);
+    if (rows < 1 || columns < 1 || rows * columns > group->n_cells)
+        FAIL(
+            STATUS_INVALID,
+            "images of %lld x %lld patches of %d px: wanted one or more each way, and at most %lld",
+            (long long)columns, (long long)rows, vit->options.patch_size_px,
+            (long long)group->n_cells);
+    shape_group(vit, group, rows, columns);
+    vit->pass.groups[0].length = group->length;
+    vit->pass.n_tokens = group->n_images * group->length;
+    vit->all_rows.n_rows = vit->pass.n_tokens;
+    vit->rows = vit->all_rows;
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ forward */

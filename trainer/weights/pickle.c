@@ -208,11 +208,15 @@ static enum status run_float(struct pickle_machine *m, uint8_t code)
     return STATUS_OK;
 }
 
-/* Text and bytes: a length of 1, 4 or 8 bytes, then as many. */
+/* Text and bytes: a length of 1, 4 or 8 bytes, then as many. What Python 2 called a text is one
+ * where it is ASCII. */
 static enum status run_text(struct pickle_machine *m, uint8_t code)
 {
-    size_t width = code == 0x8c || code == 'C' ? 1 : code == 'X' || code == 'B' ? 4 : 8;
-    bool text = code == 'X' || code == 0x8c || code == 0x8d;
+    bool old = code == 'U' || code == 'T',
+         text = code == 'X' || code == 0x8c || code == 0x8d || old;
+    size_t width = code == 0x8c || code == 'C' || code == 'U'  ? 1
+                   : code == 'X' || code == 'B' || code == 'T' ? 4
+                                                               : 8;
     struct pickle_value *value = NULL;
     const uint8_t *bytes = NULL;
     uint64_t n = 0;
@@ -220,6 +224,9 @@ static enum status run_text(struct pickle_machine *m, uint8_t code)
 
     TRY(take_number(m, width, &n));
     TRY(take(m, n > SIZE_MAX / 2 ? SIZE_MAX / 2 : (size_t)n, &bytes));
+    for (size_t i = 0; old && i < n; i++)
+        if (bytes[i] >= 0x80)
+            return pickle_corrupt(m, "a text of Python 2 is not ASCII");
     TRY(pickle_value_make(m, text ? PICKLE_STRING : PICKLE_BYTES, &value));
     TRY(pickle_arena_take(m->pickle, (size_t)n + 1, &copy));
     memcpy(copy, bytes, (size_t)n);
@@ -489,6 +496,8 @@ static const struct operation operations[256] = {
     ['X'] = {"BINUNICODE", run_text},
     [0x8c] = {"SHORT_BINUNICODE", run_text},
     [0x8d] = {"BINUNICODE8", run_text},
+    ['T'] = {"BINSTRING", run_text},
+    ['U'] = {"SHORT_BINSTRING", run_text},
     ['B'] = {"BINBYTES", run_text},
     ['C'] = {"SHORT_BINBYTES", run_text},
     [0x8e] = {"BINBYTES8", run_text},
@@ -524,8 +533,6 @@ static const struct operation operations[256] = {
     ['L'] = {"LONG", NULL},
     ['F'] = {"FLOAT", NULL},
     ['S'] = {"STRING", NULL},
-    ['T'] = {"BINSTRING", NULL},
-    ['U'] = {"SHORT_BINSTRING", NULL},
     ['V'] = {"UNICODE", NULL},
     ['d'] = {"DICT", NULL},
     ['p'] = {"PUT", NULL},

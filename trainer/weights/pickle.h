@@ -1,6 +1,7 @@
 /* A restricted pickle machine: it turns the pickles that torch.save writes into plain values and
  * does nothing else. A pickle is a program; this one may build numbers, strings, lists, tuples,
- * dictionaries, namespaces, storages and tensors, from the names in a fixed table. Any other name
+ * dictionaries, namespaces, storages and tensors, and of numpy scalars and rows of numbers (arrays
+ * of one dimension, which become lists), from the names in a fixed table. Any other name
  * or operation is refused and named. Nothing is ever looked up, called or executed.
  *
  *   bytes ──> machine (stack, marks, memo) ──> values, all in one arena, freed together
@@ -34,7 +35,8 @@ enum pickle_kind {
     PICKLE_STORAGE,
     PICKLE_TENSOR,
     PICKLE_GLOBAL,      /* a known name that was not used up */
-    PICKLE_NUMPY_DTYPE, /* of a numpy scalar, on its way to be one */
+    PICKLE_NUMPY_DTYPE, /* of a numpy scalar or array, on its way to be one */
+    PICKLE_NUMPY_ARRAY, /* on its way: becomes a list of its numbers when its state is known */
 };
 
 /* Which names are known. */
@@ -46,7 +48,10 @@ enum pickle_global {
     GLOBAL_SIZE,
     GLOBAL_NUMPY_SCALAR,
     GLOBAL_NUMPY_DTYPE,
+    GLOBAL_NUMPY_ARRAY, /* numpy.ndarray, the type */
+    GLOBAL_NUMPY_RECONSTRUCT,
     GLOBAL_ENCODE,
+    GLOBAL_BYTES, /* of which there are none: how protocol 2 writes empty bytes */
     GLOBAL_STORAGE,
 };
 

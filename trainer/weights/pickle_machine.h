@@ -17,6 +17,7 @@ struct pickle_machine {
     size_t n_marks, marks_capacity;
     struct pickle_value **memo;
     size_t n_memo, memo_capacity;
+    size_t array_bytes; /* that numbers of arrays were made of so far */
     bool stopped;
 };
 

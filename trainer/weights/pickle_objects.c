@@ -19,7 +19,12 @@ static const struct {
     {"numpy.core.multiarray", "scalar", GLOBAL_NUMPY_SCALAR},
     {"numpy._core.multiarray", "scalar", GLOBAL_NUMPY_SCALAR},
     {"numpy", "dtype", GLOBAL_NUMPY_DTYPE},
+    {"numpy", "ndarray", GLOBAL_NUMPY_ARRAY},
+    {"numpy.core.multiarray", "_reconstruct", GLOBAL_NUMPY_RECONSTRUCT},
+    {"numpy._core.multiarray", "_reconstruct", GLOBAL_NUMPY_RECONSTRUCT},
     {"_codecs", "encode", GLOBAL_ENCODE},
+    {"__builtin__", "bytes", GLOBAL_BYTES},
+    {"builtins", "bytes", GLOBAL_BYTES},
 };
 
 enum status pickle_global_find(struct pickle_machine *m, const char *module, const char *name,
@@ -39,7 +44,8 @@ enum status pickle_global_find(struct pickle_machine *m, const char *module, con
     if (!known)
         FAIL(STATUS_UNSUPPORTED,
              "%s: its pickle asks for '%.200s.%.200s', which is refused: only tensors, numbers, "
-             "texts, lists, dictionaries and argparse namespaces are read, and nothing is ever "
+             "rows of them, texts, lists, dictionaries and argparse namespaces are read, and "
+             "nothing is ever "
              "executed. If you trust the file, open it in Python and save its state dict alone",
              m->name, module, name);
     TRY(pickle_value_make(m, PICKLE_GLOBAL, out));
@@ -171,7 +177,7 @@ enum status pickle_persistent(struct pickle_machine *m, const struct pickle_valu
     return STATUS_OK;
 }
 
-/* ------------------------------------------------------------------------------ numpy scalars */
+/* ------------------------------------------------------------------------------ numpy */
 
 /* numpy writes an array scalar as dtype and bytes; protocol 2 writes bytes as encode(text, latin1).
  */
@@ -197,6 +203,26 @@ static enum status make_dtype(struct pickle_machine *m, const struct pickle_valu
          m->name, m->operation, name != NULL ? name : "(no text)");
 }
 
+/* One number of a numpy type. */
+static enum status make_number(struct pickle_machine *m, const char *bytes, enum weight_dtype dtype,
+                               struct pickle_value **out)
+{
+    if (dtype == WEIGHT_BOOL) {
+        TRY(pickle_value_make(m, PICKLE_BOOL, out));
+        (*out)->truth = bytes[0] != 0;
+    } else if (weight_dtype_is_real(dtype)) {
+        TRY(pickle_value_make(m, PICKLE_FLOAT, out));
+        (*out)->real = weight_dtype_value(bytes, dtype, 0);
+    } else if (dtype == WEIGHT_I64) {
+        TRY(pickle_value_make(m, PICKLE_INT, out));
+        memcpy(&(*out)->integer, bytes, sizeof(int64_t));
+    } else {
+        TRY(pickle_value_make(m, PICKLE_INT, out));
+        (*out)->integer = (int64_t)weight_dtype_value(bytes, dtype, 0);
+    }
+    return STATUS_OK;
+}
+
 static enum status make_scalar(struct pickle_machine *m, const struct pickle_value *arguments,
                                struct pickle_value **out)
 {
@@ -208,18 +234,50 @@ static enum status make_scalar(struct pickle_machine *m, const struct pickle_val
     if (bytes->string.length != weight_dtype_bytes(dtype))
         return pickle_corrupt(m, "a numpy scalar of type %s has %zu bytes",
                               weight_dtype_name(dtype), bytes->string.length);
-    if (dtype == WEIGHT_BOOL) {
-        TRY(pickle_value_make(m, PICKLE_BOOL, out));
-        (*out)->truth = bytes->string.text[0] != 0;
-    } else if (weight_dtype_is_real(dtype)) {
-        TRY(pickle_value_make(m, PICKLE_FLOAT, out));
-        (*out)->real = weight_dtype_value(bytes->string.text, dtype, 0);
-    } else if (dtype == WEIGHT_I64) {
-        TRY(pickle_value_make(m, PICKLE_INT, out));
-        memcpy(&(*out)->integer, bytes->string.text, sizeof(int64_t));
-    } else {
-        TRY(pickle_value_make(m, PICKLE_INT, out));
-        (*out)->integer = (int64_t)weight_dtype_value(bytes->string.text, dtype, 0);
+    return make_number(m, bytes->string.text, dtype, out);
+}
+
+/* _reconstruct(ndarray, (0,), b'b'): an array without anything in it; BUILD says what. */
+static enum status make_array(struct pickle_machine *m, const struct pickle_value *arguments,
+                              struct pickle_value **out)
+{
+    if (n_arguments(arguments) != 3 || !is_global(argument(arguments, 0), GLOBAL_NUMPY_ARRAY))
+        return pickle_corrupt(m, "a numpy array wants numpy.ndarray, a shape and a type");
+    return pickle_value_make(m, PICKLE_NUMPY_ARRAY, out);
+}
+
+/* (version, shape, dtype, Fortran order, bytes): the array becomes a list. */
+static enum status fill_array(struct pickle_machine *m, struct pickle_value *array,
+                              const struct pickle_value *state)
+{
+    int64_t shape[WEIGHT_MAX_RANK];
+    int32_t rank;
+
+    if (state->kind != PICKLE_TUPLE || n_arguments(state) != 5 ||
+        !take_numbers(argument(state, 1), shape, &rank) ||
+        argument(state, 2)->kind != PICKLE_NUMPY_DTYPE || argument(state, 4)->kind != PICKLE_BYTES)
+        return pickle_corrupt(m, "the state of a numpy array is not (version, shape, type, order, "
+                                 "bytes)");
+    if (rank != 1)
+        FAIL(STATUS_UNSUPPORTED,
+             "%s: byte %zu of its pickle: a numpy array of %d dimensions: only rows of numbers are "
+             "read",
+             m->name, m->operation, rank);
+    enum weight_dtype dtype = argument(state, 2)->global.dtype;
+    const struct pickle_value *bytes = argument(state, 4);
+    size_t size = weight_dtype_bytes(dtype);
+    if (bytes->string.length % size != 0 || (int64_t)(bytes->string.length / size) != shape[0])
+        return pickle_corrupt(m, "a numpy array of %lld numbers of type %s has %zu bytes",
+                              (long long)shape[0], weight_dtype_name(dtype), bytes->string.length);
+    m->array_bytes += bytes->string.length; /* the same bytes may be named again and again */
+    if (m->array_bytes > m->n_bytes)
+        return pickle_corrupt(m, "its numpy arrays have more bytes than it has itself");
+    array->kind = PICKLE_LIST;
+    memset(&array->sequence, 0, sizeof(array->sequence));
+    for (int64_t i = 0; i < shape[0]; i++) {
+        struct pickle_value *number;
+        TRY(make_number(m, bytes->string.text + (size_t)i * size, dtype, &number));
+        TRY(pickle_append(m, array, number));
     }
     return STATUS_OK;
 }
@@ -305,8 +363,18 @@ enum status pickle_reduce(struct pickle_machine *m, const struct pickle_value *c
         return make_scalar(m, arguments, out);
     case GLOBAL_NUMPY_DTYPE:
         return make_dtype(m, arguments, out);
+    case GLOBAL_NUMPY_RECONSTRUCT:
+        return make_array(m, arguments, out);
+    case GLOBAL_NUMPY_ARRAY:
+        return pickle_corrupt(m, "numpy.ndarray is called; arrays come by _reconstruct alone");
     case GLOBAL_ENCODE:
         return encode(m, arguments, out);
+    case GLOBAL_BYTES:
+        if (n_arguments(arguments) != 0)
+            return pickle_corrupt(m, "bytes are made of arguments; only empty ones are");
+        TRY(pickle_value_make(m, PICKLE_BYTES, out));
+        (*out)->string.text = "";
+        return STATUS_OK;
     case GLOBAL_STORAGE:
         break;
     }
@@ -327,13 +395,15 @@ enum status pickle_build(struct pickle_machine *m, struct pickle_value *object,
         for (size_t i = 0; i < state->sequence.n; i++)
             TRY(pickle_append(m, object, state->sequence.items[i]));
         return STATUS_OK;
+    case PICKLE_NUMPY_ARRAY:
+        return fill_array(m, object, state);
     case PICKLE_NUMPY_DTYPE: {
         const char *order = state->kind == PICKLE_TUPLE && state->sequence.n > 1
                                 ? pickle_text(state->sequence.items[1])
                                 : NULL;
         if (order == NULL || (strcmp(order, "<") != 0 && strcmp(order, "|") != 0))
             FAIL(STATUS_UNSUPPORTED,
-                 "%s: byte %zu of its pickle: a numpy scalar is not little-endian", m->name,
+                 "%s: byte %zu of its pickle: a numpy type is not little-endian", m->name,
                  m->operation);
         return STATUS_OK;
     }

@@ -63,6 +63,7 @@ const char *pickle_kind_name(enum pickle_kind kind)
         [PICKLE_TENSOR] = "a tensor",
         [PICKLE_GLOBAL] = "a name",
         [PICKLE_NUMPY_DTYPE] = "a numpy type",
+        [PICKLE_NUMPY_ARRAY] = "a numpy array",
     };
     return kinds[kind];
 }
