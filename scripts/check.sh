@@ -51,7 +51,7 @@ fi
 python3 scripts/check_layout.py || failed+=(layout)
 
 mkdir -p build
-cmake --preset release > build/configure.log 2>&1 || {
+cmake --preset release -DIBOT_WERROR=ON > build/configure.log 2>&1 || {
     cat build/configure.log >&2
     exit 1
 }

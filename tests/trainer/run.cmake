@@ -17,11 +17,11 @@ add_executable(golden_official golden_official.c)
 target_link_libraries(golden_official PRIVATE golden_replay ibot_trainer)
 foreach(name vit_shared vit_separate_heads_droppath vit_default_head_sharing swin)
   foreach(epoch 1 2)
-    if(name STREQUAL swin AND epoch EQUAL 2)
+    if(name STREQUAL "swin" AND epoch EQUAL 2)
       continue() # it has two epochs
     endif()
     set(checkpoint)
-    if(name STREQUAL vit_shared)
+    if(name STREQUAL "vit_shared")
       set(checkpoint ${IBOT_TEST_DATA}/golden/official_checkpoint.pth)
     endif()
     add_test(NAME trainer.official.${name}.${epoch}
