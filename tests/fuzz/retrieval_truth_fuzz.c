@@ -10,14 +10,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
 {
     struct retrieval_truth t;
-    static size_t sum;
 
     if (retrieval_truth_parse(&t, bytes, n_bytes, "fuzz") != STATUS_OK)
         return 0;
     for (int32_t i = 0; i < t.n_images; i++)
-        sum += strlen(t.names[i]);
+        if (strlen(t.names[i]) > n_bytes)
+            abort();
     for (int32_t q = 0; q < t.n_queries; q++) {
-        sum += strlen(t.query_names[q]);
+        if (strlen(t.query_names[q]) > n_bytes)
+            abort();
         for (int list = 0; list < RETRIEVAL_LISTS; list++)
             for (int32_t i = 0; i < t.queries[q].n[list]; i++)
                 if (t.queries[q].images[list][i] < 0 || t.queries[q].images[list][i] >= t.n_images)
