@@ -2,7 +2,7 @@
 measures made again here, from their definitions.
 
   check_torch_retrieval.py make FOLDER IMAGES   # a data set, and a random network, in FOLDER
-  ibot-eval retrieval --checkpoint FOLDER/vit.pth --data FOLDER/revisited --dataset made --imsize 200 \\
+  ibot-eval retrieval --checkpoint FOLDER/vit.pth --num_heads 3 --data FOLDER/revisited --dataset made --imsize 200 \\
       --multiscale --json -o FOLDER/kept > FOLDER/retrieval.jsonl
   check_torch_retrieval.py check FOLDER [--imsize 200] [--scales 3] [--crop]
 

@@ -15,6 +15,8 @@
 #              imagenet_unsup_cls    ibot-eval cluster
 #              robustness            ibot-eval robustness of the classifier that imagenet_linear made
 #              davis_viseg           ibot-eval video: DAVIS 2017
+#              paris_oxford_reid     ibot-eval retrieval: revisited Oxford and Paris, 512 px, 3 sizes
+#              copydays_copydet      ibot-eval copy_detection: Copydays
 #              extract               ibot-convert: the backbone as checkpoint_KEY.pth
 #   JOB      the name of the run: its folder is OUTPUT_DIR, by default work_dirs/JOB
 #   ARCH     a recipe of ibot-train (vit_small_16, swin_tiny_w14, …), or an architecture (vit_small, swin_tiny, …),
@@ -31,6 +33,8 @@
 #   DATA          data set with the folders train and val; default: data/imagenet
 #   IMNET_BG, IMNET_A, IMNET_C   of robustness; default: data/imnet_bg, …, those that are there
 #   DAVIS         of davis_viseg; default: data/davis
+#   REVISITED     of paris_oxford_reid; default: data/revisited
+#   COPYDAYS, COPYDAYS_DISTRACTORS, COPYDAYS_WHITENING   of copydays_copydet; default: data/copydays, without the others
 #   OUTPUT_DIR    default: work_dirs/JOB
 #   PRETRAINED    what is evaluated, if not this run: any weights that ibot-eval takes
 #   LOADERS       loader processes of each program; default: one per core, less two, 1 to 12
@@ -82,7 +86,7 @@ fi
 [ "${1:-}" != -- ] || shift
 more=("$@")
 
-known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness davis_viseg extract'
+known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness davis_viseg paris_oxford_reid copydays_copydet extract'
 IFS=+ read -ra wanted <<<"$tasks"
 for task in "${wanted[@]}"; do
     [[ " $known " == *" $task "* ]] || stop 2 "TASKS: no '$task'; there are: $known"
@@ -303,6 +307,21 @@ for ((k = node; k < ${#networks[@]}; k += nodes)); do
     if has davis_viseg; then
         eval_of video "$key" --data_path "${DAVIS:-data/davis}" --output_dir "$out/davis_$key" "${evaluation[@]}"
         stage "davis_viseg_$key" "$weights" one "${command[@]}"
+    fi
+    if has paris_oxford_reid; then
+        eval_of retrieval "$key" --data "${REVISITED:-data/revisited}" --dataset roxford5k --dataset rparis6k --imsize 512 \
+            --multiscale --output_dir "$out/retrieval_$key" "${evaluation[@]}"
+        stage "paris_oxford_reid_$key" "$weights" one "${command[@]}"
+    fi
+    if has copydays_copydet; then
+        others=()
+        for name in distractors whitening; do
+            variable=COPYDAYS_${name^^}
+            [ -z "${!variable:-}" ] || others+=("--$name" "${!variable}")
+        done
+        eval_of copy_detection "$key" --data "${COPYDAYS:-data/copydays}" "${others[@]}" --output_dir "$out/copydays_$key" \
+            "${evaluation[@]}"
+        stage "copydays_copydet_$key" "$weights" one "${command[@]}"
     fi
 done
 [ $dry = yes ] || say "all is done: $out/results"

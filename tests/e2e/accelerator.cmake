@@ -45,6 +45,12 @@ add_accelerator_test(accelerator.cuda accelerator_test.sh $<TARGET_FILE:ibot-tra
 add_accelerator_test(accelerator_knn.cuda accelerator_knn_test.sh $<TARGET_FILE:ibot-eval>)
 add_accelerator_test(accelerator_finetune.cuda accelerator_finetune_test.sh $<TARGET_FILE:ibot-eval>)
 
+add_accelerator_test(accelerator_retrieval.queued accelerator_retrieval_test.sh $<TARGET_FILE:ibot-eval-queued>)
+if(TARGET ibot-eval-emulated)
+  add_accelerator_test(accelerator_retrieval.cuda_emulated accelerator_retrieval_test.sh $<TARGET_FILE:ibot-eval-emulated>)
+endif()
+add_accelerator_test(accelerator_retrieval.cuda accelerator_retrieval_test.sh $<TARGET_FILE:ibot-eval>)
+
 if(IBOT_USE_PNG) # labels are images
   add_accelerator_test(accelerator_video.queued accelerator_video_test.sh $<TARGET_FILE:ibot-eval-queued>)
   if(TARGET ibot-eval-emulated)

@@ -71,6 +71,11 @@ expect_error 3 'imagenet_part_linear_teacher_1 was done, of other weights or by 
 DAVIS=/videos pipeline -n davis_viseg tiny vit_small teacher 0 --topk 3 >"$work/davis.out" 2>"$work/davis.log" || fail "-n of videos"
 grep -q '^davis_viseg_teacher: ibot-eval video .*--data_path /videos --output_dir .*/davis_teacher --topk 3' "$work/davis.out" || fail "no videos"
 
+REVISITED=/places pipeline -n paris_oxford_reid tiny vit_small teacher 0 --imsize 224 >"$work/places.out" 2>"$work/places.log" || fail "-n of places"
+grep -q '^paris_oxford_reid_teacher: ibot-eval retrieval .*--data /places --dataset roxford5k --dataset rparis6k --imsize 512 --multiscale .*/retrieval_teacher --imsize 224' "$work/places.out" || fail "no places"
+COPYDAYS_WHITENING=/others pipeline -n copydays_copydet tiny vit_small teacher 0 >"$work/copies.out" 2>"$work/copies.log" || fail "-n of copies"
+grep -q '^copydays_copydet_teacher: ibot-eval copy_detection .*--data data/copydays --whitening /others --output_dir .*/copydays_teacher' "$work/copies.out" || fail "no copies"
+
 # a node takes its share of the networks; ranks are told who they are
 NODE_ID=1 TOTAL_NODES=2 pipeline -n imagenet_knn tiny vit_small teacher,student,both 0 >"$work/node.out" 2>"$work/node.log" || fail "-n"
 [ "$(wc -l <"$work/node.out")" = 1 ] || fail "more than one of three networks for the second of two nodes"
