@@ -261,6 +261,44 @@ static void numpy_arrays_become_lists(void **state)
                          "cbuiltins\nbytes\nK\x09\x85R."));
 }
 
+/* _frombuffer(bytearray, dtype, shape, 'C') */
+#define BUFFER(data, shape, rest)                                                                  \
+    "\x80\x05\x8c\x13numpy._core.numeric\x8c\x0b_frombuffer\x93(" data                             \
+    "cnumpy\ndtype\n\x8c\x02i2\x89\x88\x87R(K\x03\x8c\x01<NNNK\x00K\x00K\x00tb" shape rest
+
+static void numpy_arrays_of_protocol_5_become_lists(void **state)
+{
+    static const char *const refused = "wants bytes, a type, a shape";
+
+    (void)state;
+#define DATA "\x96\x04\0\0\0\0\0\0\0\x05\x00\x07\x01"
+    expect_printed(BYTES(BUFFER(DATA, "K\x02\x85",
+                                "\x8c\x01"
+                                "CtR.")),
+                   "[5, 263]");
+    expect_failure(STATUS_CORRUPT, "of 3 numbers",
+                   BYTES(BUFFER(DATA, "K\x03\x85",
+                                "\x8c\x01"
+                                "CtR.")));
+    expect_failure(STATUS_UNSUPPORTED, "2 dimensions",
+                   BYTES(BUFFER(DATA, "K\x01K\x02\x86",
+                                "\x8c\x01"
+                                "CtR.")));
+    expect_failure(STATUS_CORRUPT, refused, BYTES(BUFFER(DATA, "K\x02\x85", "tR.")));
+    expect_failure(STATUS_CORRUPT, refused,
+                   BYTES(BUFFER("N", "K\x02\x85",
+                                "\x8c\x01"
+                                "CtR.")));
+    expect_failure(STATUS_CORRUPT, refused,
+                   BYTES(BUFFER(DATA, "J\xff\xff\xff\xff\x85",
+                                "\x8c\x01"
+                                "CtR.")));
+    expect_failure(STATUS_CORRUPT, "cut short",
+                   BYTES("\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\xff"
+                         "ab."));
+#undef DATA
+}
+
 /* A few bytes that are named again and again may not become any number of lists. */
 static void arrays_of_the_same_bytes_do_not_fill_memory(void **state)
 {
@@ -323,6 +361,7 @@ int main(void)
         cmocka_unit_test(views_stay_within_their_storage),
         cmocka_unit_test(numpy_scalars_become_numbers),
         cmocka_unit_test(numpy_arrays_become_lists),
+        cmocka_unit_test(numpy_arrays_of_protocol_5_become_lists),
         cmocka_unit_test(arrays_of_the_same_bytes_do_not_fill_memory),
         cmocka_unit_test(texts_of_python_2_are_ascii),
         cmocka_unit_test(printing_stops_where_the_room_ends),

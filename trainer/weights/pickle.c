@@ -501,6 +501,7 @@ static const struct operation operations[256] = {
     ['B'] = {"BINBYTES", run_text},
     ['C'] = {"SHORT_BINBYTES", run_text},
     [0x8e] = {"BINBYTES8", run_text},
+    [0x96] = {"BYTEARRAY8", run_text},
     ['}'] = {"EMPTY_DICT", run_empty},
     [']'] = {"EMPTY_LIST", run_empty},
     [')'] = {"EMPTY_TUPLE", run_empty},
@@ -547,7 +548,6 @@ static const struct operation operations[256] = {
     [0x90] = {"ADDITEMS", NULL},
     [0x91] = {"FROZENSET", NULL},
     [0x92] = {"NEWOBJ_EX", NULL},
-    [0x96] = {"BYTEARRAY8", NULL},
     [0x97] = {"NEXT_BUFFER", NULL},
     [0x98] = {"READONLY_BUFFER", NULL},
 };
@@ -563,8 +563,8 @@ static enum status run(struct pickle_machine *m)
             return pickle_corrupt(m, "%u is no operation of a pickle", *code);
         if (operation->run == NULL)
             FAIL(STATUS_UNSUPPORTED,
-                 "%s: byte %zu of its pickle: the operation %s is refused; a weight file that "
-                 "torch.save wrote has none",
+                 "%s: byte %zu of its pickle: the operation %s is refused; weights that torch.save "
+                 "wrote have none, nor have numbers, texts and lists in protocol 2 or newer",
                  m->name, m->operation, operation->name);
         TRY(operation->run(m, *code));
     }

@@ -50,6 +50,7 @@ enum pickle_global {
     GLOBAL_NUMPY_DTYPE,
     GLOBAL_NUMPY_ARRAY, /* numpy.ndarray, the type */
     GLOBAL_NUMPY_RECONSTRUCT,
+    GLOBAL_NUMPY_FROM_BUFFER,
     GLOBAL_ENCODE,
     GLOBAL_BYTES, /* of which there are none: how protocol 2 writes empty bytes */
     GLOBAL_STORAGE,

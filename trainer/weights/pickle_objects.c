@@ -22,6 +22,8 @@ static const struct {
     {"numpy", "ndarray", GLOBAL_NUMPY_ARRAY},
     {"numpy.core.multiarray", "_reconstruct", GLOBAL_NUMPY_RECONSTRUCT},
     {"numpy._core.multiarray", "_reconstruct", GLOBAL_NUMPY_RECONSTRUCT},
+    {"numpy.core.numeric", "_frombuffer", GLOBAL_NUMPY_FROM_BUFFER},
+    {"numpy._core.numeric", "_frombuffer", GLOBAL_NUMPY_FROM_BUFFER},
     {"_codecs", "encode", GLOBAL_ENCODE},
     {"__builtin__", "bytes", GLOBAL_BYTES},
     {"builtins", "bytes", GLOBAL_BYTES},
@@ -246,26 +248,18 @@ static enum status make_array(struct pickle_machine *m, const struct pickle_valu
     return pickle_value_make(m, PICKLE_NUMPY_ARRAY, out);
 }
 
-/* (version, shape, dtype, Fortran order, bytes): the array becomes a list. */
+/* The array becomes a list. */
 static enum status fill_array(struct pickle_machine *m, struct pickle_value *array,
-                              const struct pickle_value *state)
+                              const int64_t shape[WEIGHT_MAX_RANK], int32_t rank,
+                              enum weight_dtype dtype, const struct pickle_value *bytes)
 {
-    int64_t shape[WEIGHT_MAX_RANK];
-    int32_t rank;
+    size_t size = weight_dtype_bytes(dtype);
 
-    if (state->kind != PICKLE_TUPLE || n_arguments(state) != 5 ||
-        !take_numbers(argument(state, 1), shape, &rank) ||
-        argument(state, 2)->kind != PICKLE_NUMPY_DTYPE || argument(state, 4)->kind != PICKLE_BYTES)
-        return pickle_corrupt(m, "the state of a numpy array is not (version, shape, type, order, "
-                                 "bytes)");
     if (rank != 1)
         FAIL(STATUS_UNSUPPORTED,
              "%s: byte %zu of its pickle: a numpy array of %d dimensions: only rows of numbers are "
              "read",
              m->name, m->operation, rank);
-    enum weight_dtype dtype = argument(state, 2)->global.dtype;
-    const struct pickle_value *bytes = argument(state, 4);
-    size_t size = weight_dtype_bytes(dtype);
     if (bytes->string.length % size != 0 || (int64_t)(bytes->string.length / size) != shape[0])
         return pickle_corrupt(m, "a numpy array of %lld numbers of type %s has %zu bytes",
                               (long long)shape[0], weight_dtype_name(dtype), bytes->string.length);
@@ -280,6 +274,37 @@ static enum status fill_array(struct pickle_machine *m, struct pickle_value *arr
         TRY(pickle_append(m, array, number));
     }
     return STATUS_OK;
+}
+
+/* The state of a _reconstruct: (version, shape, dtype, Fortran order, bytes). */
+static enum status build_array(struct pickle_machine *m, struct pickle_value *array,
+                               const struct pickle_value *state)
+{
+    int64_t shape[WEIGHT_MAX_RANK];
+    int32_t rank;
+
+    if (state->kind != PICKLE_TUPLE || n_arguments(state) != 5 ||
+        !take_numbers(argument(state, 1), shape, &rank) ||
+        argument(state, 2)->kind != PICKLE_NUMPY_DTYPE || argument(state, 4)->kind != PICKLE_BYTES)
+        return pickle_corrupt(m, "the state of a numpy array is not (version, shape, type, order, "
+                                 "bytes)");
+    return fill_array(m, array, shape, rank, argument(state, 2)->global.dtype, argument(state, 4));
+}
+
+/* What protocol 5 has instead: _frombuffer(bytes, dtype, shape, order). */
+static enum status array_from_buffer(struct pickle_machine *m, const struct pickle_value *arguments,
+                                     struct pickle_value **out)
+{
+    int64_t shape[WEIGHT_MAX_RANK];
+    int32_t rank;
+
+    if (n_arguments(arguments) != 4 || argument(arguments, 0)->kind != PICKLE_BYTES ||
+        argument(arguments, 1)->kind != PICKLE_NUMPY_DTYPE ||
+        !take_numbers(argument(arguments, 2), shape, &rank))
+        return pickle_corrupt(m, "numpy's _frombuffer wants bytes, a type, a shape and an order");
+    TRY(pickle_value_make(m, PICKLE_LIST, out));
+    return fill_array(m, *out, shape, rank, argument(arguments, 1)->global.dtype,
+                      argument(arguments, 0));
 }
 
 /* encode(text, 'latin1'): one byte for each character, all of which are below 256. */
@@ -365,6 +390,8 @@ enum status pickle_reduce(struct pickle_machine *m, const struct pickle_value *c
         return make_dtype(m, arguments, out);
     case GLOBAL_NUMPY_RECONSTRUCT:
         return make_array(m, arguments, out);
+    case GLOBAL_NUMPY_FROM_BUFFER:
+        return array_from_buffer(m, arguments, out);
     case GLOBAL_NUMPY_ARRAY:
         return pickle_corrupt(m, "numpy.ndarray is called; arrays come by _reconstruct alone");
     case GLOBAL_ENCODE:
@@ -396,7 +423,7 @@ enum status pickle_build(struct pickle_machine *m, struct pickle_value *object,
             TRY(pickle_append(m, object, state->sequence.items[i]));
         return STATUS_OK;
     case PICKLE_NUMPY_ARRAY:
-        return fill_array(m, object, state);
+        return build_array(m, object, state);
     case PICKLE_NUMPY_DTYPE: {
         const char *order = state->kind == PICKLE_TUPLE && state->sequence.n > 1
                                 ? pickle_text(state->sequence.items[1])
