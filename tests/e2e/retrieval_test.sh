@@ -90,6 +90,11 @@ mv "$copies/crops/80/200000.jpg" "$copies/crops/80/300000.jpg" # in the last pla
 "${detection[@]}" --whitening "$work/others" >"$work/results" 2>"$work/odd.log" || fail "odd names"
 grep -q 'crops/80/200100.jpg: its name is not that of the original in its place' "$work/odd.log" || fail "an odd name is not said"
 grep -q 'learnt from 12 images, fewer than the 64' "$work/odd.log" || fail "few images to learn from are not said"
+# of a Swin: squares alone, the mean token in the place of [CLS]
+train --data "$data" --loaders 1 --arch swin_test --patch_size 4 --depth 0 --num_heads 0 --stop_at_step 1 -o "$work/swin" >"$work/swin.log" 2>&1 || fail "training a Swin"
+"${detection[@]}" --checkpoint "$work/swin" >"$work/results" 2>"$work/swin.log" || fail "copies by a Swin"
+grep -q '^original: mAP 100.00 (3 queries, 3 images)$' "$work/results" || fail "originals by a Swin: $(cat "$work/results")"
+expect_error 1 'takes squares alone' "${retrieval[@]}" --checkpoint "$work/swin"
 # it goes on after the rows that are kept, with batches that begin elsewhere
 rm -r "$work/kept_copies"
 go_on=("${detection[@]}" --batch_size_per_gpu 4 --whitening "$data" -o "$work/kept_copies")

@@ -8,9 +8,9 @@
 
 #include "proto/base/memory.h"
 
-/* QR steps that a value may take; it takes two or three. And columns that are turned together: as
- * many as stay in the first cache for two rows. */
-enum { MAX_STEPS = 60, COLUMNS = 256 };
+/* QR steps that a value may take; it takes two or three. Columns that are turned together: as many
+ * as stay in the first cache for two rows. Elements that are worth waking other threads for. */
+enum { MAX_STEPS = 60, COLUMNS = 256, SHARED = 1 << 16 };
 
 struct work {
     double *matrix, *vectors, *diagonal, *beside; /* beside [n]: the last one is not used */
@@ -61,13 +61,13 @@ static void reduce_row(struct work *w, int64_t k)
     double weight = w->weight[k];
     if (weight == 0.0)
         return;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rest * rest > SHARED)
     for (int64_t i = 0; i < rest; i++)
         p[i] = weight * dot(w->matrix + (k + 1 + i) * n + k + 1, v, rest);
     double share = 0.5 * weight * dot(p, v, rest);
     for (int64_t i = 0; i < rest; i++)
         p[i] -= share * v[i];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rest * rest > SHARED)
     for (int64_t i = 0; i < rest; i++) {
         double *row = w->matrix + (k + 1 + i) * n + k + 1, of_p = v[i], of_v = p[i];
 #pragma omp simd
@@ -103,7 +103,7 @@ static void start_vectors(struct work *w)
         double weight = w->weight[k];
         if (weight == 0.0)
             continue;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if ((n - k) * (n - k) > SHARED)
         for (int64_t i = k + 1; i < n; i++) {
             double *row = w->vectors + i * n + k + 1, along = weight * dot(row, v, n - k - 1);
 #pragma omp simd
@@ -144,7 +144,7 @@ static void turn_vectors(struct work *w, int64_t first, int64_t last)
 {
     int64_t n = w->n;
 
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if ((last - first) * n > SHARED)
     for (int64_t from = 0; from < n; from += COLUMNS) {
         int64_t columns = n - from < COLUMNS ? n - from : COLUMNS;
         for (int64_t k = first; k < last; k++) {
