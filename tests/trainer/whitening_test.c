@@ -100,7 +100,7 @@ static void make(int32_t n, int32_t rank, double by)
 
 static void any_symmetric_matrix_is_taken_apart(void **state)
 {
-    static const int32_t sizes[] = {1, 2, 3, 4, 17, 150};
+    static const int32_t sizes[] = {1, 2, 3, 4, 17, 150, MOST};
 
     (void)state;
     for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
@@ -111,6 +111,8 @@ static void any_symmetric_matrix_is_taken_apart(void **state)
         check(n, "a third of the rank, or zero");
         make(n, n, 0.5);
         check(n, "values that fall");
+        make(n, n, 0.9);
+        check(n, "values that fall slowly, to less than what is rounded");
         for (int i = 0; i < n; i++) /* huge, as squares are not in range */
             for (int j = 0; j < n; j++)
                 matrix[i * n + j] = ldexp(i == j ? 1.0 : 1.0 / (1 + i + j), 600);

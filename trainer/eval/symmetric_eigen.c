@@ -160,18 +160,25 @@ static void turn_vectors(struct work *w, int64_t first, int64_t last)
     }
 }
 
-static bool is_small(const struct work *w, int64_t k)
+/* To be taken for nothing: what rounding changes in any case. A stricter measure, by the elements
+ * beside it, would not do: where values are nothing but rounding, it may never be met. */
+static double least_element(const struct work *w)
 {
-    return fabs(w->beside[k]) <= DBL_EPSILON * (fabs(w->diagonal[k]) + fabs(w->diagonal[k + 1]));
+    double most = 0.0;
+
+    for (int64_t k = 0; k < w->n; k++)
+        most = fmax(most, fabs(w->diagonal[k]) + (k < w->n - 1 ? fabs(w->beside[k]) : 0.0));
+    return DBL_EPSILON * most;
 }
 
 static enum status iterate(struct work *w)
 {
+    double least = least_element(w);
     int64_t steps = 0;
 
     for (int64_t last = w->n - 1; last > 0;) {
         int64_t first = last;
-        while (first > 0 && !is_small(w, first - 1))
+        while (first > 0 && !(fabs(w->beside[first - 1]) <= least))
             first--;
         if (first == last) {
             last--;
