@@ -45,6 +45,7 @@ OP_CUDA(rows_mean, rows_mean_args);
 OP_CUDA(rows_argmax, rows_argmax_args);
 OP_CUDA(topk, topk_args);
 OP_CUDA(cross_entropy, cross_entropy_args);
+OP_CUDA(dense_cross_entropy, dense_cross_entropy_args);
 OP_CUDA(photometric, photometric_args);
 OP_CUDA(patch_mix, patch_mix_args);
 OP_CUDA(region_mask, region_mask_args);

@@ -45,6 +45,7 @@ static const struct op_table op_table_cuda = {
     .rows_argmax = rows_argmax_cuda,
     .topk = topk_cuda,
     .cross_entropy = cross_entropy_cuda,
+    .dense_cross_entropy = dense_cross_entropy_cuda,
     .photometric = photometric_cuda,
     .patch_mix = patch_mix_cuda,
     .region_mask = region_mask_cuda,

@@ -37,6 +37,7 @@ const struct op_table op_table_cpu = {
     .rows_argmax = rows_argmax_cpu,
     .topk = topk_cpu,
     .cross_entropy = cross_entropy_cpu,
+    .dense_cross_entropy = dense_cross_entropy_cpu,
     .photometric = photometric_cpu,
     .patch_mix = patch_mix_cpu,
     .region_mask = region_mask_cpu,

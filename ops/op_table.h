@@ -8,6 +8,7 @@
 #include "ops/batchnorm.h"
 #include "ops/cast.h"
 #include "ops/cross_entropy.h"
+#include "ops/dense_cross_entropy.h"
 #include "ops/distill_loss.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
@@ -63,6 +64,7 @@ struct op_table {
     OP_SLOT(rows_argmax, rows_argmax_args);
     OP_SLOT(topk, topk_args);
     OP_SLOT(cross_entropy, cross_entropy_args);
+    OP_SLOT(dense_cross_entropy, dense_cross_entropy_args);
     OP_SLOT(photometric, photometric_args);
     OP_SLOT(patch_mix, patch_mix_args);
     /* Hierarchical backbones. As of all ops, no backend lacks any: a test says so. */

@@ -8,7 +8,8 @@ classifiers (timm's VisionTransformer and SwinTransformer; layers of a projectio
 trained for three steps of two micro-batches: timm's mixing of images and targets, its layer decay
 formula, PyTorch's AdamW and clipping. Losses, gradient norms and how every parameter moved are compared
 with the file, or written to it. So are timm's cosine schedule by epochs, and what its mixing and erasing
-draw: means over many draws. Exit status 1: a value differs; 77: no PyTorch or timm.
+draw: means over many draws. And dense classifiers, on maps of two blocks side by side, of labels for each
+pixel: fine-tuned, and on a frozen backbone. Exit status 1: a value differs; 77: no PyTorch or timm.
 """
 import math
 import re
@@ -60,7 +61,8 @@ class Net(torch.nn.Module):
     def __init__(self, kind):
         super().__init__()
         self.head = Head(int(kind[4:])) if kind.startswith("head") else torch.nn.Identity()
-        width = {"head1": HIDDEN, "head2": HIDDEN, "head3": OUT}.get(kind, WIDTH)
+        width = {"head1": HIDDEN, "head2": HIDDEN, "head3": OUT, "taps": 2 * WIDTH,
+                 "taps_frozen": 2 * WIDTH}.get(kind, WIDTH)
         self.linear = torch.nn.Linear(width, K)
         if kind == "swin":
             self.backbone = SwinTransformer(img_size=SIDE, patch_size=4, window_size=4, embed_dim=16, depths=(2, 2),
@@ -74,6 +76,18 @@ class Net(torch.nn.Module):
                                               num_classes=0, global_pool="avg" if kind == "mean" else "token")
         self.kind = kind
         self.depth = 4 if kind == "swin" else 2
+        if kind == "taps_frozen":
+            self.backbone.norm = torch.nn.Identity()
+
+    def maps(self, x):
+        """Logits of each pixel: a 1 x 1 convolution on the maps of both blocks, scaled up."""
+        x = self.backbone._pos_embed(self.backbone.patch_embed(x))
+        taps = []
+        for block in self.backbone.blocks:
+            x = block(x)
+            taps.append(self.backbone.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), WIDTH, SIDE // 8, SIDE // 8))
+        maps = F.conv2d(torch.cat(taps, 1), self.linear.weight[:, :, None, None], self.linear.bias)
+        return F.interpolate(maps, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
 
     def forward(self, x):
         return self.linear(self.head(self.backbone(x)))
@@ -98,7 +112,7 @@ class Net(torch.nn.Module):
             names = ["cls_token", "pos_embed"] + both("patch_embed.proj")
             for block in range(2):
                 names += [f"blocks.{block}.{n}" for n in blocks]
-            names += both("fc_norm" if self.kind == "mean" else "norm")
+            names += [] if self.kind == "taps_frozen" else both("fc_norm" if self.kind == "mean" else "norm")
         result = []
         for name in names:
             theirs = name.replace("layers.0.downsample", "layers.1.downsample")
@@ -157,10 +171,19 @@ def mixed(images, labels, mix):
     return x, target
 
 
+def label_maps(turn):
+    i, y, x = torch.meshgrid(torch.arange(B), torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    label = (y // 5 + x // 7 + i + 3 * turn) % (K + 1)
+    return torch.where(label == K, 255, label)
+
+
 def train(kind):
     net = Net(kind).float().train()
     parameters = net.ordered()
     fill(parameters)
+    dense, frozen = kind.startswith("taps"), kind == "taps_frozen"
+    for name, p in parameters:
+        p.requires_grad_(not name.endswith("weight_g") and (not frozen or name.startswith("head.")))
     before = [p.detach().clone() for _, p in parameters]
     average = [p.detach().clone() for _, p in parameters]
     groups = []
@@ -168,7 +191,7 @@ def train(kind):
         if not p.requires_grad:
             continue
         plain = p.ndim == 1 or name.endswith(".bias") or name.split(".")[-1] in ("pos_embed", "cls_token")
-        groups.append({"params": [p], "weight_decay": 0.0 if plain else DECAY,
+        groups.append({"params": [p], "weight_decay": 0.0 if plain and not frozen else DECAY,
                        "lr": LR * LAYER_DECAY ** (net.depth + 1 - layer_of(name, net.depth))})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     trained = [p for _, p in parameters if p.requires_grad]
@@ -180,8 +203,12 @@ def train(kind):
             turn = step * MICRO + micro
             k = torch.arange(B * 3 * SIDE * SIDE, dtype=torch.float64)
             images = torch.sin(0.05 * k + 0.3 * turn).to(torch.float32).view(B, 3, SIDE, SIDE)
-            x, target = mixed(images, torch.tensor(LABELS[micro]), MIXES[turn % len(MIXES)])
-            loss = SoftTargetCrossEntropy()(net(x), target) / MICRO
+            if dense:  # the mean is over all pixels, those without a label too
+                loss = F.cross_entropy(net.maps(images), label_maps(turn), ignore_index=255, reduction="none").mean()
+                loss = loss / MICRO
+            else:
+                x, target = mixed(images, torch.tensor(LABELS[micro]), MIXES[turn % len(MIXES)])
+                loss = SoftTargetCrossEntropy()(net(x), target) / MICRO
             loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(trained, CLIP).item()
@@ -190,6 +217,9 @@ def train(kind):
             a.mul_(AVERAGE).add_(p.detach(), alpha=1 - AVERAGE)
         numbers += [total, norm]
     for (name, p), old, a in zip(parameters, before, average):
+        if frozen and not p.requires_grad:
+            assert torch.equal(p, old)
+            continue
         weight = torch.cos(0.3 * torch.arange(p.numel(), dtype=torch.float64))
         if name.endswith("attn.qkv.bias"):  # its key third has no gradient but rounding
             third = p.numel() // 3
@@ -235,7 +265,7 @@ def draws(n=40000, side=40):
 def main():
     torch.manual_seed(0)
     path, write = sys.argv[1], "--write" in sys.argv[2:]
-    kinds = ["cls", "mean", "head1", "head2", "head3", "swin"]
+    kinds = ["cls", "mean", "head1", "head2", "head3", "swin", "taps", "taps_frozen"]
     values = {kind: train(kind) for kind in kinds}
     values["rates"], values["draws"] = rates(), draws()
     kinds += ["rates", "draws"]

@@ -134,6 +134,7 @@ static enum status push_call(struct device *device, struct call *call, const voi
     X(rows_argmax, rows_argmax_args, 2, 0, 0, false)                                               \
     X(topk, topk_args, 0, 0, 0, true)                                                              \
     X(cross_entropy, cross_entropy_args, 7, 0, 0, false)                                           \
+    X(dense_cross_entropy, dense_cross_entropy_args, 0, 0, 0, true)                                \
     X(photometric, photometric_args, 0, 0, 0, true)                                                \
     X(patch_mix, patch_mix_args, 2, 0, 0, false)                                                   \
     X(region_mask, region_mask_args, 3, 0, 0, false)                                               \

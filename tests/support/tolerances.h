@@ -47,6 +47,7 @@ static const struct tolerance tolerances[] = {
     {"rows_argmax", 0.0, 0.0},
     {"topk", 0.0, 0.0},
     {"cross_entropy", 1e-6, 1e-6},
+    {"dense_cross_entropy", 4e-6, 4e-6},
     {"patch_mix", 2e-6, 8e-3},
     {"region_mask", 0.0, 0.0},
     {"region_mask_backward", 2e-7, 8e-3},

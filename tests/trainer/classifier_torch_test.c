@@ -22,6 +22,7 @@ enum { B = 4, K = 5, SIDE = 32, IMAGE = 3 * SIDE * SIDE, STEPS = 3, MICRO = 2 };
 static const int32_t labels[MICRO][B] = {{0, 3, 2, 4}, {1, 1, 0, 2}};
 
 static struct model_backend backend;
+static uint8_t label_maps[B * SIDE * SIDE];
 
 static struct classifier_options options_of(bool swin, enum classifier_pooling pooling,
                                             int32_t n_layers)
@@ -68,9 +69,19 @@ static struct classifier_input torch_input(struct scene *s, int turn, struct pat
         .label_share = 1.0f,
     };
 
+    if (classifier_is_dense(&s->classifier->options)) {
+        for (int at = 0; at < B * SIDE * SIDE; at++) {
+            int i = at / (SIDE * SIDE), y = at / SIDE % SIDE, x = at % SIDE;
+            int label = (y / 5 + x / 7 + i + 3 * turn) % (K + 1);
+            label_maps[at] = (uint8_t)(label == K ? DENSE_IGNORED : label);
+        }
+        input.label_maps = label_maps;
+    }
     fill_wave(s->host, B * IMAGE, 0.3 * turn);
     run(s->device.copy_in(&s->device, s->pixels, s->host, sizeof(s->host)));
     *mix = (struct patch_mix){.share = 1.0f};
+    if (input.label_maps != NULL)
+        return input;
     if (turn % 3 == 0) {
         mix->share = input.label_share = 0.7f;
     } else if (turn % 3 == 1) {
@@ -105,10 +116,16 @@ static void expect_moved(struct scene *s, const float *before, const double *sto
 {
     const struct param_table *table = &s->classifier->table;
     float *weights = fetch(s, s->classifier->parameters);
-    float *averages = fetch(s, s->classifier->average);
+    float *averages = fetch(s, s->classifier->options.average ? s->classifier->average
+                                                              : s->classifier->parameters);
 
-    for (size_t i = 0; i < table->n_params; i++, stored += 3) {
+    for (size_t i = 0; i < table->n_params; i++) {
         const struct param *param = &table->params[i];
+        if (param->flags & SEGMENT_FIXED && s->classifier->options.frozen) {
+            assert_memory_equal(weights + param->offset, before + param->offset,
+                                (size_t)param->n * sizeof(float));
+            continue;
+        }
         bool qkv = strstr(param->name, "attn.qkv.bias") != NULL;
         double moved = 0.0, average = 0.0;
         for (int64_t k = 0; k < param->n; k++) {
@@ -120,7 +137,9 @@ static void expect_moved(struct scene *s, const float *before, const double *sto
             average += weight * ((double)averages[at] - (double)before[at]);
         }
         expect_close(param->name, moved, stored[0], 2e-3 * stored[1] + 1e-9);
-        expect_close(param->name, average, stored[2], 2e-3 * stored[1] + 1e-9);
+        if (s->classifier->options.average)
+            expect_close(param->name, average, stored[2], 2e-3 * stored[1] + 1e-9);
+        stored += 3;
     }
     memory_free(weights);
     memory_free(averages);
@@ -153,7 +172,7 @@ static void expect_torch(struct classifier_options options, const double *stored
     struct classifier *c = s.classifier;
     run(classifier_initialise(c, 1));
     float *before = fill(&s);
-    assert_int_equal(n_stored, 2 * STEPS + 3 * c->table.n_params);
+    assert_int_equal(n_stored, 2 * STEPS + 3 * (c->table.n_params - c->first_trained));
     for (int step = 0; step < STEPS; step++) {
         struct step_control control = {
             .lr = 2e-3f,
@@ -211,9 +230,33 @@ static void steps_of_a_swin_are_those_of_pytorch(void **state)
     EXPECT_TORCH(options_of(true, POOLING_CLS, 0), torch_swin);
 }
 
+static void steps_of_a_dense_classifier_are_those_of_pytorch(void **state)
+{
+    struct classifier_options options = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    options.taps = (struct classifier_taps){.n = 2, .blocks = {0, 1}, .normed = true};
+    EXPECT_TORCH(options, torch_taps);
+    options.recompute = RECOMPUTE_BLOCKS;
+    EXPECT_TORCH(options, torch_taps);
+}
+
+static void steps_on_a_frozen_backbone_are_those_of_pytorch(void **state)
+{
+    struct classifier_options options = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    options.taps = (struct classifier_taps){.n = 2, .blocks = {0, 1}};
+    options.frozen = true;
+    options.average = false;
+    EXPECT_TORCH(options, torch_taps_frozen);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_of_a_dense_classifier_are_those_of_pytorch),
+        cmocka_unit_test(steps_on_a_frozen_backbone_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_cls_token_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_mean_are_those_of_pytorch),
         cmocka_unit_test(steps_from_layers_of_the_head_are_those_of_pytorch),

@@ -38,7 +38,7 @@ enum status backbone_plan(struct backbone *backbone, struct vit *vit, struct swi
 enum status backbone_bind(struct backbone *backbone, const struct binder *binder,
                           const struct tensor patches[2]) IBOT_WARN_UNUSED;
 
-/* Images of height x width px from now on: of a ViT without backward, and no more cells than were
+/* Images of height x width px from now on: of a ViT, as in vit_reshape, and no more cells than were
  * planned. Errors: STATUS_UNSUPPORTED (a Swin), STATUS_INVALID. */
 enum status backbone_reshape(struct backbone *backbone, int32_t height_px,
                              int32_t width_px) IBOT_WARN_UNUSED;

@@ -9,20 +9,67 @@
 #include "trainer/model/classifier_internal.h"
 #include "trainer/model/state_view.h"
 
-enum { ALIGNMENT = 256, HEAD_WHOLE = 3 };
+enum { ALIGNMENT = 256, HEAD_WHOLE = 3, MAX_MAP_PIXELS = 1 << 30 };
 
 /* ------------------------------------------------------------------------------ options */
 
+bool classifier_is_dense(const struct classifier_options *o)
+{
+    return o->taps.n > 0;
+}
+
 bool classifier_norms_mean(const struct classifier_options *o)
 {
-    return o->pooling == POOLING_MEAN && o->backbone.n_stages == 0;
+    return !classifier_is_dense(o) && o->pooling == POOLING_MEAN && o->backbone.n_stages == 0;
+}
+
+bool classifier_without_norm(const struct classifier_options *o)
+{
+    return classifier_is_dense(o) ? !o->taps.normed : classifier_norms_mean(o);
 }
 
 int64_t classifier_width(const struct classifier_options *o)
 {
+    if (classifier_is_dense(o))
+        return o->taps.n * (int64_t)backbone_width(&o->backbone);
     if (o->n_head_layers == 0)
         return backbone_width(&o->backbone);
     return o->n_head_layers == HEAD_WHOLE ? o->head.out_dim : o->head.hidden_dim;
+}
+
+static enum status check_dense(const struct classifier_options *o)
+{
+    const struct classifier_taps *t = &o->taps;
+    int32_t patch = o->backbone.patch_size_px;
+
+    CHECK(classifier_is_dense(o) || !o->frozen, "a frozen backbone is for a dense classifier");
+    if (!classifier_is_dense(o))
+        return STATUS_OK;
+    CHECK(t->n <= CLASSIFIER_MAX_TAPS && !(o->frozen && o->average) && o->n_head_layers == 0);
+    if (o->backbone.n_stages > 0)
+        FAIL(STATUS_UNSUPPORTED,
+             "%s: a linear layer on maps of several blocks wants a ViT, whose maps have one size",
+             o->backbone.arch);
+    for (int32_t i = 0; i < t->n; i++)
+        if (t->blocks[i] < 0 || t->blocks[i] >= o->backbone.depth ||
+            (i > 0 && t->blocks[i] <= t->blocks[i - 1]))
+            FAIL(STATUS_INVALID, "taps: block %d in place %d: wanted rising numbers from 0 to %d",
+                 t->blocks[i], i + 1, o->backbone.depth - 1);
+    if (t->blocks[t->n - 1] != o->backbone.depth - 1)
+        FAIL(STATUS_INVALID, "taps: the last one is block %d: wanted %d, the last block",
+             t->blocks[t->n - 1], o->backbone.depth - 1);
+    if (o->n_classes > DENSE_MAX_CLASSES)
+        FAIL(STATUS_INVALID, "%d classes: wanted at most %d, which labels of 8 bits can be",
+             o->n_classes, DENSE_MAX_CLASSES);
+    if (o->image_size_px % patch != 0)
+        FAIL(STATUS_INVALID, "images of %d px: wanted a multiple of the patch, %d px",
+             o->image_size_px, patch);
+    if (!o->frozen && !t->normed && o->precision == PRECISION_BF16)
+        FAIL(STATUS_UNSUPPORTED, "taps without a norm are fine-tuned in float32 alone");
+    if ((int64_t)o->batch_size * o->image_size_px * o->image_size_px > MAX_MAP_PIXELS)
+        FAIL(STATUS_INVALID, "%d images of %d px are more than %d pixels: lower the batch",
+             o->batch_size, o->image_size_px, MAX_MAP_PIXELS);
+    return STATUS_OK;
 }
 
 static enum status check_options(const struct classifier_options *o)
@@ -41,6 +88,7 @@ static enum status check_options(const struct classifier_options *o)
         FAIL(STATUS_INVALID, "%d layers of the head: wanted 0 to %d", o->n_head_layers, HEAD_WHOLE);
     if (o->n_head_layers > 0 && o->head.norm == HEAD_NORM_BN)
         FAIL(STATUS_UNSUPPORTED, "a head with batch norm: wanted one that it has been folded into");
+    TRY(check_dense(o));
     if (!(o->layer_decay > 0.0f && o->layer_decay <= 1.0f))
         FAIL(STATUS_INVALID, "layer_decay %g: wanted more than 0 and at most 1",
              (double)o->layer_decay);
@@ -97,16 +145,30 @@ static enum status plan(struct classifier *c, void *pointer, int64_t n, size_t s
     return workspace_reserve(&c->workspace, pointer, (size_t)n * size);
 }
 
+/* Of a frozen backbone nothing is trained but the linear layer, which is last in the table. */
+static void find_trained(struct classifier *c)
+{
+    c->first_trained = c->options.frozen ? (size_t)param_find(&c->table, "head.weight") : 0;
+    for (size_t i = 0; i < c->first_trained; i++)
+        c->table.params[i].flags |= SEGMENT_FIXED;
+}
+
+int64_t classifier_untrained(const struct classifier *c)
+{
+    return c->table.params[c->first_trained].offset;
+}
+
 static enum status plan_parameters(struct classifier *c)
 {
     int64_t n = c->table.n_elements, n_params = (int64_t)c->table.n_params;
+    int64_t n_trained = n - classifier_untrained(c);
 
     TRY(plan(c, &c->parameters, n, sizeof(float)));
     if (c->dtype != DTYPE_F32)
         TRY(plan_buffer(&c->workspace, &c->operands, c->dtype, n));
-    TRY(plan(c, &c->gradients, n, sizeof(float)));
-    TRY(plan(c, &c->moment1, n, sizeof(float)));
-    TRY(plan(c, &c->moment2, n, sizeof(float)));
+    TRY(plan(c, &c->gradients, n_trained, sizeof(float)));
+    TRY(plan(c, &c->moment1, n_trained, sizeof(float)));
+    TRY(plan(c, &c->moment2, n_trained, sizeof(float)));
     if (c->options.average)
         TRY(plan(c, &c->average, n, sizeof(float)));
     TRY(plan(c, &c->segments, n_params, sizeof(struct segment)));
@@ -123,8 +185,9 @@ static enum status plan_backbone(struct classifier *c)
         .dtype = c->dtype,
         .stream = DTYPE_F32,
         .gelu = o->gelu_tanh ? ACTIVATION_GELU_TANH : ACTIVATION_GELU,
-        .backward = true,
-        .without_norm = classifier_norms_mean(o),
+        .backward = !o->frozen,
+        .without_norm = classifier_without_norm(o),
+        .reshapes = classifier_is_dense(o),
         .recompute = o->recompute,
     };
 
@@ -183,7 +246,7 @@ static void place(char *base, size_t *at, void *pointer, int64_t n, size_t size)
 size_t classifier_tables_layout(const struct classifier *c, char *base, struct classifier_tables *t)
 {
     const struct backbone_options *o = &c->options.backbone;
-    int64_t b = c->options.batch_size, branches = 0;
+    int64_t b = c->options.batch_size, branches = 0, side = c->options.image_size_px;
     size_t at = 0;
 
     for (int32_t i = 0; i < o->depth; i++)
@@ -192,27 +255,38 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
     place(base, &at, &t->mix, 1, sizeof(struct patch_mix));
     place(base, &at, &t->label, b, sizeof(int32_t));
     place(base, &at, &t->other, b, sizeof(int32_t));
+    place(base, &at, &t->map, classifier_is_dense(&c->options) ? b * side * side : 0, 1);
     place(base, &at, &t->share, b, sizeof(float));
     place(base, &at, &t->erase, b, sizeof(struct pixel_box));
     place(base, &at, &t->depth, branches * b, sizeof(float));
     return at;
 }
 
+int64_t classifier_n_scores(const struct classifier *c)
+{
+    return (int64_t)c->options.batch_size *
+           (classifier_is_dense(&c->options) ? c->options.image_size_px : 1);
+}
+
 static enum status plan_all(struct classifier *c)
 {
     const struct classifier_options *o = &c->options;
-    int64_t b = o->batch_size;
+    int64_t scores = classifier_n_scores(c);
 
     TRY(param_table_init_classifier(&c->table, o));
+    find_trained(c);
     TRY(plan_parameters(c));
     TRY(plan_backbone(c));
     TRY(plan_mean(c));
     TRY(plan_head(c));
-    TRY(plan_floats(&c->workspace, &c->logits, b * o->n_classes));
+    c->n_rows = o->batch_size;
+    if (classifier_is_dense(o))
+        TRY(dense_plan(c));
+    TRY(plan_floats(&c->workspace, &c->logits, c->n_rows * o->n_classes));
     if (c->dtype != DTYPE_F32)
-        TRY(plan_buffer(&c->workspace, &c->d_logits, c->dtype, b * o->n_classes));
-    TRY(plan_floats(&c->workspace, &c->loss, b));
-    TRY(plan(c, &c->rank, b, sizeof(int32_t)));
+        TRY(plan_buffer(&c->workspace, &c->d_logits, c->dtype, c->n_rows * o->n_classes));
+    TRY(plan_floats(&c->workspace, &c->loss, scores));
+    TRY(plan(c, &c->rank, scores, sizeof(int32_t)));
     c->tables_bytes = classifier_tables_layout(c, NULL, &c->tables);
     return workspace_reserve(&c->workspace, &c->tables.control, c->tables_bytes);
 }
@@ -222,7 +296,7 @@ static enum status plan_all(struct classifier *c)
 static enum status open_host(struct classifier *c)
 {
     struct device *device = c->device;
-    size_t n = (size_t)c->options.batch_size * (size_t)c->options.accumulation_steps;
+    size_t n = (size_t)classifier_n_scores(c) * (size_t)c->options.accumulation_steps;
     char *block;
 
     classifier_tables_layout(c, (char *)c->tables.control, &c->tables);
@@ -247,13 +321,19 @@ static enum status bind(struct classifier *c)
     }
     struct binder binder = {&c->table, c->parameters, c->gradients, c->operands};
 
+    if (c->options.frozen)
+        binder.gradients = NULL;
     TRY(backbone_bind(&c->backbone, &binder, c->patches));
     if (classifier_norms_mean(&c->options))
         c->pooling.norm = binder_affine(&binder, "fc_norm");
     if (c->options.n_head_layers > 0)
         TRY(head_bind(&c->head, &binder));
     c->linear = binder_wide_layer(&binder, "head");
-    return STATUS_OK;
+    if (c->options.frozen) {
+        c->linear.d_weight = classifier_gradient(c, 0);
+        c->linear.d_bias = classifier_gradient(c, 1);
+    }
+    return classifier_is_dense(&c->options) ? dense_bind(c) : STATUS_OK;
 }
 
 /* The rows that pooling wants, image by image: the first of each, or all but that. */
@@ -298,21 +378,21 @@ out:
 static enum status fill_segments(struct classifier *c)
 {
     enum status status = STATUS_OK;
+    size_t n = c->table.n_params - c->first_trained;
     struct segment *segments;
 
-    TRY(memory_alloc(&segments, c->table.n_params, sizeof(*segments), "segments"));
-    for (size_t i = 0; i < c->table.n_params; i++) {
-        const struct param *param = &c->table.params[i];
+    TRY(memory_alloc(&segments, n, sizeof(*segments), "segments"));
+    for (size_t i = 0; i < n; i++) {
+        const struct param *param = &c->table.params[c->first_trained + i];
         segments[i] = (struct segment){
-            .offset = param->offset,
+            .offset = param->offset - classifier_untrained(c),
             .n = param->n,
             .teacher_offset = c->options.average ? param->offset : -1,
             .flags = param->flags,
             .lr_scale = (float)classifier_lr_scale(&c->options, param->name),
         };
     }
-    TRY_OUT(c->device->copy_in(c->device, c->segments, segments,
-                               c->table.n_params * sizeof(*segments)));
+    TRY_OUT(c->device->copy_in(c->device, c->segments, segments, n * sizeof(*segments)));
     TRY_OUT(c->device->synchronize(c->device));
 out:
     memory_free(segments);
@@ -339,7 +419,8 @@ enum status classifier_open(struct classifier **out, struct device *device,
     TRY_OUT(workspace_commit(&c->workspace, device, "classifier"));
     TRY_OUT(bind(c));
     TRY_OUT(open_host(c));
-    TRY_OUT(fill_row_tables(c));
+    if (!classifier_is_dense(options))
+        TRY_OUT(fill_row_tables(c));
     TRY_OUT(fill_segments(c));
 out:
     if (status == STATUS_OK)
@@ -388,6 +469,7 @@ size_t classifier_device_bytes(const struct classifier *c)
 enum status classifier_initialise(struct classifier *c, uint64_t seed)
 {
     size_t bytes = (size_t)c->table.n_elements * sizeof(float);
+    size_t trained = bytes - (size_t)classifier_untrained(c) * sizeof(float);
     enum status status;
     float *values;
 
@@ -398,8 +480,8 @@ enum status classifier_initialise(struct classifier *c, uint64_t seed)
     for (int64_t i = 0; i < linear->n; i++) /* its bias is 0 */
         values[linear->offset + i] *= c->options.init_scale;
     TRY_OUT(c->device->copy_in(c->device, c->parameters, values, bytes));
-    TRY_OUT(c->device->zero(c->device, c->moment1, bytes));
-    TRY_OUT(c->device->zero(c->device, c->moment2, bytes));
+    TRY_OUT(c->device->zero(c->device, c->moment1, trained));
+    TRY_OUT(c->device->zero(c->device, c->moment2, trained));
     TRY_OUT(classifier_state_written(c, true));
     TRY_OUT(c->device->synchronize(c->device));
 out:
@@ -407,32 +489,43 @@ out:
     return status;
 }
 
-/* Parts of the state, in their order. */
-enum { N_PARTS = 4 };
-
-static float *state_part(const struct classifier *c, size_t part, const char **prefix)
+/* Of a parameter that is trained, in an array of these alone. */
+static struct tensor trained_tensor(const struct classifier *c, float *array, size_t i)
 {
-    static const char *const prefixes[N_PARTS] = {"model.", "moment1.", "moment2.", "average."};
-    float *const arrays[N_PARTS] = {c->parameters, c->moment1, c->moment2, c->average};
+    struct tensor tensor = param_tensor_at(&c->table, c->parameters, c->first_trained + i);
 
-    *prefix = prefixes[part];
-    return arrays[part];
+    tensor.data = array + (c->table.params[c->first_trained + i].offset - classifier_untrained(c));
+    return tensor;
 }
+
+/* Parts of the state behind the model, in their order. */
+enum { N_PARTS = 3 };
 
 size_t classifier_n_state(const struct classifier *c)
 {
-    return (size_t)(c->average != NULL ? N_PARTS : N_PARTS - 1) * c->table.n_params;
+    size_t n_trained = c->table.n_params - c->first_trained;
+
+    return c->table.n_params + (size_t)(c->average != NULL ? N_PARTS : N_PARTS - 1) * n_trained;
 }
 
 void classifier_state(const struct classifier *c, size_t i, struct ibot_state_entry *out)
 {
-    const char *prefix;
+    static const char *const prefixes[N_PARTS] = {"moment1.", "moment2.", "average."};
+    float *const arrays[N_PARTS] = {c->moment1, c->moment2, c->average};
+    size_t n = c->table.n_params, n_trained = n - c->first_trained;
+    const char *prefix = "model.";
 
     CHECK(i < classifier_n_state(c), "state entry %zu", i);
-    float *array = state_part(c, i / c->table.n_params, &prefix);
-    i %= c->table.n_params;
+    if (i < n) {
+        out->tensor = param_tensor_at(&c->table, c->parameters, i);
+    } else {
+        size_t part = (i - n) / n_trained;
+        i = (i - n) % n_trained;
+        prefix = prefixes[part];
+        out->tensor = trained_tensor(c, arrays[part], i);
+        i += c->first_trained;
+    }
     snprintf(out->name, sizeof(out->name), "%s%s", prefix, c->table.params[i].name);
-    out->tensor = param_tensor_at(&c->table, array, i);
 }
 
 enum status classifier_state_written(struct classifier *c, bool fresh)
@@ -448,8 +541,8 @@ enum status classifier_state_written(struct classifier *c, bool fresh)
 
 struct tensor classifier_gradient(const struct classifier *c, size_t i)
 {
-    CHECK(i < c->table.n_params, "gradient %zu", i);
-    return param_tensor_at(&c->table, c->gradients, i);
+    CHECK(i < c->table.n_params - c->first_trained, "gradient %zu", i);
+    return trained_tensor(c, c->gradients, i);
 }
 
 static void view_entry(const void *model, size_t i, struct ibot_state_entry *out)
@@ -465,4 +558,17 @@ static enum status view_written(void *model)
 struct state_view classifier_state_view(struct classifier *c)
 {
     return (struct state_view){c, classifier_n_state(c), view_entry, view_written};
+}
+
+static void view_trained_entry(const void *model, size_t i, struct ibot_state_entry *out)
+{
+    const struct classifier *c = model;
+
+    classifier_state(c, c->first_trained + i, out);
+}
+
+struct state_view classifier_trained_view(struct classifier *c)
+{
+    return (struct state_view){c, classifier_n_state(c) - c->first_trained, view_trained_entry,
+                               view_written};
 }

@@ -4,10 +4,16 @@
  *
  *   pixels ─ patches ─ (erase, mix) ─ backbone ─ pooling ─ (head layers) ─ linear ─> logits [B, K]
  *
+ * Or a classifier of every pixel, dense, for semantic segmentation: what several blocks of a ViT
+ * leave of each patch, side by side, goes through the linear layer; its logits, a map, are scaled
+ * up to the pixels of a map of labels (ops/dense_cross_entropy.h).
+ *
+ *   pixels ─ patches ─ backbone ─ taps [B*N, n_taps*D] ─ linear ─> logits [B*N, K]
+ *
  *   classifier_open ─> classifier_initialise, state loaded through classifier_state
  *   per step:   classifier_zero_gradients ─> classifier_accumulate (each micro-batch)
  *               ─> classifier_update ─> classifier_result
- *   between:    classifier_evaluate
+ *   between:    classifier_evaluate; of a dense one classifier_map
  *
  * The learning rate falls towards the input: that of a parameter is multiplied by
  * layer_decay^(depth + 1 - layer), its layer being 0 for tokens, positions and the patch embedding,
@@ -23,11 +29,22 @@
  * norm of its own. Of a Swin both are the mean of the normed tokens. */
 enum classifier_pooling { POOLING_CLS, POOLING_MEAN };
 
+enum { CLASSIFIER_MAX_TAPS = 8 };
+
+/* A dense classifier, in place of pooling and head. */
+struct classifier_taps {
+    int32_t n;                           /* 0: the classifier is not dense */
+    int32_t blocks[CLASSIFIER_MAX_TAPS]; /* rising, counted from 0; it ends with the last block */
+    bool normed;                         /* each through the final norm of the backbone */
+};
+
 struct classifier_options {
     /* image_size_px: of the stored positions (of a Swin: what windows are chosen for) */
     struct backbone_options backbone;
     int32_t image_size_px; /* of the images */
     enum classifier_pooling pooling;
+    struct classifier_taps taps;
+    bool frozen; /* the backbone stays as it is: of a dense classifier without average */
     /* 1, 2: so many hidden layers of the head stand between pooling and classifier; 3: all of it,
      * its logits of [CLS] are what is classified; 0: none */
     int32_t n_head_layers;
@@ -46,8 +63,9 @@ struct classifier_options {
 
 /* One micro-batch. */
 struct classifier_input {
-    struct tensor pixels;  /* device memory: [B, S, S, 3] u8, or [B, 3, S, S] f32 normalised */
-    const int32_t *labels; /* host [B] */
+    struct tensor pixels;      /* device memory: [B, S, S, 3] u8, or [B, 3, S, S] f32 normalised */
+    const int32_t *labels;     /* host [B] */
+    const uint8_t *label_maps; /* dense, in their place: host [B, S, S], below K or DENSE_IGNORED */
     const struct pixel_box *erase; /* host [B], or NULL: nothing is erased */
     const struct patch_mix *mix;   /* NULL: nothing is mixed */
     float label_share;  /* of an image's own label; the rest is its partner's. 1 unmixed */
@@ -57,8 +75,8 @@ struct classifier_input {
 
 /* What one update measured, on the host. */
 struct classifier_result {
-    double loss;          /* mean over images, of the targets as they were */
-    int64_t n, top1;      /* images; those whose own label came first */
+    double loss;          /* mean over images (dense: all pixels), of the targets as they were */
+    int64_t n, top1;      /* images (pixels); those whose own label came first */
     double gradient_norm; /* of all gradients together, before clipping */
 };
 
@@ -69,8 +87,11 @@ struct classifier_score {
 
 struct classifier; /* opaque */
 
-/* Is the mean of a ViT's tokens normed after pooling? Width of what is classified. */
+/* Is it dense; is the mean of a ViT's tokens normed after pooling; does nothing go through the
+ * backbone's final norm? Width of what is classified. */
+bool classifier_is_dense(const struct classifier_options *options);
 bool classifier_norms_mean(const struct classifier_options *options);
+bool classifier_without_norm(const struct classifier_options *options);
 int64_t classifier_width(const struct classifier_options *options);
 
 /* Layer of a parameter, 0 .. depth + 1, and the factor of its learning rate. */
@@ -91,8 +112,8 @@ size_t classifier_n_state(const struct classifier *classifier);
 void classifier_state(const struct classifier *classifier, size_t i, struct ibot_state_entry *out);
 /* After weights were written through these views; `fresh`: the average begins with them too. */
 enum status classifier_state_written(struct classifier *classifier, bool fresh) IBOT_WARN_UNUSED;
-struct tensor classifier_gradient(const struct classifier *classifier,
-                                  size_t i); /* of model entry i */
+/* Of entry i of those parameters that are trained (frozen: weight and bias of the linear layer). */
+struct tensor classifier_gradient(const struct classifier *classifier, size_t i);
 
 enum status classifier_zero_gradients(struct classifier *classifier) IBOT_WARN_UNUSED;
 enum status classifier_accumulate(struct classifier *classifier,
@@ -113,6 +134,12 @@ enum status classifier_result(struct classifier *classifier, int back,
 enum status classifier_evaluate(struct classifier *classifier, struct tensor pixels,
                                 const int32_t *labels, struct classifier_score *score,
                                 float *logits) IBOT_WARN_UNUSED;
+
+/* Dense: logits of up to B images [n, 3, H, W] f32, or [n, H, W, 3] u8, of any size with no more
+ * patches than S x S px have; logits: host [n*h*w, K], h = H / patch, w = W / patch. Errors:
+ * STATUS_INVALID (smaller than a patch, or too large). */
+enum status classifier_map(struct classifier *classifier, struct tensor pixels,
+                           float *logits) IBOT_WARN_UNUSED;
 
 /* Exchanges weights and average; once more brings them back, bit by bit. Not between
  * zero_gradients and update. */

@@ -17,6 +17,7 @@ struct classifier_tables {
     struct step_control *control; /* the block begins with it */
     struct patch_mix *mix;
     int32_t *label, *other;  /* [B] */
+    uint8_t *map;            /* [B*S*S] dense */
     float *share;            /* [B] */
     struct pixel_box *erase; /* [B] */
     float *depth;            /* [random branches, B] scales of stochastic depth */
@@ -24,8 +25,8 @@ struct classifier_tables {
 
 /* The numbers of an update, in pinned memory. */
 struct classifier_numbers {
-    float *loss;   /* [B * accumulation] */
-    int32_t *rank; /* [B * accumulation] */
+    float *loss;   /* [scores * accumulation] */
+    int32_t *rank; /* [scores * accumulation]; dense: pixels that are right */
     double *norms; /* [parameters] */
     int32_t n_micro;
 };
@@ -42,6 +43,18 @@ struct mean_pooling {
     struct tensor d_rows, d_pooled, d_normed;
 };
 
+/* What blocks leave of patches, side by side: row i of the features holds that of patch i. */
+struct tap_features {
+    int32_t *cells;       /* [B*N] rows of the patches among the tokens */
+    int32_t *places;      /* [taps, B*N] rows of their taps among the features as [B*N*taps, D] */
+    struct tensor normed; /* [T, D] of a tap, normed or cast */
+    float *mean[CLASSIFIER_MAX_TAPS], *rstd[CLASSIFIER_MAX_TAPS]; /* [T], for the backward */
+    struct tensor one;                                            /* [B*N, D] of a tap */
+    struct tensor features, d_features;                           /* [B*N, taps*D] */
+    struct tensor d_tokens;                                       /* [T, D] of a tap */
+    float *lse, *d_logits;                                        /* [B*S*S]; [B*N, K] */
+};
+
 struct classifier {
     struct device *device;
     const struct op_table *ops;
@@ -49,7 +62,9 @@ struct classifier {
     enum dtype dtype; /* of activations and operands */
 
     struct param_table table;
-    float *parameters, *gradients, *moment1, *moment2, *average; /* average NULL: none is kept */
+    /* average NULL: none is kept. Gradients and moments begin with parameter first_trained. */
+    float *parameters, *gradients, *moment1, *moment2, *average;
+    size_t first_trained;
     struct tensor operands; /* the parameters as products take them: a bf16 copy, or themselves */
     struct segment *segments;
     double *norms; /* [parameters] */
@@ -60,16 +75,18 @@ struct classifier {
     struct tensor patches[2];             /* the second is absent */
     int32_t *pooled_rows, *pooled_sample; /* rows that the last block goes on with, their images */
     struct mean_pooling pooling;
+    struct tap_features taps;
     struct head head;          /* unless options.n_head_layers is 0 */
     struct head_vectors z;     /* of a whole head: bottleneck vectors, */
     float *d_z, *projection;   /* their gradient [B, b]; its logits [B, out] */
     struct tensor projected;   /* the same as an operand; in float32 itself */
     struct tensor d_projected; /* [B, out] */
     struct affine linear;
-    float *logits;          /* [B, K]; their gradient, in float32 */
-    struct tensor d_logits; /* [B, K] as an operand; in float32 itself */
-    float *loss;            /* [B] */
-    int32_t *rank;          /* [B] */
+    int64_t n_rows;         /* that are classified: B, or B*N */
+    float *logits;          /* [n_rows, K]; their gradient, in float32, unless it is dense */
+    struct tensor d_logits; /* [n_rows, K] as an operand; in float32 itself */
+    float *loss;            /* [scores] */
+    int32_t *rank;          /* [scores] */
 
     struct classifier_tables tables, staging[2]; /* on the device; pinned */
     size_t tables_bytes;
@@ -85,11 +102,39 @@ struct classifier {
 size_t classifier_tables_layout(const struct classifier *c, char *base,
                                 struct classifier_tables *tables);
 
+/* Losses of a micro-batch: of images, or of rows of pixels. */
+int64_t classifier_n_scores(const struct classifier *c);
+
+/* Elements of the flat array before the first parameter that is trained. */
+int64_t classifier_untrained(const struct classifier *c);
+
 /* ---- classifier_layers.c ---- */
+
+/* The depth scales in the tables, or none. */
+void classifier_set_depth(struct classifier *c, bool random);
+/* float32 to an operand of the pass; nothing where these are the same. */
+enum status classifier_copy_as(struct classifier *c, float *from, struct tensor to,
+                               int64_t n) IBOT_WARN_UNUSED;
 
 /* Patches -> logits; with `random` by the depth scales in the tables. */
 enum status classifier_forward(struct classifier *c, bool random) IBOT_WARN_UNUSED;
 /* d_logits -> gradients of all parameters, added up. */
 enum status classifier_backward(struct classifier *c) IBOT_WARN_UNUSED;
+
+/* ---- classifier_step.c ---- */
+
+/* Pixels [n, 3, H, W] f32 or [n, H, W, 3] u8 to patches. */
+enum status classifier_patchify(struct classifier *c, struct tensor pixels) IBOT_WARN_UNUSED;
+
+/* ---- classifier_dense.c: the same for a dense one ---- */
+
+enum status dense_plan(struct classifier *c) IBOT_WARN_UNUSED;
+enum status dense_bind(struct classifier *c) IBOT_WARN_UNUSED;
+/* Images of height x width px from now on. */
+enum status dense_reshape(struct classifier *c, int32_t height_px,
+                          int32_t width_px) IBOT_WARN_UNUSED;
+enum status dense_forward(struct classifier *c, bool random) IBOT_WARN_UNUSED;
+enum status dense_loss(struct classifier *c) IBOT_WARN_UNUSED;
+enum status dense_backward(struct classifier *c) IBOT_WARN_UNUSED;
 
 #endif

@@ -11,15 +11,14 @@ static bool has_whole_head(const struct classifier *c)
     return c->options.n_head_layers > 0 && c->options.head.n_layers == 0;
 }
 
-static enum status copy_as(struct classifier *c, float *from, struct tensor to, int64_t n)
+enum status classifier_copy_as(struct classifier *c, float *from, struct tensor to, int64_t n)
 {
     struct cast_args args = {vector(from, n), tensor_1d(to.data, to.dtype, n)};
 
     return c->dtype == DTYPE_F32 ? STATUS_OK : c->ops->cast(c->device, &args);
 }
 
-/* Stochastic depth by the tables, or none. */
-static void set_depth(struct classifier *c, bool random)
+void classifier_set_depth(struct classifier *c, bool random)
 {
     float *at = c->tables.depth;
 
@@ -121,7 +120,7 @@ static enum status head_logits_of(struct classifier *c)
     c->z.z = c->head.z;
     TRY(head_copy_vectors(&c->head, &c->z, b));
     TRY(head_logits(&c->head, false, &c->z, 0, b, c->projection));
-    return copy_as(c, c->projection, c->projected, b * c->options.head.out_dim);
+    return classifier_copy_as(c, c->projection, c->projected, b * c->options.head.out_dim);
 }
 
 static enum status head_logits_of_back(struct classifier *c)
@@ -145,7 +144,9 @@ enum status classifier_forward(struct classifier *c, bool random)
 {
     int64_t b = batch_of(c), width = classifier_width(&c->options);
 
-    set_depth(c, random);
+    if (classifier_is_dense(&c->options))
+        return dense_forward(c, random);
+    classifier_set_depth(c, random);
     TRY(backbone_forward(&c->backbone, NULL));
     if (classifier_norms_mean(&c->options))
         TRY(pool_means(c));
@@ -175,6 +176,8 @@ enum status classifier_backward(struct classifier *c)
         .d_bias = c->linear.d_bias,
     };
 
+    if (classifier_is_dense(&c->options))
+        return dense_backward(c);
     if (hidden) { /* before the activation that made x */
         linear.pre = shaped(head_last_hidden(&c->head)->pre, b, width);
         linear.activation = c->options.head.activation;
@@ -182,7 +185,7 @@ enum status classifier_backward(struct classifier *c)
     } else if (has_whole_head(c)) {
         linear.d_x = shaped(c->d_projected, b, width);
     }
-    TRY(copy_as(c, c->logits, c->d_logits, b * k));
+    TRY(classifier_copy_as(c, c->logits, c->d_logits, b * k));
     TRY(c->ops->linear_backward(c->device, &linear));
     if (hidden)
         TRY(head_hidden_backward(&c->head, pooled(c, false), pooled(c, true), b));

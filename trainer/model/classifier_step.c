@@ -27,12 +27,14 @@ static enum status stage(struct classifier *c, const struct classifier_input *in
     struct device *device = c->device;
     int which = c->next_staging;
     struct classifier_tables *t = &c->staging[which];
-    int32_t b = c->options.batch_size;
+    int32_t b = c->options.batch_size, side = c->options.image_size_px;
 
     TRY(device->wait_mark(device, CLASSIFIER_MARK_STAGING + which)); /* its copy, two times ago */
     *t->control = *control;
     *t->mix = input->mix != NULL ? *input->mix : (struct patch_mix){.share = 1.0f};
-    for (int32_t i = 0; i < b; i++) {
+    if (classifier_is_dense(&c->options))
+        memcpy(t->map, input->label_maps, (size_t)b * (size_t)side * (size_t)side);
+    for (int32_t i = 0; i < b && !classifier_is_dense(&c->options); i++) {
         t->label[i] = input->labels[i];
         t->other[i] = input->labels[b - 1 - i];
         t->share[i] = input->label_share;
@@ -47,20 +49,21 @@ static enum status stage(struct classifier *c, const struct classifier_input *in
     return STATUS_OK;
 }
 
-/* Pixels of n images to patches. */
-static enum status patchify(struct classifier *c, struct tensor pixels)
+enum status classifier_patchify(struct classifier *c, struct tensor pixels)
 {
-    int64_t p = c->options.backbone.patch_size_px, side = c->options.image_size_px / p;
+    int64_t p = c->options.backbone.patch_size_px, first = pixels.dtype == DTYPE_U8 ? 1 : 2;
+    int64_t cells = (pixels.shape[first] / p) * (pixels.shape[first + 1] / p);
+    int64_t side = c->options.image_size_px / p;
     struct patchify_args args = {
         .pixels = pixels,
-        .patches = shaped(c->patches[0], pixels.shape[0] * side * side, 3 * p * p),
+        .patches = shaped(c->patches[0], pixels.shape[0] * cells, 3 * p * p),
         .patch_size = (int32_t)p,
         .mean = {0.485f, 0.456f, 0.406f},
         .std = {0.229f, 0.224f, 0.225f},
     };
 
-    CHECK(pixels.rank == 4 && pixels.shape[2] == c->options.image_size_px &&
-              pixels.shape[0] <= c->options.batch_size,
+    CHECK(pixels.rank == 4 && pixels.shape[0] <= c->options.batch_size && cells <= side * side &&
+              (cells == side * side || classifier_is_dense(&c->options)),
           "%lld images of %lld px, planned %d of %d px", (long long)pixels.shape[0],
           (long long)pixels.shape[2], c->options.batch_size, c->options.image_size_px);
     return c->ops->patchify(c->device, &args);
@@ -123,31 +126,35 @@ static struct classifier_numbers *current(struct classifier *c)
 enum status classifier_zero_gradients(struct classifier *c)
 {
     current(c)->n_micro = 0;
-    return c->device->zero(c->device, c->gradients, (size_t)c->table.n_elements * sizeof(float));
+    return c->device->zero(c->device, c->gradients,
+                           (size_t)(c->table.n_elements - classifier_untrained(c)) * sizeof(float));
 }
 
 enum status classifier_accumulate(struct classifier *c, const struct classifier_input *input,
                                   const struct step_control *control)
 {
     struct classifier_numbers *numbers = current(c);
-    int64_t b = c->options.batch_size, at = numbers->n_micro * b;
+    int64_t b = c->options.batch_size, n = classifier_n_scores(c), at = numbers->n_micro * n;
 
     CHECK(numbers->n_micro < c->options.accumulation_steps && input->pixels.shape[0] == b);
+    if (classifier_is_dense(&c->options))
+        TRY(dense_reshape(c, c->options.image_size_px, c->options.image_size_px));
     TRY(stage(c, input, control));
-    TRY(patchify(c, input->pixels));
+    TRY(classifier_patchify(c, input->pixels));
     if (input->mix != NULL || input->erase != NULL)
         TRY(mix(c));
     TRY(classifier_forward(c, true));
-    TRY(train_loss(c));
+    TRY(classifier_is_dense(&c->options) ? dense_loss(c) : train_loss(c));
     TRY(classifier_backward(c));
-    TRY(copy_scores(c, b, numbers->loss + at, numbers->rank + at));
+    TRY(copy_scores(c, n, numbers->loss + at, numbers->rank + at));
     numbers->n_micro++;
     return STATUS_OK;
 }
 
 enum status classifier_update(struct classifier *c)
 {
-    int64_t n = c->table.n_elements, n_params = (int64_t)c->table.n_params;
+    int64_t before = classifier_untrained(c), n = c->table.n_elements - before;
+    int64_t n_params = (int64_t)(c->table.n_params - c->first_trained);
     struct gradient_norms_args norms = {
         .gradient = vector(c->gradients, n),
         .norms = tensor_1d(c->norms, DTYPE_F64, n_params),
@@ -155,11 +162,11 @@ enum status classifier_update(struct classifier *c)
         .n_segments = (int32_t)n_params,
     };
     struct optimizer_step_args step = {
-        .parameter = vector(c->parameters, n),
+        .parameter = vector(c->parameters + before, n),
         .gradient = norms.gradient,
         .moment1 = vector(c->moment1, n),
         .moment2 = vector(c->moment2, n),
-        .teacher = vector(c->average != NULL ? c->average : c->parameters, n),
+        .teacher = vector(c->average != NULL ? c->average : c->parameters + before, n),
         .norms = norms.norms,
         .segments = c->segments,
         .control = c->tables.control,
@@ -169,12 +176,14 @@ enum status classifier_update(struct classifier *c)
     };
 
     CHECK(current(c)->n_micro == c->options.accumulation_steps, "an update without its batches");
-    if (c->dtype != DTYPE_F32)
-        step.parameter_half = c->operands;
+    if (c->dtype != DTYPE_F32) {
+        step.parameter_half = shaped_from(c->operands, before, 1, n);
+        step.parameter_half = tensor_1d(step.parameter_half.data, c->dtype, n);
+    }
     TRY(c->ops->gradient_norms(c->device, &norms));
     TRY(c->ops->optimizer_step(c->device, &step));
     TRY(c->device->copy_out(c->device, current(c)->norms, c->norms,
-                            c->table.n_params * sizeof(double)));
+                            (size_t)n_params * sizeof(double)));
     TRY(c->device->mark(c->device, CLASSIFIER_MARK_RESULT + (int)(c->n_updates % 2)));
     c->n_updates++;
     return STATUS_OK;
@@ -188,12 +197,14 @@ enum status classifier_result(struct classifier *c, int back, struct classifier_
 
     CHECK(update >= 0 && back >= 0 && back <= 1, "no such update");
     TRY(c->device->wait_mark(c->device, CLASSIFIER_MARK_RESULT + (int)(update % 2)));
-    *out = (struct classifier_result){.n = (int64_t)c->options.batch_size * numbers->n_micro};
-    for (int64_t i = 0; i < out->n; i++) {
+    bool dense = classifier_is_dense(&c->options);
+    int64_t n = classifier_n_scores(c) * numbers->n_micro;
+    *out = (struct classifier_result){.n = dense ? n * c->options.image_size_px : n};
+    for (int64_t i = 0; i < n; i++) {
         loss += (double)numbers->loss[i];
-        out->top1 += numbers->rank[i] == 0;
+        out->top1 += dense ? numbers->rank[i] : numbers->rank[i] == 0;
     }
-    for (size_t i = 0; i < c->table.n_params; i++)
+    for (size_t i = 0; i < c->table.n_params - c->first_trained; i++)
         squares += numbers->norms[i] * numbers->norms[i];
     out->loss = loss / (double)out->n;
     out->gradient_norm = sqrt(squares);
@@ -213,7 +224,8 @@ enum status classifier_evaluate(struct classifier *c, struct tensor pixels, cons
     struct classifier_numbers *place = &c->numbers[c->n_updates % 2];
     int64_t n = pixels.shape[0];
 
-    TRY(patchify(c, pixels));
+    CHECK(!classifier_is_dense(&c->options), "a dense classifier has no label of an image");
+    TRY(classifier_patchify(c, pixels));
     TRY(classifier_forward(c, false));
     TRY(d->copy_in(d, c->tables.label, labels, (size_t)n * sizeof(int32_t)));
     struct cross_entropy_args loss = loss_of(c, n);

@@ -15,6 +15,7 @@ struct backbone_layout {
     bool backward;           /* student */
     bool without_norm; /* of a ViT: features are the stream after the last block, not normed */
     enum recompute recompute;
+    bool reshapes;        /* of a ViT: images of other sizes may pass, without backward */
     bool weights_apart;   /* gradients of weights on a branch of their own */
     enum dtype dtype;     /* of activations and operands */
     enum dtype stream;    /* of the residual stream: float32, or as dtype */

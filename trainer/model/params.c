@@ -221,7 +221,7 @@ enum status param_table_init_classifier(struct param_table *table,
     int64_t width = backbone_width(&o->backbone);
 
     memset(table, 0, sizeof(*table));
-    TRY(add_backbone(table, &o->backbone, false, normed_mean));
+    TRY(add_backbone(table, &o->backbone, false, classifier_without_norm(o)));
     if (normed_mean)
         TRY(add_norm(table, "fc_norm", width));
     if (o->n_head_layers > 0)
@@ -230,6 +230,8 @@ enum status param_table_init_classifier(struct param_table *table,
     for (size_t i = 0; i < table->n_params; i++) /* nothing is frozen for a while */
         table->params[i].flags &= ~(uint32_t)SEGMENT_LAST_LAYER;
     leave_undecayed(table);
+    if (o->frozen) /* the original then spares nothing */
+        table->params[table->n_params - 1].flags |= SEGMENT_DECAY;
     return STATUS_OK;
 }
 

@@ -18,5 +18,7 @@ struct state_view {
 struct state_view ibot_state_view(struct ibot *ibot);
 /* Of weights written through it the average knows nothing (classifier_state_written). */
 struct state_view classifier_state_view(struct classifier *classifier);
+/* The same without what is not trained: the weights of a frozen backbone. */
+struct state_view classifier_trained_view(struct classifier *classifier);
 
 #endif

@@ -46,6 +46,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
     memset(vit, 0, sizeof(*vit));
     vit->options = *options;
     vit->without_norm = layout->without_norm;
+    vit->reshapes = layout->reshapes || !layout->backward;
     vit->pass = (struct block_pass){
         .device = device,
         .ops = ops,
@@ -72,7 +73,7 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
         struct vit_group *group = &vit->groups[i];
         TRY(plan_buffer(w, &group->embedded, layout->dtype,
                         group->n_images * (group->length - 1) * d));
-        if (group->interpolated || !layout->backward) /* another shape may follow */
+        if (group->interpolated || vit->reshapes) /* another shape may follow */
             TRY(plan_floats(w, &group->pos, group->length * d));
         if (group->interpolated && layout->backward)
             TRY(plan_floats(w, &group->d_pos, group->length * d));
@@ -158,7 +159,7 @@ enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns)
 {
     struct vit_group *group = &vit->groups[0];
 
-    CHECK(!vit->pass.backward && vit->n_groups == 1);
+    CHECK(vit->reshapes && vit->n_groups == 1);
     if (rows < 1 || columns < 1 || rows * columns > group->n_cells)
         FAIL(
             STATUS_INVALID,
@@ -363,6 +364,8 @@ enum status vit_backward(struct vit *vit, uint8_t *mask, const struct gradient_w
             TRY(block_gradients_settle(p, g));
         if (i + 1 < vit->options.depth)
             TRY(block_restore(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows));
+        if (i + 1 < vit->options.depth && vit->taps.backward != NULL)
+            TRY(vit->taps.backward(vit->taps.context, i));
         TRY(block_backward(p, &vit->weights[i], &vit->states[i], &vit->depths[i], rows, &next, g));
         TRY(block_reached(watch, &vit->weights[i]));
     }

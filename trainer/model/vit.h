@@ -21,12 +21,21 @@ struct vit_group {
     bool interpolated;
 };
 
+/* Who takes more than the features: it adds to the gradient of the stream after a block, which is
+ * not the last (gradients.d_stream). */
+struct vit_taps {
+    enum status (*backward)(void *context, int32_t block); /* NULL: nobody */
+    void *context;
+};
+
 struct vit {
     struct backbone_options options;
     struct block_pass pass;
     struct vit_group groups[2];
     int32_t n_groups;
     bool without_norm; /* features are final_x */
+    bool reshapes;     /* there are positions for other shapes */
+    struct vit_taps taps;
     struct affine patch_embed, norm;
     struct tensor cls, pos, mask_token, d_cls, d_pos, d_mask_token; /* data NULL: none */
     struct block_weights *weights;                                  /* [depth] */
@@ -50,9 +59,9 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
 enum status vit_bind(struct vit *vit, const struct binder *binder) IBOT_WARN_UNUSED;
 
-/* Images of rows x columns cells from now on, in the memory of those that were planned. Without
- * backward and local crops. Errors: STATUS_INVALID: none, or more cells than there is memory for.
- */
+/* Images of rows x columns cells from now on, in the memory of those that were planned, where the
+ * layout says so or there is no backward (which wants the planned shape), and no local crops.
+ * Errors: STATUS_INVALID: none, or more cells than there is memory for. */
 enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns) IBOT_WARN_UNUSED;
 
 /* Patches -> features. mask [n_global_images*N] u8 in device memory, or NULL. */
