@@ -80,14 +80,22 @@ class Net(torch.nn.Module):
             self.backbone.norm = torch.nn.Identity()
 
     def maps(self, x):
-        """Logits of each pixel: a 1 x 1 convolution on the maps of both blocks, scaled up."""
-        x = self.backbone._pos_embed(self.backbone.patch_embed(x))
+        """Logits of each patch: a 1 x 1 convolution on the maps of both blocks. Positions of images of another
+        size are interpolated by the factor that the original has."""
+        grid, stored = (x.shape[2] // 8, x.shape[3] // 8), SIDE // 8
+        x = self.backbone.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        position = self.backbone.pos_embed
+        if grid != (stored, stored):
+            patches = position[:, 1:].reshape(1, stored, stored, WIDTH).permute(0, 3, 1, 2)
+            patches = F.interpolate(patches, scale_factor=tuple((n + 0.1) / stored for n in grid), mode="bicubic")
+            assert tuple(patches.shape[2:]) == grid
+            position = torch.cat([position[:, :1], patches.flatten(2).transpose(1, 2)], 1)
+        x = torch.cat([self.backbone.cls_token.expand(len(x), 1, WIDTH), x], 1) + position
         taps = []
         for block in self.backbone.blocks:
             x = block(x)
-            taps.append(self.backbone.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), WIDTH, SIDE // 8, SIDE // 8))
-        maps = F.conv2d(torch.cat(taps, 1), self.linear.weight[:, :, None, None], self.linear.bias)
-        return F.interpolate(maps, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+            taps.append(self.backbone.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), WIDTH, *grid))
+        return F.conv2d(torch.cat(taps, 1), self.linear.weight[:, :, None, None], self.linear.bias)
 
     def forward(self, x):
         return self.linear(self.head(self.backbone(x)))
@@ -171,6 +179,15 @@ def mixed(images, labels, mix):
     return x, target
 
 
+def rectangles():
+    """Logits of two images of 24 x 16 px."""
+    net = Net("taps").float().eval()
+    fill(net.ordered())
+    images = torch.sin(0.05 * torch.arange(2 * 3 * 24 * 16, dtype=torch.float64) + 1.1).float().view(2, 3, 24, 16)
+    with torch.no_grad():
+        return net.maps(images).permute(0, 2, 3, 1).flatten().tolist()
+
+
 def label_maps(turn):
     i, y, x = torch.meshgrid(torch.arange(B), torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     label = (y // 5 + x // 7 + i + 3 * turn) % (K + 1)
@@ -204,7 +221,8 @@ def train(kind):
             k = torch.arange(B * 3 * SIDE * SIDE, dtype=torch.float64)
             images = torch.sin(0.05 * k + 0.3 * turn).to(torch.float32).view(B, 3, SIDE, SIDE)
             if dense:  # the mean is over all pixels, those without a label too
-                loss = F.cross_entropy(net.maps(images), label_maps(turn), ignore_index=255, reduction="none").mean()
+                maps = F.interpolate(net.maps(images), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+                loss = F.cross_entropy(maps, label_maps(turn), ignore_index=255, reduction="none").mean()
                 loss = loss / MICRO
             else:
                 x, target = mixed(images, torch.tensor(LABELS[micro]), MIXES[turn % len(MIXES)])
@@ -267,8 +285,8 @@ def main():
     path, write = sys.argv[1], "--write" in sys.argv[2:]
     kinds = ["cls", "mean", "head1", "head2", "head3", "swin", "taps", "taps_frozen"]
     values = {kind: train(kind) for kind in kinds}
-    values["rates"], values["draws"] = rates(), draws()
-    kinds += ["rates", "draws"]
+    values["rectangles"], values["rates"], values["draws"] = rectangles(), rates(), draws()
+    kinds += ["rectangles", "rates", "draws"]
     if write:
         with open(path, "w") as out:
             out.write("/* What PyTorch and timm make of the classifiers of classifier_torch_test.c: loss and gradient norm of\n"

@@ -252,11 +252,46 @@ static void steps_on_a_frozen_backbone_are_those_of_pytorch(void **state)
     EXPECT_TORCH(options, torch_taps_frozen);
 }
 
+/* Fewer images than were planned, of another shape; and what comes after is as if they had not
+ * been. */
+static void maps_of_rectangles_are_those_of_pytorch(void **state)
+{
+    struct classifier_options options = options_of(false, POOLING_CLS, 0);
+    float logits[2 * 3 * 2 * K], square[2][B * 16 * K];
+    bool half = backend.precision == PRECISION_BF16;
+    static struct scene s;
+
+    (void)state;
+    memset(&s, 0, sizeof(s));
+    options.taps = (struct classifier_taps){.n = 2, .blocks = {0, 1}, .normed = true};
+    run(model_backend_open(&backend, &s.device));
+    run(classifier_open(&s.classifier, &s.device, backend.ops, &options));
+    run(s.device.alloc(&s.device, &s.pixels, sizeof(s.host), "pixels"));
+    run(classifier_initialise(s.classifier, 1));
+    memory_free(fill(&s));
+    fill_wave(s.host, B * IMAGE, 1.1);
+    run(s.device.copy_in(&s.device, s.pixels, s.host, sizeof(s.host)));
+    struct tensor images = {s.pixels, DTYPE_F32, 4, {B, 3, SIDE, SIDE}};
+    run(classifier_map(s.classifier, images, square[0]));
+    struct tensor small = {s.pixels, DTYPE_F32, 4, {2, 3, 24, 16}};
+    run(classifier_map(s.classifier, small, logits));
+    for (size_t i = 0; i < sizeof(logits) / sizeof(logits[0]); i++)
+        expect_close("a logit", (double)logits[i], torch_rectangles[i], half ? 0.03 : 1e-5);
+    run(classifier_map(s.classifier, images, square[1]));
+    assert_memory_equal(square[0], square[1], sizeof(square[0]));
+    struct tensor large = {s.pixels, DTYPE_F32, 4, {1, 3, SIDE, 2 * SIDE}};
+    assert_int_equal(classifier_map(s.classifier, large, logits), STATUS_INVALID);
+    s.device.free(&s.device, s.pixels);
+    classifier_close(&s.classifier);
+    device_close(&s.device);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_of_a_dense_classifier_are_those_of_pytorch),
         cmocka_unit_test(steps_on_a_frozen_backbone_are_those_of_pytorch),
+        cmocka_unit_test(maps_of_rectangles_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_cls_token_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_mean_are_those_of_pytorch),
         cmocka_unit_test(steps_from_layers_of_the_head_are_those_of_pytorch),

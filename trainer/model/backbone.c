@@ -250,7 +250,8 @@ enum status backbone_bind(struct backbone *b, const struct binder *binder,
     return STATUS_OK;
 }
 
-enum status backbone_reshape(struct backbone *b, int32_t height_px, int32_t width_px)
+enum status backbone_reshape(struct backbone *b, int64_t n_images, int32_t height_px,
+                             int32_t width_px)
 {
     if (b->vit == NULL)
         FAIL(STATUS_UNSUPPORTED,
@@ -258,7 +259,7 @@ enum status backbone_reshape(struct backbone *b, int32_t height_px, int32_t widt
              "the weights of a ViT",
              width_px, height_px);
     int32_t p = b->vit->options.patch_size_px;
-    TRY(vit_reshape(b->vit, height_px / p, width_px / p));
+    TRY(vit_reshape(b->vit, n_images, height_px / p, width_px / p));
     shape_of_vit(b);
     b->all_rows.n_rows = b->n_tokens;
     b->rows = b->all_rows;

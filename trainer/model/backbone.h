@@ -38,9 +38,9 @@ enum status backbone_plan(struct backbone *backbone, struct vit *vit, struct swi
 enum status backbone_bind(struct backbone *backbone, const struct binder *binder,
                           const struct tensor patches[2]) IBOT_WARN_UNUSED;
 
-/* Images of height x width px from now on: of a ViT, as in vit_reshape, and no more cells than were
- * planned. Errors: STATUS_UNSUPPORTED (a Swin), STATUS_INVALID. */
-enum status backbone_reshape(struct backbone *backbone, int32_t height_px,
+/* n images of height x width px from now on: of a ViT, as in vit_reshape. Errors:
+ * STATUS_UNSUPPORTED (a Swin), STATUS_INVALID. */
+enum status backbone_reshape(struct backbone *backbone, int64_t n_images, int32_t height_px,
                              int32_t width_px) IBOT_WARN_UNUSED;
 
 /* Patches -> features. mask [n_global_images*cells] u8 in device memory, or NULL. */

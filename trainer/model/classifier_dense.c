@@ -24,7 +24,7 @@ static int64_t cells_of_image(const struct classifier *c)
 
 static int64_t cells_of(const struct classifier *c)
 {
-    return c->options.batch_size * cells_of_image(c);
+    return c->vit.groups[0].n_images * cells_of_image(c);
 }
 
 /* ------------------------------------------------------------------------------ planning */
@@ -79,13 +79,15 @@ out:
     return status;
 }
 
-enum status dense_reshape(struct classifier *c, int32_t height_px, int32_t width_px)
+enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px, int32_t width_px)
 {
     int32_t patch = c->options.backbone.patch_size_px;
+    const struct vit_group *group = &c->vit.groups[0];
 
-    if (c->vit.groups[0].rows == height_px / patch && c->vit.groups[0].columns == width_px / patch)
+    if (group->n_images == n && group->rows == height_px / patch &&
+        group->columns == width_px / patch)
         return STATUS_OK;
-    TRY(backbone_reshape(&c->backbone, height_px, width_px));
+    TRY(backbone_reshape(&c->backbone, n, height_px, width_px));
     return fill_tables(c);
 }
 
@@ -283,10 +285,10 @@ enum status classifier_map(struct classifier *c, struct tensor pixels, float *lo
     struct device *d = c->device;
 
     CHECK(classifier_is_dense(&c->options));
-    TRY(dense_reshape(c, (int32_t)height, (int32_t)width));
+    TRY(dense_reshape(c, pixels.shape[0], (int32_t)height, (int32_t)width));
     TRY(classifier_patchify(c, pixels));
     TRY(dense_forward(c, false));
-    int64_t n = pixels.shape[0] * cells_of_image(c) * c->options.n_classes;
+    int64_t n = cells_of(c) * c->options.n_classes;
     TRY(d->copy_out(d, logits, c->logits, (size_t)n * sizeof(float)));
     return d->synchronize(d);
 }

@@ -130,8 +130,8 @@ enum status classifier_patchify(struct classifier *c, struct tensor pixels) IBOT
 
 enum status dense_plan(struct classifier *c) IBOT_WARN_UNUSED;
 enum status dense_bind(struct classifier *c) IBOT_WARN_UNUSED;
-/* Images of height x width px from now on. */
-enum status dense_reshape(struct classifier *c, int32_t height_px,
+/* n images of height x width px from now on. */
+enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px,
                           int32_t width_px) IBOT_WARN_UNUSED;
 enum status dense_forward(struct classifier *c, bool random) IBOT_WARN_UNUSED;
 enum status dense_loss(struct classifier *c) IBOT_WARN_UNUSED;

@@ -138,7 +138,7 @@ enum status classifier_accumulate(struct classifier *c, const struct classifier_
 
     CHECK(numbers->n_micro < c->options.accumulation_steps && input->pixels.shape[0] == b);
     if (classifier_is_dense(&c->options))
-        TRY(dense_reshape(c, c->options.image_size_px, c->options.image_size_px));
+        TRY(dense_reshape(c, b, c->options.image_size_px, c->options.image_size_px));
     TRY(stage(c, input, control));
     TRY(classifier_patchify(c, input->pixels));
     if (input->mix != NULL || input->erase != NULL)

@@ -29,7 +29,8 @@ void ibot_normalise(float *out, const uint8_t *pixels, int64_t n)
 enum status ibot_reshape(struct ibot *ibot, int32_t height_px, int32_t width_px)
 {
     CHECK(ibot->options.inference_only);
-    TRY(backbone_reshape(&ibot->teacher.backbone, height_px, width_px));
+    TRY(backbone_reshape(&ibot->teacher.backbone, ibot->teacher.backbone.groups[0].n_images,
+                         height_px, width_px));
     ibot->options.global_size_px = height_px;
     ibot->options.global_width_px = width_px;
     return STATUS_OK;

@@ -25,7 +25,7 @@ static void add_group(struct vit *vit, int64_t n_images, int32_t height_px, int3
 
     if (n_images == 0)
         return;
-    group->n_images = n_images;
+    group->n_images = group->most_images = n_images;
     shape_group(vit, group, height_px / vit->options.patch_size_px,
                 width_px / vit->options.patch_size_px);
     group->n_cells = group->length - 1;
@@ -155,11 +155,11 @@ enum status vit_bind(struct vit *vit, const struct binder *b)
     return status;
 }
 
-enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns)
+enum status vit_reshape(struct vit *vit, int64_t n_images, int64_t rows, int64_t columns)
 {
     struct vit_group *group = &vit->groups[0];
 
-    CHECK(vit->reshapes && vit->n_groups == 1);
+    CHECK(vit->reshapes && vit->n_groups == 1 && n_images >= 1 && n_images <= group->most_images);
     if (rows < 1 || columns < 1 || rows * columns > group->n_cells)
         FAIL(
             STATUS_INVALID,
@@ -167,6 +167,8 @@ enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns)
             (long long)columns, (long long)rows, vit->options.patch_size_px,
             (long long)group->n_cells);
     shape_group(vit, group, rows, columns);
+    group->n_images = vit->n_samples = n_images;
+    vit->pass.groups[0].n_sequences = n_images;
     vit->pass.groups[0].length = group->length;
     vit->pass.n_tokens = group->n_images * group->length;
     vit->all_rows.n_rows = vit->pass.n_tokens;

@@ -13,7 +13,7 @@
 /* Crops of one size. */
 struct vit_group {
     int64_t n_images, rows, columns, length; /* length = rows*columns + 1 tokens */
-    int64_t n_cells;                         /* of each image, that there is memory for */
+    int64_t most_images, n_cells;            /* that there is memory for, of n_cells each */
     int64_t first_row;
     struct tensor patches;  /* [n_images*rows*columns, 3*p*p]; borrowed: student's and teacher's */
     struct tensor embedded; /* [n_images*rows*columns, D] */
@@ -59,10 +59,12 @@ enum status vit_plan(struct vit *vit, struct device *device, const struct op_tab
 /* Points the weights at the flat arrays and fills constant tables. After workspace_commit. */
 enum status vit_bind(struct vit *vit, const struct binder *binder) IBOT_WARN_UNUSED;
 
-/* Images of rows x columns cells from now on, in the memory of those that were planned, where the
+/* n images of rows x columns cells from now on, in the memory of those that were planned, where the
  * layout says so or there is no backward (which wants the planned shape), and no local crops.
- * Errors: STATUS_INVALID: none, or more cells than there is memory for. */
-enum status vit_reshape(struct vit *vit, int64_t rows, int64_t columns) IBOT_WARN_UNUSED;
+ * Errors: STATUS_INVALID: none, or more cells than there is memory for. No more images than were
+ * planned. */
+enum status vit_reshape(struct vit *vit, int64_t n_images, int64_t rows,
+                        int64_t columns) IBOT_WARN_UNUSED;
 
 /* Patches -> features. mask [n_global_images*N] u8 in device memory, or NULL. */
 enum status vit_forward(struct vit *vit, uint8_t *mask) IBOT_WARN_UNUSED;
