@@ -10,6 +10,7 @@
 #include "loader/index.h"
 #include "loader/thumbnail.h"
 #include "loader/view.h"
+#include "proto/base/first_failure.h"
 #include "proto/base/memory.h"
 
 /* One of the given paths: a file that is an image, or a data set. */
@@ -233,8 +234,7 @@ static enum status read_all(struct images *images, uint8_t *rgb, const int64_t *
                             const struct reading *r)
 {
     size_t bytes = 3 * (size_t)r->size_px * (size_t)r->size_px;
-    enum status status = STATUS_OK;
-    char text[1024] = "";
+    struct first_failure failure = FIRST_FAILURE_NONE;
 
 #pragma omp parallel for schedule(dynamic, 1) num_threads(images->n_threads)
     for (int32_t i = 0; i < n; i++) {
@@ -244,17 +244,9 @@ static enum status read_all(struct images *images, uint8_t *rgb, const int64_t *
             r->form != NULL ? read_one(images, maker, to, which[i], r->form)
                             : thumbnail_of_one(images, maker, to, &r->sizes[i], which[i],
                                                r->size_px, r->boxes != NULL ? &r->boxes[i] : NULL);
-        if (one == STATUS_OK)
-            continue;
-#pragma omp critical(images_read_status)
-        {
-            status = one;
-            snprintf(text, sizeof(text), "%s", status_message());
-        }
+        first_failure_note(&failure, i, one);
     }
-    if (status != STATUS_OK)
-        FAIL(status, "%s", text);
-    return STATUS_OK;
+    return first_failure_take(&failure);
 }
 
 enum status images_read(struct images *images, uint8_t *rgb, const int64_t *which, int32_t n,

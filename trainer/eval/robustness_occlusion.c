@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proto/base/first_failure.h"
 #include "proto/base/memory.h"
 #include "trainer/attention_mass.h"
 #include "trainer/eval/robustness.h"
@@ -99,23 +100,20 @@ static enum status drop(struct occlusion *x, const struct setting *setting,
 {
     int32_t size = x->r->classifier->network.size_px;
     int64_t area = (int64_t)size * size;
-    enum status status = STATUS_OK;
+    struct first_failure failure = FIRST_FAILURE_NONE;
 
 #pragma omp parallel for schedule(static)
     for (int32_t i = 0; i < batch->n; i++) {
         float *values = x->values + 3 * i * area;
         enum status one = keep_of(x, setting, batch, i);
         if (one != STATUS_OK) {
-#pragma omp atomic write
-            status = one;
+            first_failure_note(&failure, i, one);
             continue;
         }
         memcpy(values, x->normal + 3 * i * area, 3 * (size_t)area * sizeof(float));
         drop_pixels(values, x->keep + i * area, size);
     }
-    if (status != STATUS_OK)
-        FAIL(status, "no memory for attention");
-    return STATUS_OK;
+    return first_failure_take(&failure);
 }
 
 static enum status pixels(void *context, const struct pass_batch *batch, int32_t s,

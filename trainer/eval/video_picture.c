@@ -8,6 +8,7 @@
 
 #include "loader/image.h"
 #include "ops/pixels/opencv_resize.h"
+#include "proto/base/first_failure.h"
 #include "proto/base/memory.h"
 
 struct reader {
@@ -147,23 +148,13 @@ enum status video_pictures_read(struct video_pictures *p, float *out, const char
                                 int32_t n, struct video_size frame, struct video_size size)
 {
     size_t picture = 3 * (size_t)size.width * (size_t)size.height;
-    enum status failed = STATUS_OK;
-    int32_t first_failed = n;
-    char text[1024] = "";
+    struct first_failure failure = FIRST_FAILURE_NONE;
 
 #pragma omp parallel for schedule(dynamic) num_threads(p->n_threads)
     for (int32_t i = 0; i < n; i++) {
         struct reader *reader = &p->readers[omp_get_thread_num()];
-        enum status status = read_one(reader, out + (size_t)i * picture, paths[i], frame, size);
-        if (status != STATUS_OK)
-#pragma omp critical(video_pictures_failed)
-            if (i < first_failed) {
-                first_failed = i;
-                failed = status;
-                snprintf(text, sizeof(text), "%s", status_message());
-            }
+        first_failure_note(&failure, i,
+                           read_one(reader, out + (size_t)i * picture, paths[i], frame, size));
     }
-    if (failed != STATUS_OK)
-        FAIL(failed, "%s", text);
-    return STATUS_OK;
+    return first_failure_take(&failure);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "proto/base/first_failure.h"
 #include "proto/base/memory.h"
 #include "trainer/eval/label_image.h"
 
@@ -78,24 +79,12 @@ out:
 
 static enum status score_frames(const struct scoring *s)
 {
-    enum status failed = STATUS_OK;
-    int32_t first_failed = s->n_frames;
-    char text[1024] = "";
+    struct first_failure failure = FIRST_FAILURE_NONE;
 
 #pragma omp parallel for schedule(dynamic)
-    for (int32_t i = 0; i < s->n_frames; i++) {
-        enum status status = score_frame(s, i);
-        if (status != STATUS_OK)
-#pragma omp critical(video_scores_failed)
-            if (i < first_failed) {
-                first_failed = i;
-                failed = status;
-                snprintf(text, sizeof(text), "%s", status_message());
-            }
-    }
-    if (failed != STATUS_OK)
-        FAIL(failed, "%s", text);
-    return STATUS_OK;
+    for (int32_t i = 0; i < s->n_frames; i++)
+        first_failure_note(&failure, i, score_frame(s, i));
+    return first_failure_take(&failure);
 }
 
 static enum status open_scoring(struct scoring *s)
