@@ -1,6 +1,7 @@
 /* ibot-loader: makes the samples that trainers ask for. It keeps no state: kill it, start it, run
  * as many as you like. What is produced is decided by the consumer; a loader takes a data set,
  * endpoints and threads, nothing else. */
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct loader_options {
     const char *data, *index, *metrics;
     struct serve_options serve;
     struct key_options keys;
-    int32_t threads, credit, parent;
+    int32_t threads, nice, credit, parent;
 };
 
 #define AT(field) .offset = offsetof(struct loader_options, field)
@@ -52,6 +53,13 @@ static const struct option_spec specs[] = {
      .help = "serve /metrics (Prometheus), /healthz and /readyz over HTTP; without an address on "
              "127.0.0.1 alone; port 0: any free one, named in the log"},
     {.part = &row_sample_threads, AT(threads)},
+    {.name = "nice",
+     .type = OPTION_INT32,
+     AT(nice),
+     .text = "0",
+     .minimum = 0,
+     .maximum = 19,
+     .help = "let other processes of this machine go first, as nice(1) does: 19 most"},
     {.name = "parent",
      .type = OPTION_INT32,
      AT(parent),
@@ -165,10 +173,20 @@ static enum status open_producer(struct loader *loader, const struct loader_opti
     return STATUS_OK;
 }
 
+/* A loader whose nice value is high already keeps it at 19. */
+static void go_after_others(int more)
+{
+    errno = 0;
+    if (nice(more) == -1 && errno != 0)
+        log_warning("--nice %d: %s", more, strerror(errno));
+}
+
 static enum status run(struct loader *loader, struct loader_options *options)
 {
     if (options->threads == 0)
         options->threads = cpus_usable();
+    if (options->nice > 0)
+        go_after_others(options->nice); /* before there are threads, which inherit it */
     if (options->parent > 0)
         TRY(stop_with_parent(options->parent));
     else if (notify_open(&loader->notify) != STATUS_OK)

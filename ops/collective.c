@@ -24,7 +24,7 @@ static enum status read_number(const char *name, int *out, bool *found)
 }
 
 struct launcher {
-    const char *rank, *world, *local, *source;
+    const char *rank, *world, *local, *local_world, *source;
     const char *task; /* set for started ranks only; NULL: no such variable */
 };
 
@@ -32,13 +32,17 @@ struct launcher {
 static enum status read_launcher(const struct launcher *launcher,
                                  struct collective_environment *out, bool *found)
 {
-    bool has_rank, has_world, has_local;
+    bool has_rank, has_world, has_local, has_local_world;
 
-    *out = (struct collective_environment){.world = 1, .source = launcher->source};
+    *out =
+        (struct collective_environment){.world = 1, .local_world = 1, .source = launcher->source};
     *found = false;
     TRY(read_number(launcher->rank, &out->rank, &has_rank));
     TRY(read_number(launcher->world, &out->world, &has_world));
     TRY(read_number(launcher->local, &out->local_rank, &has_local));
+    TRY(read_number(launcher->local_world, &out->local_world, &has_local_world));
+    if (out->local_world < 1)
+        out->local_world = 1;
     if (has_rank != has_world && launcher->task == NULL)
         FAIL(STATUS_INVALID, "environment variable %s is set, %s is not: set both or neither",
              has_rank ? launcher->rank : launcher->world,
@@ -55,13 +59,14 @@ static enum status read_launcher(const struct launcher *launcher,
 enum status collective_environment_read(struct collective_environment *out)
 {
     static const struct launcher launchers[] = {
-        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "Open MPI",
-         NULL},
-        {"RANK", "WORLD_SIZE", "LOCAL_RANK", "torchrun", NULL},
-        {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "Slurm", "SLURM_STEP_ID"},
+        {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+         "OMPI_COMM_WORLD_LOCAL_SIZE", "Open MPI", NULL},
+        {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "torchrun", NULL},
+        {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE", "Slurm",
+         "SLURM_STEP_ID"},
     };
 
-    *out = (struct collective_environment){.world = 1, .source = "alone"};
+    *out = (struct collective_environment){.world = 1, .local_world = 1, .source = "alone"};
     for (size_t i = 0; i < sizeof(launchers) / sizeof(launchers[0]); i++) {
         struct collective_environment seen;
         bool found;

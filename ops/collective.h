@@ -33,12 +33,14 @@ struct collective {
 };
 
 /* What the environment says about ranks, the first that is there:
- *   OMPI_COMM_WORLD_{RANK,SIZE,LOCAL_RANK} (mpirun), RANK, WORLD_SIZE, LOCAL_RANK (torchrun),
- *   SLURM_{PROCID,NTASKS,LOCALID} (srun: with SLURM_STEP_ID, which a batch script does not have;
- *   it has the others, but is one process); else alone.
+ *   OMPI_COMM_WORLD_{RANK,SIZE,LOCAL_RANK,LOCAL_SIZE} (mpirun), RANK, WORLD_SIZE, LOCAL_RANK,
+ *   LOCAL_WORLD_SIZE (torchrun), SLURM_{PROCID,NTASKS,LOCALID,NTASKS_PER_NODE} (srun: with
+ *   SLURM_STEP_ID, which a batch script does not have; it has the others, but is one process); else
+ *   alone.
  * Errors: STATUS_INVALID: not a number, a rank beyond the world, half of a pair. */
 struct collective_environment {
     int rank, world, local_rank;
+    int local_world;    /* ranks on this machine, as far as the launcher says; at least 1 */
     const char *source; /* "torchrun", "Open MPI", "Slurm" or "alone" */
 };
 enum status collective_environment_read(struct collective_environment *out) IBOT_WARN_UNUSED;

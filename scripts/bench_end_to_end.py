@@ -2,7 +2,7 @@
 """How much of the step's speed a whole run keeps: ibot-train fed by a replayed recording, and by
 loaders on this machine, against step_bench with the same network and batch.
 
-  scripts/bench_end_to_end.py --backend cuda --batch_size_per_gpu 256 --data IMAGES --loader_threads 14 --json
+  scripts/bench_end_to_end.py --backend cuda --batch_size_per_gpu 256 --data IMAGES --json
   scripts/bench_end_to_end.py --steps 200 --batch_size_per_gpu 4 --tiny       anywhere, in seconds
 
 Rates and waits are the differences of ibot-train's own counters (--metrics) between a first and a
@@ -180,7 +180,7 @@ def parse():
     add("--threads", type=int, default=0, help="of the CPU backend; 0: one per core")
     add("--data", help="folder of images; noise without it")
     add("--loaders", type=int, default=1)
-    add("--loader_threads", type=int, default=0, help="0: one per core")
+    add("--loader_threads", type=int, default=0, help="0: as ibot-train does by itself")
     add("--batch_size_per_gpu", type=int, default=64)
     add("--steps", type=int, default=60)
     add("--warmup", type=int, default=10)

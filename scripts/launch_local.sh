@@ -138,7 +138,7 @@ for ((i = 1; i <= loaders; i++)); do
     started+=($!)
 done
 command=(ibot-train --listen "$listen" "$@")
-[ "$ranks" = 1 ] || command=(mpirun -np "$ranks" "${command[@]}")
+[ "$ranks" = 1 ] || command=(mpirun --bind-to none -np "$ranks" "${command[@]}")
 [ -z "$asked" ] || exit 75 # before anything was begun
 start trainer "${command[@]}"
 trainer=$!

@@ -12,7 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ops/collective.h"
 #include "proto/base/clock.h"
+#include "proto/base/cpus.h"
 #include "proto/base/log.h"
 
 extern char **environ;
@@ -81,18 +83,22 @@ static enum status loader_environment(char ***out)
  */
 static enum status start_one(struct loader_processes *p, int i)
 {
-    char program[4096], threads[16], parent[16];
-    const char *arguments[] = {
-        "ibot-loader", "--data",    p->data, "--connect",
-        p->connect,    "--threads", threads, "--exit-when-done",
-        "on",          "--parent",  parent,  p->index != NULL ? "--index" : NULL,
-        p->index,      NULL};
+    char program[4096], threads[16], nice[16], parent[16];
+    const char *arguments[] = {"ibot-loader", "--data",
+                               p->data,       "--connect",
+                               p->connect,    "--threads",
+                               threads,       "--nice",
+                               nice,          "--exit-when-done",
+                               "on",          "--parent",
+                               parent,        p->index != NULL ? "--index" : NULL,
+                               p->index,      NULL};
     posix_spawnattr_t attributes;
     char **environment = NULL;
 
     TRY(find_program(program, sizeof(program)));
     TRY(loader_environment(&environment));
     snprintf(threads, sizeof(threads), "%d", p->threads_each);
+    snprintf(nice, sizeof(nice), "%d", LOADER_PROCESS_NICE);
     snprintf(parent, sizeof(parent), "%d", (int)getpid());
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
@@ -108,12 +114,25 @@ static enum status start_one(struct loader_processes *p, int i)
     return STATUS_OK;
 }
 
+/* Of n loaders of this rank: its part of the processors, in equal parts. */
+static enum status threads_of_each(int *out, int n)
+{
+    struct collective_environment ranks;
+
+    TRY(collective_environment_read(&ranks));
+    int share = cpus_share(ranks.local_world) / n;
+    *out = share < 1 ? 1 : share;
+    return STATUS_OK;
+}
+
 enum status loader_processes_start(struct loader_processes *p, int n, int threads_each,
                                    const char *data, const char *index, const char *endpoint)
 {
     if (n < 1 || n > LOADER_PROCESS_MAX)
         FAIL(STATUS_INVALID, "--loaders: got %d, wanted 1 to %d", n, LOADER_PROCESS_MAX);
     p->threads_each = threads_each;
+    if (threads_each == 0)
+        TRY(threads_of_each(&p->threads_each, n));
     p->data = data;
     p->index = index;
     p->connect = endpoint;

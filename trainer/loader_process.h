@@ -10,7 +10,11 @@
 
 #include "proto/base/status.h"
 
-enum { LOADER_PROCESS_MAX = 64, LOADER_PROCESS_MAX_RESTARTS = 10 };
+enum {
+    LOADER_PROCESS_MAX = 64,
+    LOADER_PROCESS_MAX_RESTARTS = 10,
+    LOADER_PROCESS_NICE = 5 /* how far loaders let the trainer go first: it waits for nobody */
+};
 
 struct loader_processes {
     char folder[64];                    /* temporary, 0700 */
@@ -25,8 +29,10 @@ struct loader_processes {
 /* Makes the folder and the endpoint's name. */
 enum status loader_processes_prepare(struct loader_processes *processes) IBOT_WARN_UNUSED;
 
-/* Starts n loaders of a data set, found beside this program's own file; `index` may be NULL. The
- * texts are borrowed until stop. Errors: STATUS_NOT_FOUND (no such program), STATUS_IO. */
+/* Starts n loaders of a data set, found beside this program's own file; `index` may be NULL.
+ * threads_each 0: the processors of this rank are shared out. The texts are borrowed until stop.
+ * Errors: STATUS_NOT_FOUND (no such program), STATUS_IO, STATUS_INVALID (n; what the environment
+ * says of ranks). */
 enum status loader_processes_start(struct loader_processes *processes, int n, int threads_each,
                                    const char *data, const char *index,
                                    const char *endpoint) IBOT_WARN_UNUSED;

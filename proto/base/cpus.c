@@ -53,3 +53,12 @@ int cpus_usable(void)
 
     return n < 1 ? 1 : n;
 }
+
+int cpus_share(int n_processes)
+{
+    long long all = sysconf(_SC_NPROCESSORS_ONLN);
+    long long on_each = (long long)of_affinity() * n_processes / (all < 1 ? 1 : all);
+    long long n = cpus_usable() / (on_each < 1 ? 1 : on_each);
+
+    return n < 1 ? 1 : (int)n;
+}

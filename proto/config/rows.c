@@ -40,9 +40,10 @@ const struct option_part row_sample_threads = {&sample_threads, 1};
 static const struct option_spec loader_threads = {
     .name = "loader_threads",
     .type = OPTION_INT32,
-    .text = "1",
+    .text = "0",
     .minimum = 0,
     .maximum = 1024,
-    .help = "threads of each local loader; 0: one per core",
+    .help = "threads of each local loader; 0: one per core, shared out over the local loaders of "
+            "all ranks on this machine",
 };
 const struct option_part row_loader_threads = {&loader_threads, 1};

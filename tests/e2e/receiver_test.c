@@ -6,14 +6,17 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "proto/base/cpus.h"
 #include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "tests/e2e/scene.h"
@@ -114,6 +117,54 @@ static void a_stop_ends_the_wait_for_loaders(void **state)
     device_close(&cpu);
 }
 
+/* The value of an argument of a process that runs. */
+static int argument_of(pid_t pid, const char *name)
+{
+    char path[64], text[4096];
+
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+    FILE *file = fopen(path, "re");
+    assert_non_null(file);
+    size_t n = fread(text, 1, sizeof(text) - 1, file);
+    fclose(file);
+    text[n] = '\0';
+    for (const char *word = text; word < text + n; word += strlen(word) + 1)
+        if (strcmp(word, name) == 0 && word + strlen(word) + 1 < text + n)
+            return atoi(word + strlen(word) + 1);
+    fail_msg("process %d has no argument %s", (int)pid, name);
+    return -1;
+}
+
+static void local_loaders_take_all_processors_and_let_the_trainer_go_first(void **state)
+{
+    struct receiver_options options = small_options(*state);
+    struct receiver receiver;
+    struct dataset_info dataset;
+    struct device cpu;
+    int least = getpriority(PRIO_PROCESS, 0) + LOADER_PROCESS_NICE;
+
+    assert_int_equal(device_open_cpu(&cpu, 1), STATUS_OK);
+    options.loader_threads = 0;
+    assert_int_equal(receiver_open(&receiver, &cpu, &options, NULL), STATUS_OK);
+    assert_int_equal(receiver_dataset(&receiver, &dataset), STATUS_OK); /* so it runs */
+    pid_t loader = receiver.loaders.pids[0];
+    assert_int_equal(argument_of(loader, "--threads"), cpus_usable());
+    assert_int_equal(getpriority(PRIO_PROCESS, (id_t)loader), least < 19 ? least : 19);
+    receiver_close(&receiver);
+
+    setenv("RANK", "0", 1);
+    setenv("WORLD_SIZE", "200000", 1);
+    setenv("LOCAL_WORLD_SIZE", "100000", 1); /* more than there are processors */
+    options.n_loaders = 2;
+    assert_int_equal(receiver_open(&receiver, &cpu, &options, NULL), STATUS_OK);
+    assert_int_equal(receiver.loaders.threads_each, 1);
+    receiver_close(&receiver);
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
+    unsetenv("LOCAL_WORLD_SIZE");
+    device_close(&cpu);
+}
+
 static void the_end_of_all_local_loaders_ends_the_wait_with_their_exit_status(void **state)
 {
     struct scene *scene = *state;
@@ -164,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(pixels_are_the_slot_on_the_cpu_and_copies_elsewhere),
         TEST(a_stop_ends_the_wait_for_loaders),
+        TEST(local_loaders_take_all_processors_and_let_the_trainer_go_first),
         TEST(the_end_of_all_local_loaders_ends_the_wait_with_their_exit_status),
         TEST(a_loader_that_is_always_killed_is_given_up_in_the_end),
     };

@@ -13,13 +13,16 @@ static const char *const names[] = {
     "RANK",
     "WORLD_SIZE",
     "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
     "SLURM_PROCID",
     "SLURM_NTASKS",
     "SLURM_LOCALID",
+    "SLURM_NTASKS_PER_NODE",
     "SLURM_STEP_ID",
     "OMPI_COMM_WORLD_RANK",
     "OMPI_COMM_WORLD_SIZE",
     "OMPI_COMM_WORLD_LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
 };
 
 static int empty_environment(void **state)
@@ -82,6 +85,37 @@ static void each_launcher_is_known(void **state)
     expect(1, 2, 1, "Open MPI");
 }
 
+static void expect_local_world(int local_world)
+{
+    struct collective_environment got;
+
+    assert_int_equal(collective_environment_read(&got), STATUS_OK);
+    assert_int_equal(got.local_world, local_world);
+}
+
+static void ranks_on_this_machine_are_told_by_the_launcher_that_is_followed(void **state)
+{
+    (void)state;
+    expect_local_world(1); /* alone */
+    setenv("LOCAL_WORLD_SIZE", "4", 1);
+    expect_local_world(1); /* not started by torchrun */
+    set_three(torchrun, "5", "8", "1");
+    expect_local_world(4);
+    set_three(open_mpi, "5", "8", "1");
+    expect_local_world(1); /* it doesn't say */
+    setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "8", 1);
+    expect_local_world(8);
+    empty_environment(state);
+    set_three(slurm, "5", "8", "1");
+    setenv("SLURM_STEP_ID", "0", 1);
+    setenv("SLURM_NTASKS_PER_NODE", "2", 1);
+    expect_local_world(2);
+    setenv("SLURM_NTASKS_PER_NODE", "0", 1);
+    expect_local_world(1);
+    setenv("SLURM_NTASKS_PER_NODE", "many", 1);
+    expect_refusal("SLURM_NTASKS_PER_NODE: got 'many'");
+}
+
 static void only_srun_starts_ranks(void **state)
 {
     (void)state;
@@ -141,6 +175,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(nothing_means_alone, empty_environment),
         cmocka_unit_test_setup(each_launcher_is_known, empty_environment),
+        cmocka_unit_test_setup(ranks_on_this_machine_are_told_by_the_launcher_that_is_followed,
+                               empty_environment),
         cmocka_unit_test_setup(only_srun_starts_ranks, empty_environment),
         cmocka_unit_test_setup(what_cannot_be_is_refused_by_name, empty_environment),
         cmocka_unit_test_setup(a_rank_alone_keeps_what_it_has, empty_environment),
