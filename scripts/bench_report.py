@@ -13,6 +13,7 @@ import json
 import sys
 
 ORIGINAL_BAR, TUNED_BAR, MATRIX_BAR, STREAM_BAR = 4.0, 1.25, 0.58, 0.97
+LEARNING_BAR = 0.90  # k-NN on CIFAR-10, at the end of the schedule
 BAR_ARCHS = ("vit_small", "vit_base")  # of the first two; the third is vit_base's
 
 
@@ -139,7 +140,36 @@ def how_tuned(networks):
     return ["The fastest tuned step:", "", *lines] if lines else []
 
 
-def bars(networks, streams):
+def evaluations(learned, side):
+    return sorted((line for o in learned for line in o["evaluations"] if line["run"] == side),
+                  key=lambda line: line["epoch"])
+
+
+def learning(learned):
+    """Accuracy over epochs and minutes; PyTorch's at the same epochs beside it."""
+    theirs = {line["epoch"]: line for line in evaluations(learned, "torch")}
+    lines = []
+    for line in evaluations(learned, "ibot"):
+        sides = [line] + ([theirs.get(line["epoch"])] if theirs else [])
+        cells = [f"{one['minutes']:.1f} | {one['knn_top1']:.2f} | {one['linear_top1']:.2f}" if one
+                 else "– | – | –" for one in sides]
+        lines.append(f"| {line['epoch']} | " + " | ".join(cells) + " |")
+    if not lines:
+        return []
+    head = "| epoch | minutes | k-NN, % | linear, % |" + (
+        " minutes in PyTorch | k-NN, % | linear, % |" if theirs else "")
+    return ["## The learning run", "", f"CIFAR-10, a schedule of {learned[-1]['epochs']} epochs.", "", head,
+            "|---" * (head.count("|") - 1) + "|", *lines, ""]
+
+
+def learning_verdict(learned):
+    ended = [line for o in learned if o["ended"] for line in evaluations([o], "ibot")
+             if line["epoch"] == o["epochs"]]
+    best = max((line["knn_top1"] / 100 for line in ended), default=None)
+    return verdict(best, LEARNING_BAR, percent)
+
+
+def bars(networks, streams, learned):
     lines = ["| bar | result |", "|---|---|"]
     known = {network.arch: network for network in networks}
     for arch in BAR_ARCHS:
@@ -161,6 +191,7 @@ def bars(networks, streams):
         shares = [o[kind].get("share_of_step_only") for o in streams if kind in o]
         shares = [s for s in shares if s is not None]
         lines.append(f"| end to end, {title} | {verdict(min(shares, default=None), STREAM_BAR, percent)} |")
+    lines.append(f"| learning run: k-NN at its end | {learning_verdict(learned)} |")
     return lines
 
 
@@ -214,14 +245,17 @@ def cases(found):
 
 
 def report(found):
-    measured = [o for o in found if o["what"] in ("step_bench", "torch_step", "end_to_end", "ops_bench")]
-    devices = {o.get("device") or o["step_only"]["device"] for o in measured}
-    if len(devices) != 1:
+    measured = [o for o in found if o["what"] in ("step_bench", "torch_step", "end_to_end", "ops_bench",
+                                                  "learning_run")]
+    learned = [o for o in measured if o["what"] == "learning_run"]
+    devices = {o["device"] if "device" in o else o["step_only"]["device"] for o in measured} - {None}
+    if len(devices) > 1:
         raise SystemExit(f"bench_report: results of {len(devices)} devices ({', '.join(sorted(devices))}), "
                          "wanted those of one: only times of the same hardware can be compared")
     archs = dict.fromkeys(o["arch"] for o in measured if "arch" in o)
     networks = [Network(arch, measured) for arch in archs]
-    lines = [f"# Training steps on {devices.pop()}", ""]
+    device = devices.pop() if devices else "a device without a name"
+    lines = [f"# Training {'steps ' if networks else ''}on {device}", ""]
     ceilings = [o["ceilings"] for o in measured if o.get("ceilings")]
     if ceilings:
         most = {name: max(c[name] for c in ceilings) for name in
@@ -230,9 +264,12 @@ def report(found):
         lines += [f"Ceilings measured in the same run: {1e-12 * most['matrix_flop_per_second']:.1f} TFLOP/s "
                   f"(product), {1e-12 * most['copy_bytes_per_second']:.2f} TB/s (copy, read and written)."
                   + (f" A product for a second: {1e-12 * max(held):.1f} TFLOP/s." if held else ""), ""]
-    lines += comparison(networks) + [""]
-    lines += how_tuned(networks) + [""]
-    lines += ["## Bars", ""] + bars(networks, [o for o in measured if o["what"] == "end_to_end"]) + [""]
+    if networks:
+        lines += comparison(networks) + [""]
+        lines += how_tuned(networks) + [""]
+    streams = [o for o in measured if o["what"] == "end_to_end"]
+    lines += ["## Bars", ""] + bars(networks, streams, learned) + [""]
+    lines += learning(learned)
     lines += tried(networks)
     lines += ops(networks)
     lines += cases([o for o in measured if o["what"] == "ops_bench"])

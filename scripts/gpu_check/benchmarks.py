@@ -4,9 +4,10 @@ its measurement; bench_report.py makes a table of them."""
 import json
 import os
 import re
+import shutil
 import sys
 
-from parts import not_run, overall, verdict
+from parts import not_run, overall, packages_on_path, verdict
 
 
 def objects_in(text):
@@ -124,9 +125,7 @@ def stream(check):
         argv += ["--tiny", "--batch_size_per_gpu", 2, "--steps", 4, "--warmup", 1, "--step_steps", 1,
                  "--recorded", 2]
     else:
-        # the trainer wants a core or two for itself: with none the step was a tenth slower
-        argv += ["--batch_size_per_gpu", 256, "--max_seconds", 40,
-                 "--loader_threads", max(1, len(os.sched_getaffinity(0)) - 2)]
+        argv += ["--batch_size_per_gpu", 256, "--max_seconds", 40]
     return measure(check, [("vit_test" if check.emulated else "vit_small", argv)], 150)
 
 
@@ -152,6 +151,54 @@ def torch(check):
         """It begins nothing new after --max_seconds, and what it has begun may take --max_compile_s."""
         return 1.3 * left, ["--max_seconds", "%.0f" % (0.6 * left), "--max_compile_s", "%.0f" % (0.4 * left)]
     return measure(check, plan, share)
+
+
+def lines_of_json(path):
+    found = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = [json.loads(line) for line in file if line.startswith("{")]
+    except (OSError, ValueError):
+        pass
+    return found
+
+
+def learn(check):
+    """learn_cifar10.sh in the build folder, where another call finds it again. What it keeps of itself
+    goes into the result: a line for each evaluation, the times, and the curve beside the JSON."""
+    if not all(check.program(name, same=True) for name in (
+            "ibot-index", "ibot-loader", "ibot-train", "ibot-eval", "ibot-convert")):
+        return not_run("ibot-train and what it needs are not in this build: it lacks libraries (--packages)")
+    packages_on_path(check)
+    options, evaluation_seconds = check.options, 75
+    minutes = max(1, int((check.commands.left() - evaluation_seconds) / 60))
+    folder = os.path.join(check.build, "learn_cifar10")
+    argv = [os.path.join(check.root, "scripts", "learn_cifar10.sh"), "--bin", os.path.join(check.build, "bin"),
+            "--data", os.path.abspath(options.cifar10), "--epochs", options.cifar10_epochs,
+            "--every", -(-options.cifar10_epochs // 5), "--minutes", minutes, "--output_dir", folder]
+    argv += ["--torch", check.python] if options.cifar10_torch else []
+    if check.emulated:  # what is emulated would take hours: the recipe for a CPU, and little of it
+        argv += ["--small", "--loaders", 1, "--", "--batch_size_per_gpu", 20, "--embed_dim", 32, "--depth", 2,
+                 "--num_heads", 2, "--out_dim", 64]
+    else:
+        argv += ["--backend", "cuda", "--", "--matmul_cache", products(check)]
+    done = check.commands.run(argv, check.commands.left())
+    lines = lines_of_json(os.path.join(folder, "learn.jsonl"))
+    result = {"what": "learning_run", "device": check.gpu and check.gpu["name"],
+              "epochs": options.cifar10_epochs, "ended": done.code == 0,
+              "evaluations": [line for line in lines if "run" in line],
+              "legs": [line for line in lines if "leg" in line]}
+    for line in result["evaluations"]:
+        check.say("  %s, epoch %d, %.1f min: k-NN %.2f %%, linear %.2f %%" % (
+            line["run"], line["epoch"], line["minutes"], line["knn_top1"], line["linear_top1"]))
+    for name in ("learn.svg", "learn.png"):
+        if os.path.exists(os.path.join(folder, name)):
+            shutil.copy(os.path.join(folder, name), check.stem + "_" + name)
+    if done.code == 75 or done.timed_out:
+        return not_run("time: the same call goes on", seconds_of_it=round(done.seconds, 1), result=result)
+    if done.code != 0:
+        return verdict(True, reason=done.reason(), result=result)
+    return verdict(not result["evaluations"], result=result)
 
 
 def table(check, path):

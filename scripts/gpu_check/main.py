@@ -33,6 +33,7 @@ PARTS = [
     ("ops", benchmarks.ops, 45, 10),
     ("stream", benchmarks.stream, 80, 30),
     ("torch", benchmarks.torch, 540, 40),
+    ("learn", benchmarks.learn, 600, 100),
 ]
 RESERVE_SECONDS = 10  # for the last words
 
@@ -48,11 +49,18 @@ EPILOG = """parts, in this order unless time runs out:
              (needs the libraries: --packages)
   torch      bench_torch_step.py: the original's step and a tuned one in PyTorch, for what is left of
              the time
+  learn      learn_cifar10.sh on --cifar10, which it needs and takes some nine minutes of an H200; cut
+             short, a later call with the same --build goes on
 A table of what was measured (bench_report.py) comes last, and lies beside the JSON.
 
-two calls share the work where one is too short:
+calls share the work where one is too short:
   scripts/gpu_check.sh --parts build,tests,golden,sanitizer --keep-build
   scripts/gpu_check.sh --parts step,ops,stream,torch --keep-build
+  scripts/gpu_check.sh --parts learn --cifar10 cifar10.tar.zst --minutes 11 --keep-build
+
+a GPU that is there for minutes only: one network, ours and PyTorch's in one call
+  scripts/gpu_check.sh --parts build,tests --keep-build --minutes 3
+  scripts/gpu_check.sh --parts step,torch --only vit_base --keep-build --minutes 6
 
 a machine without a network: pack the libraries where there is one, and bring the archive along
   scripts/pack_packages.sh packages.tar.xz
@@ -76,6 +84,11 @@ def options_of(words):
         help="leave the build folder where it is, and take up the one that is there")
     add("--packages", metavar="FILE|DIR",
         help="libraries for the build, from scripts/pack_packages.sh: the archive, or its folder")
+    add("--cifar10", metavar="FILE|DIR", help="CIFAR-10 as JPEG files, for the part learn: an archive or a "
+        "folder, as learn_cifar10.sh takes it")
+    add("--cifar10_epochs", type=int, default=200, metavar="N", help="length of that run's schedule (200)")
+    add("--cifar10_torch", action="store_true",
+        help="afterwards the same run in plain PyTorch, from the same weights on the same batches")
     add("--golden", metavar="DIR", help="golden files (tests/data/golden, then $IBOT_GOLDEN)")
     add("--python", default=shutil.which("python3") or sys.executable, metavar="PROGRAM",
         help="the Python that has PyTorch and CUDA's wheels (python3)")
@@ -85,13 +98,18 @@ def options_of(words):
         help="a rehearsal without a GPU: the emulated kernels, tiny sizes; the JSON says so")
     options = parser.parse_args(words)
     known = [name for name, *_ in PARTS]
-    options.parts = [word.strip() for word in options.parts.split(",") if word.strip()] or known
+    options.parts = [word.strip() for word in options.parts.split(",") if word.strip()] or [
+        name for name in known if name != "learn" or options.cifar10]
     for word in options.parts:
         if word not in known:
             parser.error("--parts: got '%s', wanted some of %s" % (word, ",".join(known)))
     if not 0 < options.minutes <= 600:
         parser.error("--minutes: got %g, wanted more than 0 and at most 600" % options.minutes)
-    for name in ("packages", "golden"):
+    if "learn" in options.parts and not options.cifar10:
+        parser.error("--parts: learn wants --cifar10 FILE")
+    if options.cifar10_epochs < 1:
+        parser.error("--cifar10_epochs: got %d, wanted 1 or more" % options.cifar10_epochs)
+    for name in ("packages", "golden", "cifar10"):
         path = getattr(options, name)
         if path is not None and not os.path.exists(path):
             parser.error("--%s: '%s' does not exist" % (name, path))
@@ -246,6 +264,7 @@ def main(words):
         "versions": machine.versions(check.python, check.wheels), "tools": machine.tools(), "parts": {},
     }
     check.commands = Commands(log, check.end)
+    check.stem = path[:-len(".json")]  # for files beside it
     check.say("%s, %s; %.0f s; log: %s" % (check.backend, check.gpu["name"] if check.gpu else "no GPU" + (
         "" if options.emulated else " (%s)" % why), check.end - check.start, log))
     missing = [name for name, path in report["tools"].items() if path is None]
@@ -275,7 +294,7 @@ def main(words):
         report["passed"] = False
     report["seconds"] = round(time.monotonic() - check.start, 1)
     write(path, report)
-    if not interrupted and not options.emulated and "step" in report["parts"]:
+    if not interrupted and not options.emulated and {"step", "learn"} & set(report["parts"]):
         check.commands.deadline = check.end + RESERVE_SECONDS
         print("\n" + (benchmarks.table(check, path) or ""), end="")
     summary(report)

@@ -121,7 +121,12 @@ def made_up():
              "rows": [row, {"group": "vit_base", "op": "cast", "case": "none", "error": "it can't"}]}
     half = {"what": "step_bench", "device": "Made-up 1", "arch": "vit_base", "residual_stream": "bf16",
             "runs": [made_up_run(128, 1100.0)]}
-    return ours, official, tuned, stream, alone, half
+    points = [{"run": side, "epoch": epoch, "minutes": minutes, "knn_top1": knn, "linear_top1": knn + 1}
+              for side, epoch, minutes, knn in (("ibot", 10, 4.0, 91.5), ("ibot", 0, 0.0, 30.25),
+                                                ("ibot", 5, 2.0, 80.0), ("torch", 5, 9.0, 79.0))]
+    learned = {"what": "learning_run", "device": "Made-up 1", "epochs": 10, "ended": True, "legs": [],
+               "evaluations": points}
+    return ours, official, tuned, stream, alone, half, learned
 
 
 def report_of(folder, text, status=0):
@@ -151,6 +156,12 @@ def check_report(folder):
             "| no step waits for the host | met |",
             "| end to end, replayed stream | 98.0 %: met (bar 97.0 %) |",
             "| end to end, loaders on the machine | not measured |",
+            "| learning run: k-NN at its end | 91.5 %: met (bar 90.0 %) |",
+            "| epoch | minutes | k-NN, % | linear, % | minutes in PyTorch | k-NN, % | linear, % |\n"
+            "|---|---|---|---|---|---|---|\n"
+            "| 0 | 0.0 | 30.25 | 31.25 | – | – | – |\n"
+            "| 5 | 2.0 | 80.00 | 81.00 | 9.0 | 79.00 | 80.00 |\n"
+            "| 10 | 4.0 | 91.50 | 92.50 | – | – | – |",
             "| vit_base, batch 128 | `--residual_stream bf16` | 1000 (batch 128, 2.0 GiB) | "
             "1100 (batch 128, 2.0 GiB) | 1.10 times |",
             "| linear_forward | 1.000 | 4 | 500.0 | 1000 | 50 % |",
@@ -160,6 +171,12 @@ def check_report(folder):
         check(wanted in text, f"the report lacks: {wanted}\n{text}")
     all_of_it[0]["runs"][0]["steps_that_waited_for_host"] = 3
     check("NOT met: 3 steps did" in report_of(folder, json.dumps(all_of_it)), "late steps")
+    learned = all_of_it[6]
+    learned["ended"] = False  # what is cut short has no end to be judged by
+    check("at its end | not measured" in report_of(folder, json.dumps(all_of_it)), "a run cut short")
+    alone = report_of(folder, json.dumps({**learned, "device": None}))
+    check(alone.startswith("# Training on a device without a name"), "a rehearsal")
+    check("| ours |" not in alone and "| 5 | 2.0 | 80.00 |" in alone, "a learning run alone")
     all_of_it[1]["device"] = "Made-up 2"
     check("results of 2 devices" in report_of(folder, json.dumps(all_of_it), status=1), "two devices")
     check("no result of a benchmark" in report_of(folder, "{}", status=1), "nothing in it")

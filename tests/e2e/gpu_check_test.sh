@@ -48,18 +48,37 @@ expect_error 2 "got 'sm_90', wanted a number" "${check[@]}" --arch sm_90
 expect_error 1 'no NVIDIA GPU found: nvidia-smi lists no GPU' "${check[@]}" --parts build,tests
 expect_error 1 'holds no build' "${check[@]}" --emulated --build "$work/none" --parts tests
 
+expect_error 2 'learn wants --cifar10' "${check[@]}" --parts learn
+expect_error 2 "'/nowhere' does not exist" "${check[@]}" --cifar10 /nowhere
+expect_error 2 'wanted 1 or more' "${check[@]}" --cifar10_epochs 0
+
+# 20 images of each class to learn from, 10 to tell
+mkdir -p "$work/set"
+mv "$data" "$work/set/train"
+for class in "$work"/test/*; do
+    mkdir -p "$work/set/test/$(basename "$class")"
+    find "$class" -name '*.jpg' | LC_ALL=C sort | sed -n 1,10p |
+        xargs cp -t "$work/set/test/$(basename "$class")"
+done
+
 # every part; what other programs print as JSON is kept
 "${check[@]}" --emulated --out "$work/out" --python "$work/fake/torch-python" --minutes 12 \
+    --cifar10 "$work/set" --cifar10_epochs 2 \
     >"$work/rehearsal.log" 2>&1 || fail "the rehearsal"
 expect_value 'r["mode"]' cuda_emulated
 expect_value 'r["passed"], r["machine"]["gpu"]' '(True, None)'
-expect_value '" ".join(r["parts"])' 'build tests golden sanitizer step ops stream torch'
+expect_value '" ".join(r["parts"])' 'build tests golden sanitizer step ops stream torch learn'
 expect_value 'set(p["status"] for p in r["parts"].values())' "{'passed'}"
 expect_value 'len(r["parts"]["golden"]["runs"])' 2
 expect_value 'all(e["worst"] <= 1e-4 for k, e in r["parts"]["golden"]["worst"].items() if "f32" in k)' True
 expect_value 'r["parts"]["torch"]["measurements"]["vit_tiny.official"]["results"][0]["images_per_second"]' 1.5
 expect_value 'sorted(r["parts"]["sanitizer"]["tools"])' "['initcheck', 'memcheck', 'racecheck', 'synccheck']"
 expect_value 'r["parts"]["stream"]["measurements"]["vit_test"]["results"][0]["what"]' end_to_end
+expect_value '[e["epoch"] for e in r["parts"]["learn"]["result"]["evaluations"]], r["parts"]["learn"]["result"]["ended"]' \
+    '([0, 1, 2], True)'
+grep -q '^| learning run' <<<"$(python3 "$root/scripts/bench_report.py" "$(ls -t "$work"/out/*.json | head -n 1)")" ||
+    fail "no learning run in the report"
+ls "$work"/out/*_learn.svg >/dev/null || fail "no curve beside the JSON"
 expect_value 'r["parts"]["step"]["measurements"]["vit_test"]["results"][0]["backend"]' cuda_emulated
 
 # a part that fails takes no other along, and the exit status says so
