@@ -312,7 +312,8 @@ const struct options_program run_program = {
         "  ibot-train --recipe vit_small_16 --listen tcp://127.0.0.1:5550 -o runs/small\n"
         "  ibot-train --recipe vit_small_16 --listen tcp://0.0.0.0:5550 --key trainer.secret "
         "--allow allowed_keys --metrics :9100 -o runs/small\n"
-        "  mpirun --bind-to none -np 4 ibot-train --recipe vit_small_16 --data /data/imagenet/train\n\n"
+        "  mpirun --bind-to none -np 4 ibot-train --recipe vit_small_16 --data "
+        "/data/imagenet/train\n\n"
         "The same command again goes on where it stopped. Ctrl-C, SIGTERM and SIGUSR1 finish the "
         "step and save; a second Ctrl-C ends at once. Exit status: 0 done, 2 wrong options, 3 the "
         "run folder holds another run, 75 interrupted after a checkpoint, 1 anything else.",
