@@ -12,7 +12,7 @@ The allowed directions (a folder may always include itself):
   ops/pixels <- loader <- stream
   ops/pixels <- trainer (pictures)
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
-  loader is seen by trainer/images.c and trainer/eval/video_picture.c alone, of the trainer
+  loader is seen by trainer/images.c and trainer/eval/picture_file.c alone, of the trainer
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
 import os
@@ -45,8 +45,8 @@ EXTRA = {"trainer/backend.c": ["kernels"]}
 EXTRA["trainer/weights/convert_main.c"] = TRAINER
 # images in any order, with their paths and the places of their crops: nothing of that travels
 EXTRA["trainer/images.c"] = ["loader"]
-# frames of a video, in order and as rectangles
-EXTRA["trainer/eval/video_picture.c"] = ["loader"]
+# frames of a video, scenes with their labels: in order and as rectangles
+EXTRA["trainer/eval/picture_file.c"] = ["loader"]
 
 MAX_LINES = 800
 GOOD_LINES = {".c": 400, ".cu": 400, ".h": 150}

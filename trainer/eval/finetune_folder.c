@@ -1,9 +1,7 @@
 /* The folder of a fine-tuning: its state, which the same command goes on from, its log, the best
  * weights. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,12 +10,11 @@
 #include "proto/base/memory.h"
 #include "trainer/eval/finetune_internal.h"
 #include "trainer/eval/finetune_weights.h"
+#include "trainer/eval/run_state.h"
 #include "trainer/log_line.h"
 #include "trainer/state_file.h"
 
-enum { NUMBER_BYTES = 32, OPTION_BYTES = CHECKPOINT_MAX_PATH, NAME_BYTES = 64, MAX_PAIRS = 192 };
-
-static const char option_prefix[] = "option.";
+enum { DATA_BYTES = 256 };
 
 static const char *path_in(const struct finetune_run *run, const char *name, char *out)
 {
@@ -27,21 +24,13 @@ static const char *path_in(const struct finetune_run *run, const char *name, cha
 
 /* ------------------------------------------------------------------------------ state */
 
-/* The state besides the tensors: numbers by name. Whole ones are exact as doubles. */
-struct state_number {
-    const char *name;
-    double *real;
-    int64_t *whole;
-    int32_t *count;
-};
-
 enum { N_NUMBERS = 24 };
 
-static int list_numbers(struct finetune_run *run, struct state_number *out)
+static size_t list_numbers(struct finetune_run *run, struct run_number *out)
 {
     struct finetune_meters *m = &run->meters;
     struct finetune_results *r = &run->results;
-    const struct state_number numbers[] = {
+    const struct run_number numbers[] = {
         {"batch", NULL, &run->batch, NULL},
         {"meters.loss", &m->loss, NULL, NULL},
         {"meters.gradient_norm", &m->gradient_norm, NULL, NULL},
@@ -65,53 +54,11 @@ static int list_numbers(struct finetune_run *run, struct state_number *out)
         {"last_average.top5", &r->last_average.top5, NULL, NULL},
         {"last_average.loss", &r->last_average.loss, NULL, NULL},
     };
-    int n = sizeof(numbers) / sizeof(numbers[0]);
+    size_t n = sizeof(numbers) / sizeof(numbers[0]);
 
     CHECK(n <= N_NUMBERS);
     memcpy(out, numbers, sizeof(numbers));
     return n;
-}
-
-static void number_text(const struct state_number *number, char *out)
-{
-    if (number->real != NULL)
-        snprintf(out, NUMBER_BYTES, "%.17g", *number->real);
-    else
-        snprintf(out, NUMBER_BYTES, "%" PRId64,
-                 number->whole != NULL ? *number->whole : *number->count);
-}
-
-static void take_number(const struct state_number *number, const char *text)
-{
-    if (number->real != NULL)
-        *number->real = strtod(text, NULL);
-    else if (number->whole != NULL)
-        *number->whole = strtoll(text, NULL, 10);
-    else
-        *number->count = (int32_t)strtol(text, NULL, 10);
-}
-
-/* Pairs of name and text for the metadata. */
-struct pairs {
-    const char *pointers[2 * MAX_PAIRS];
-    char keys[MAX_PAIRS][NAME_BYTES], texts[MAX_PAIRS][OPTION_BYTES];
-    size_t n;
-};
-
-static void add_pair(struct pairs *pairs, const char *prefix, const char *name, const char *text)
-{
-    CHECK(pairs->n < MAX_PAIRS);
-    snprintf(pairs->keys[pairs->n], NAME_BYTES, "%s%s", prefix, name);
-    snprintf(pairs->texts[pairs->n], OPTION_BYTES, "%s", text);
-    pairs->pointers[2 * pairs->n] = pairs->keys[pairs->n];
-    pairs->pointers[2 * pairs->n + 1] = pairs->texts[pairs->n];
-    pairs->n++;
-}
-
-/* Options that a result depends on, as text. */
-static bool decides(const struct option_spec *spec)
-{
-    return (spec->flags & (OPTION_OUTSIDE_DIGEST | OPTION_COMMAND_LINE_ONLY)) == 0;
 }
 
 /* What the data sets are, and what is made of them. */
@@ -124,92 +71,46 @@ static void describe_data(const struct finetune_run *run, char *out, size_t n_by
              (unsigned long long)data_spec_digest(&run->test_spec));
 }
 
+/* The run as run_state.h has it; the other two are memory of its parts. */
+static struct run_state state_of(struct finetune_run *run, struct run_number numbers[N_NUMBERS],
+                                 char data[DATA_BYTES])
+{
+    describe_data(run, data, DATA_BYTES);
+    return (struct run_state){
+        .command = "finetune",
+        .folder = run->options->output_dir,
+        .parsed = run->parsed,
+        .numbers = numbers,
+        .n_numbers = list_numbers(run, numbers),
+        .data = data,
+        .weights = run->weights,
+    };
+}
+
 enum status finetune_folder_save(struct finetune_run *run)
 {
     struct state_view view = classifier_state_view(run->classifier);
-    struct state_number numbers[N_NUMBERS];
-    struct state_file_options options = {0};
-    char path[CHECKPOINT_MAX_PATH], text[OPTION_BYTES];
-    struct pairs *pairs;
+    struct run_number numbers[N_NUMBERS];
+    char path[CHECKPOINT_MAX_PATH], data[DATA_BYTES];
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
-    TRY(memory_alloc(&pairs, 1, sizeof(*pairs), "state"));
-    int n = list_numbers(run, numbers);
-    for (int i = 0; i < n; i++) {
-        number_text(&numbers[i], text);
-        add_pair(pairs, "", numbers[i].name, text);
-    }
-    describe_data(run, text, sizeof(text));
-    add_pair(pairs, "", "data", text);
-    add_pair(pairs, "", "weights", run->weights);
-    for (size_t i = 0; i < run->parsed->n_specs; i++)
-        if (decides(&run->parsed->specs[i]))
-            add_pair(pairs, option_prefix, run->parsed->specs[i].name,
-                     options_text(run->parsed, run->parsed->specs[i].name, text, sizeof(text)));
-    options.metadata = pairs->pointers;
-    options.n_pairs = pairs->n;
-    enum status status = state_file_write(path_in(run, "state.safetensors", path), &view,
-                                          &run->backend->device, &options);
-    memory_free(pairs);
-    if (status == STATUS_OK)
-        run->saved_batch = run->batch;
-    return status;
+    struct run_state state = state_of(run, numbers, data);
+    TRY(run_state_write(&state, path_in(run, "state.safetensors", path), &view,
+                        &run->backend->device));
+    run->saved_batch = run->batch;
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ going on */
 
-static enum status compare_options(const struct finetune_run *run, const struct safetensors *file)
-{
-    char key[NAME_BYTES], now[OPTION_BYTES], differ[1024] = "";
-    size_t used = 0;
-
-    for (size_t i = 0; i < run->parsed->n_specs; i++) {
-        const char *name = run->parsed->specs[i].name;
-        snprintf(key, sizeof(key), "%s%s", option_prefix, name);
-        const char *then = safetensors_metadata(file, key);
-        options_text(run->parsed, name, now, sizeof(now));
-        if (!decides(&run->parsed->specs[i]) || then == NULL || strcmp(then, now) == 0)
-            continue;
-        int n = snprintf(differ + used, sizeof(differ) - used, "%s--%s %s (the run has %s)",
-                         used > 0 ? ", " : "", name, now, then);
-        used += n > 0 && used + (size_t)n < sizeof(differ) ? (size_t)n : 0;
-    }
-    if (used > 0)
-        FAIL(STATUS_MISMATCH,
-             "'%s' holds a run with other options: %s; give the same, or another --output_dir",
-             run->options->output_dir, differ);
-    return STATUS_OK;
-}
-
-static enum status take_state(struct finetune_run *run, const struct safetensors *file,
-                              const char *path)
+static enum status take_state(struct finetune_run *run, const struct run_state *state,
+                              const struct safetensors *file, const char *path)
 {
     struct state_view view = classifier_state_view(run->classifier);
-    struct state_number numbers[N_NUMBERS];
     struct state_counts counts;
-    char now[OPTION_BYTES];
-    int n = list_numbers(run, numbers);
 
-    TRY(compare_options(run, file));
-    const char *data = safetensors_metadata(file, "data");
-    describe_data(run, now, sizeof(now));
-    if (data == NULL || strcmp(data, now) != 0)
-        FAIL(
-            STATUS_MISMATCH,
-            "'%s' was begun with other images or crops (%s, now %s): give another --output_dir, or "
-            "the same ones",
-            run->options->output_dir, data != NULL ? data : "-", now);
-    for (int i = 0; i < n; i++) {
-        const char *text = safetensors_metadata(file, numbers[i].name);
-        if (text == NULL)
-            FAIL(
-                STATUS_CORRUPT,
-                "%s: no '%s' in its metadata: it is not what ibot-eval finetune writes; remove it, "
-                "or give another --output_dir",
-                path, numbers[i].name);
-        take_number(&numbers[i], text);
-    }
+    TRY(run_state_read(state, file, path));
     if (run->batch < 0 || run->batch > run->options->epochs * run->batches_per_epoch)
         FAIL(STATUS_CORRUPT, "%s: batch %lld of %lld", path, (long long)run->batch,
              (long long)(run->options->epochs * run->batches_per_epoch));
@@ -222,35 +123,25 @@ static enum status take_state(struct finetune_run *run, const struct safetensors
     return STATUS_OK;
 }
 
-static enum status write_run_file(const struct finetune_run *run)
-{
-    char path[CHECKPOINT_MAX_PATH];
-    FILE *file = fopen(path_in(run, "run.yaml", path), "we");
-
-    if (file == NULL)
-        FAIL(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
-    enum status status = options_dump(run->parsed, file);
-    if (fclose(file) != 0 && status == STATUS_OK)
-        status = status_set(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
-    return status;
-}
-
 enum status finetune_folder_open(struct finetune_run *run)
 {
     char path[CHECKPOINT_MAX_PATH];
+    struct run_number numbers[N_NUMBERS];
+    char data[DATA_BYTES];
     struct safetensors file;
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
+    struct run_state state = state_of(run, numbers, data);
     if (mkdir(run->options->output_dir, 0777) != 0 && errno != EEXIST)
         FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->output_dir, strerror(errno));
     if (access(path_in(run, "state.safetensors", path), F_OK) == 0) {
         TRY(safetensors_open(&file, path));
-        enum status status = take_state(run, &file, path);
+        enum status status = take_state(run, &state, &file, path);
         safetensors_release(&file);
         TRY(status);
     }
-    TRY(write_run_file(run));
+    TRY(run_state_write_options(&state));
     return log_file_rewind(path_in(run, "log.txt", path),
                            (int32_t)(run->batch / run->batches_per_epoch));
 }

@@ -1,0 +1,148 @@
+#include "trainer/eval/run_state.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proto/base/memory.h"
+#include "trainer/checkpoint.h"
+#include "trainer/state_file.h"
+
+enum { NUMBER_BYTES = 32, OPTION_BYTES = CHECKPOINT_MAX_PATH, NAME_BYTES = 64, MAX_PAIRS = 192 };
+
+static const char option_prefix[] = "option.";
+
+/* ------------------------------------------------------------------------------ writing */
+
+static void number_text(const struct run_number *number, char *out)
+{
+    if (number->real != NULL)
+        snprintf(out, NUMBER_BYTES, "%.17g", *number->real);
+    else
+        snprintf(out, NUMBER_BYTES, "%" PRId64,
+                 number->whole != NULL ? *number->whole : *number->count);
+}
+
+static void take_number(const struct run_number *number, const char *text)
+{
+    if (number->real != NULL)
+        *number->real = strtod(text, NULL);
+    else if (number->whole != NULL)
+        *number->whole = strtoll(text, NULL, 10);
+    else
+        *number->count = (int32_t)strtol(text, NULL, 10);
+}
+
+/* Pairs of name and text for the metadata. */
+struct pairs {
+    const char *pointers[2 * MAX_PAIRS];
+    char keys[MAX_PAIRS][NAME_BYTES], texts[MAX_PAIRS][OPTION_BYTES];
+    size_t n;
+};
+
+static void add_pair(struct pairs *pairs, const char *prefix, const char *name, const char *text)
+{
+    CHECK(pairs->n < MAX_PAIRS);
+    snprintf(pairs->keys[pairs->n], NAME_BYTES, "%s%s", prefix, name);
+    snprintf(pairs->texts[pairs->n], OPTION_BYTES, "%s", text);
+    pairs->pointers[2 * pairs->n] = pairs->keys[pairs->n];
+    pairs->pointers[2 * pairs->n + 1] = pairs->texts[pairs->n];
+    pairs->n++;
+}
+
+/* Options that a result depends on, as text. */
+static bool decides(const struct option_spec *spec)
+{
+    return (spec->flags & (OPTION_OUTSIDE_DIGEST | OPTION_COMMAND_LINE_ONLY)) == 0;
+}
+
+enum status run_state_write(const struct run_state *state, const char *path,
+                            const struct state_view *view, struct device *device)
+{
+    const struct options *parsed = state->parsed;
+    struct state_file_options options = {0};
+    char text[OPTION_BYTES];
+    struct pairs *pairs;
+
+    TRY(memory_alloc(&pairs, 1, sizeof(*pairs), "state"));
+    for (size_t i = 0; i < state->n_numbers; i++) {
+        number_text(&state->numbers[i], text);
+        add_pair(pairs, "", state->numbers[i].name, text);
+    }
+    add_pair(pairs, "", "data", state->data);
+    add_pair(pairs, "", "weights", state->weights);
+    for (size_t i = 0; i < parsed->n_specs; i++)
+        if (decides(&parsed->specs[i]))
+            add_pair(pairs, option_prefix, parsed->specs[i].name,
+                     options_text(parsed, parsed->specs[i].name, text, sizeof(text)));
+    options.metadata = pairs->pointers;
+    options.n_pairs = pairs->n;
+    enum status status = state_file_write(path, view, device, &options);
+    memory_free(pairs);
+    return status;
+}
+
+/* ------------------------------------------------------------------------------ reading */
+
+static enum status compare_options(const struct run_state *state, const struct safetensors *file)
+{
+    const struct options *parsed = state->parsed;
+    char key[NAME_BYTES], now[OPTION_BYTES], differ[1024] = "";
+    size_t used = 0;
+
+    for (size_t i = 0; i < parsed->n_specs; i++) {
+        const char *name = parsed->specs[i].name;
+        snprintf(key, sizeof(key), "%s%s", option_prefix, name);
+        const char *then = safetensors_metadata(file, key);
+        options_text(parsed, name, now, sizeof(now));
+        if (!decides(&parsed->specs[i]) || then == NULL || strcmp(then, now) == 0)
+            continue;
+        int n = snprintf(differ + used, sizeof(differ) - used, "%s--%s %s (the run has %s)",
+                         used > 0 ? ", " : "", name, now, then);
+        used += n > 0 && used + (size_t)n < sizeof(differ) ? (size_t)n : 0;
+    }
+    if (used > 0)
+        FAIL(STATUS_MISMATCH,
+             "'%s' holds a run with other options: %s; give the same, or another --output_dir",
+             state->folder, differ);
+    return STATUS_OK;
+}
+
+enum status run_state_read(const struct run_state *state, const struct safetensors *file,
+                           const char *path)
+{
+    TRY(compare_options(state, file));
+    const char *data = safetensors_metadata(file, "data");
+    if (data == NULL || strcmp(data, state->data) != 0)
+        FAIL(
+            STATUS_MISMATCH,
+            "'%s' was begun with other images or crops (%s, now %s): give another --output_dir, or "
+            "the same ones",
+            state->folder, data != NULL ? data : "-", state->data);
+    for (size_t i = 0; i < state->n_numbers; i++) {
+        const char *text = safetensors_metadata(file, state->numbers[i].name);
+        if (text == NULL)
+            FAIL(STATUS_CORRUPT,
+                 "%s: no '%s' in its metadata: it is not what ibot-eval %s writes; remove it, or "
+                 "give another --output_dir",
+                 path, state->numbers[i].name, state->command);
+        take_number(&state->numbers[i], text);
+    }
+    return STATUS_OK;
+}
+
+enum status run_state_write_options(const struct run_state *state)
+{
+    char path[CHECKPOINT_MAX_PATH];
+
+    snprintf(path, sizeof(path), "%s/run.yaml", state->folder);
+    FILE *file = fopen(path, "we");
+    if (file == NULL)
+        FAIL(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
+    enum status status = options_dump(state->parsed, file);
+    if (fclose(file) != 0 && status == STATUS_OK)
+        status = status_set(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
+    return status;
+}
