@@ -33,6 +33,7 @@ enum rng_purpose {
     RNG_INTERPOLATION = 19, /* of a crop, where it is drawn */
     RNG_DROP_CELLS = 20,    /* cells of an image that an evaluation drops: epoch = try */
     RNG_SHUFFLE_CELLS = 21, /* or puts in another order; view = number of cells */
+    RNG_ORDER = 22,         /* of samples, by an evaluation that reads them itself */
     RNG_TEST = 100,
 };
 

@@ -332,6 +332,9 @@ static enum status open_model(struct finetune_run *run, const struct pretrained 
     m->backbone.drop_path = (float)o->drop_path;
     if (o->eval)
         TRY(finetune_weights_read_options(pretrained, m));
+    if (classifier_is_dense(m))
+        FAIL(STATUS_MISMATCH, "'%s' classifies pixels: give it to ibot-eval segment --eval",
+             pretrained->file.path);
     TRY(finetune_weights_plan(pretrained, o->data.crop_size, m));
     if (!o->eval)
         TRY(finetune_weights_plan_head(pretrained, m));

@@ -10,6 +10,7 @@
 
 enum { TEXT_BYTES = 48 };
 
+static const char taps_key[] = "taps"; /* blocks of a dense classifier */
 static const char model_prefix[] = "model.", backbone_prefix[] = "model.backbone.",
                   head_prefix[] = "model.head.";
 
@@ -86,6 +87,32 @@ static int32_t rows_of(const struct weight_entry *entry, int which)
                : 0;
 }
 
+/* "3 5 7 11" */
+static void read_taps(const struct pretrained *p, struct classifier_taps *taps)
+{
+    char text[TEXT_BYTES], *at = text, *end;
+
+    *taps = (struct classifier_taps){.n = 0};
+    if (!pretrained_option(p, taps_key, text, sizeof(text)))
+        return;
+    for (long block = strtol(at, &end, 10); end != at && taps->n < CLASSIFIER_MAX_TAPS;
+         block = strtol(at, &end, 10)) {
+        taps->blocks[taps->n++] = (int32_t)block;
+        at = end;
+    }
+    taps->normed = find(p, "norm.weight") != NULL;
+}
+
+static void write_taps(char text[TEXT_BYTES], const struct classifier_taps *taps)
+{
+    int n = 0;
+
+    text[0] = '\0';
+    for (int32_t i = 0; i < taps->n; i++)
+        n +=
+            snprintf(text + n, (size_t)(TEXT_BYTES - n), "%s%d", i > 0 ? " " : "", taps->blocks[i]);
+}
+
 enum status finetune_weights_read_options(const struct pretrained *p,
                                           struct classifier_options *out)
 {
@@ -98,8 +125,9 @@ enum status finetune_weights_read_options(const struct pretrained *p,
     if (out->n_classes == 0)
         FAIL(STATUS_NOT_FOUND,
              "weights file '%s', key '%s': there is no classifier in it (head.weight): give what "
-             "ibot-eval finetune wrote, OUTPUT_DIR/best.safetensors",
+             "ibot-eval finetune or segment wrote, OUTPUT_DIR/best.safetensors",
              p->file.path, p->selection.key);
+    read_taps(p, &out->taps);
     out->pooling = find(p, "fc_norm.weight") != NULL ? POOLING_MEAN : POOLING_CLS;
     out->n_head_layers = last != NULL                           ? 3
                          : find(p, "head.mlp.0.weight") == NULL ? 0
@@ -142,7 +170,7 @@ enum status finetune_weights_load(const struct pretrained *p, struct classifier 
     struct state_view view = classifier_state_view(classifier);
     struct ibot_state_entry state;
 
-    TRY(load_backbone(p, &view, classifier_norms_mean(o) ? "norm." : NULL, device, report));
+    TRY(load_backbone(p, &view, classifier_without_norm(o) ? "norm." : NULL, device, report));
     for (size_t i = 0; i < view.n; i++) {
         view.entry(view.model, i, &state);
         const char *name = state.name + strlen(head_prefix);
@@ -200,10 +228,11 @@ static const char *public_name(const char *name)
 
 enum status finetune_weights_write(const char *path, struct classifier *classifier,
                                    const struct classifier_options *o, bool average,
-                                   struct device *device, double top1)
+                                   struct device *device, double score)
 {
     struct state_view view = classifier_state_view(classifier);
-    char heads[TEXT_BYTES], crop[TEXT_BYTES], accuracy[TEXT_BYTES], windows[TEXT_BYTES];
+    char heads[TEXT_BYTES], crop[TEXT_BYTES], accuracy[TEXT_BYTES], windows[TEXT_BYTES],
+        taps[TEXT_BYTES];
     const char *metadata[] = {
         "arch",
         o->backbone.arch,
@@ -216,19 +245,22 @@ enum status finetune_weights_write(const char *path, struct classifier *classifi
         /* the name that a run gives the size of its images */
         "global_crop_size",
         crop,
-        "top1",
+        classifier_is_dense(o) ? "miou" : "top1",
         accuracy,
+        taps_key, /* the last pair: of a dense one alone */
+        taps,
     };
     struct state_file_options options = {
         .prefix = average ? "average." : model_prefix,
         .rename = public_name,
         .metadata = metadata,
-        .n_pairs = sizeof(metadata) / sizeof(metadata[0]) / 2,
+        .n_pairs = sizeof(metadata) / sizeof(metadata[0]) / 2 - !classifier_is_dense(o),
     };
 
     snprintf(heads, sizeof(heads), "%d", o->backbone.n_heads);
     snprintf(windows, sizeof(windows), "%d", o->backbone.image_size_px);
     snprintf(crop, sizeof(crop), "%d", o->image_size_px);
-    snprintf(accuracy, sizeof(accuracy), "%.4f", top1);
+    snprintf(accuracy, sizeof(accuracy), "%.4f", score);
+    write_taps(taps, &o->taps);
     return state_file_write(path, &view, device, &options);
 }

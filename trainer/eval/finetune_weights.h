@@ -24,8 +24,8 @@ enum status finetune_weights_load(const struct pretrained *pretrained,
                                   const struct classifier_options *options, struct device *device,
                                   struct pretrained_report *report) IBOT_WARN_UNUSED;
 
-/* A classifier as it was written: pooling, layers of the head and the number of classes of `out`
- * are what is in the file. Errors: STATUS_NOT_FOUND (no classifier in it). */
+/* A classifier as it was written: pooling, layers of the head or taps, and the number of classes of
+ * `out` are what is in the file. Errors: STATUS_NOT_FOUND (no classifier in it). */
 enum status finetune_weights_read_options(const struct pretrained *pretrained,
                                           struct classifier_options *out) IBOT_WARN_UNUSED;
 /* All of it into the classifier. */
@@ -33,9 +33,10 @@ enum status finetune_weights_load_all(const struct pretrained *pretrained,
                                       struct classifier *classifier, struct device *device,
                                       struct pretrained_report *report) IBOT_WARN_UNUSED;
 
-/* Writes the weights, or with `average` their average, to `path`. */
+/* Writes the weights, or with `average` their average, to `path`; score: Top1 in percent, or, of a
+ * dense one, the mean IoU. */
 enum status finetune_weights_write(const char *path, struct classifier *classifier,
                                    const struct classifier_options *options, bool average,
-                                   struct device *device, double top1) IBOT_WARN_UNUSED;
+                                   struct device *device, double score) IBOT_WARN_UNUSED;
 
 #endif

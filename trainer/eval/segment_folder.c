@@ -1,0 +1,172 @@
+/* The folder of a segmentation: its state, which the same command goes on from, its log, the best
+ * weights. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "proto/base/log.h"
+#include "trainer/eval/finetune_weights.h"
+#include "trainer/eval/run_state.h"
+#include "trainer/eval/segment_internal.h"
+#include "trainer/log_line.h"
+#include "trainer/state_file.h"
+
+enum { N_NUMBERS = 16 };
+
+static const char *path_in(const struct segment_run *run, const char *name, char *out)
+{
+    snprintf(out, CHECKPOINT_MAX_PATH, "%s/%s", run->options->output_dir, name);
+    return out;
+}
+
+/* ------------------------------------------------------------------------------ state */
+
+static size_t list_numbers(struct segment_run *run, struct run_number *out)
+{
+    struct segment_meters *m = &run->meters;
+    struct segment_results *r = &run->results;
+    const struct run_number numbers[] = {
+        {"step", NULL, &run->step, NULL},
+        {"meters.loss", &m->loss, NULL, NULL},
+        {"meters.gradient_norm", &m->gradient_norm, NULL, NULL},
+        {"meters.updates", NULL, &m->updates, NULL},
+        {"meters.pixels", NULL, &m->pixels, NULL},
+        {"meters.right", NULL, &m->right, NULL},
+        {"best.step", NULL, &r->best.step, NULL},
+        {"best.mean_iou", &r->best.mean_iou, NULL, NULL},
+        {"best.all_accuracy", &r->best.all_accuracy, NULL, NULL},
+        {"best.mean_accuracy", &r->best.mean_accuracy, NULL, NULL},
+        {"last.step", NULL, &r->last.step, NULL},
+        {"last.mean_iou", &r->last.mean_iou, NULL, NULL},
+        {"last.all_accuracy", &r->last.all_accuracy, NULL, NULL},
+        {"last.mean_accuracy", &r->last.mean_accuracy, NULL, NULL},
+    };
+    size_t n = sizeof(numbers) / sizeof(numbers[0]);
+
+    CHECK(n <= N_NUMBERS);
+    memcpy(out, numbers, sizeof(numbers));
+    return n;
+}
+
+/* numbers: memory of the state's. */
+static struct run_state state_of(struct segment_run *run, struct run_number numbers[N_NUMBERS])
+{
+    return (struct run_state){
+        .command = "segment",
+        .folder = run->options->output_dir,
+        .parsed = run->parsed,
+        .numbers = numbers,
+        .n_numbers = list_numbers(run, numbers),
+        .data = run->data,
+        .weights = run->weights,
+    };
+}
+
+/* What the data sets are. */
+static enum status describe_data(struct segment_run *run)
+{
+    uint64_t train, test;
+
+    TRY(scene_data_digest(&train, &run->train));
+    TRY(scene_data_digest(&test, &run->test));
+    snprintf(run->data, sizeof(run->data), "train %016llx, test %016llx", (unsigned long long)train,
+             (unsigned long long)test);
+    return STATUS_OK;
+}
+
+enum status segment_folder_save(struct segment_run *run)
+{
+    struct state_view view = classifier_state_view(run->classifier);
+    struct run_number numbers[N_NUMBERS];
+    char path[CHECKPOINT_MAX_PATH];
+
+    if (run->options->output_dir == NULL)
+        return STATUS_OK;
+    struct run_state state = state_of(run, numbers);
+    TRY(run_state_write(&state, path_in(run, "state.safetensors", path), &view,
+                        &run->backend->device));
+    run->saved_step = run->step;
+    return STATUS_OK;
+}
+
+static enum status take_state(struct segment_run *run, const struct run_state *state,
+                              const struct safetensors *file, const char *path)
+{
+    struct state_view view = classifier_state_view(run->classifier);
+    struct state_counts counts;
+
+    TRY(run_state_read(state, file, path));
+    if (run->step < 0 || run->step > run->options->steps)
+        FAIL(STATUS_CORRUPT, "%s: step %lld of %d", path, (long long)run->step,
+             run->options->steps);
+    TRY(state_file_restore(file, path, &view, &run->backend->device, "", &counts));
+    run->saved_step = run->step;
+    log_info("%s: goes on after step %lld of %d, best mIoU so far %.4f", run->options->output_dir,
+             (long long)run->step, run->options->steps, run->results.best.mean_iou);
+    return STATUS_OK;
+}
+
+/* Validations that there have been when `step` steps are done. */
+static int32_t validations_at(const struct segment_run *run, int64_t step)
+{
+    return (int32_t)((step + run->options->val_freq - 1) / run->options->val_freq);
+}
+
+enum status segment_folder_open(struct segment_run *run)
+{
+    char path[CHECKPOINT_MAX_PATH];
+    struct run_number numbers[N_NUMBERS];
+    struct safetensors file;
+
+    if (run->options->output_dir == NULL)
+        return STATUS_OK;
+    TRY(describe_data(run));
+    struct run_state state = state_of(run, numbers);
+    if (mkdir(run->options->output_dir, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->output_dir, strerror(errno));
+    if (access(path_in(run, "state.safetensors", path), F_OK) == 0) {
+        TRY(safetensors_open(&file, path));
+        enum status status = take_state(run, &state, &file, path);
+        safetensors_release(&file);
+        TRY(status);
+    }
+    TRY(run_state_write_options(&state));
+    return log_file_rewind(path_in(run, "log.txt", path),
+                           validations_at(run, run->results.last.step));
+}
+
+/* ------------------------------------------------------------------------------ results */
+
+enum status segment_folder_write_best(struct segment_run *run)
+{
+    char path[CHECKPOINT_MAX_PATH];
+
+    if (run->options->output_dir == NULL)
+        return STATUS_OK;
+    return finetune_weights_write(path_in(run, "best.safetensors", path), run->classifier,
+                                  &run->model, false, &run->backend->device,
+                                  run->results.best.mean_iou);
+}
+
+enum status segment_folder_log(struct segment_run *run)
+{
+    const struct segment_meters *m = &run->meters;
+    const struct segment_result *last = &run->results.last;
+    struct log_line line = {.n = 0};
+    char path[CHECKPOINT_MAX_PATH];
+
+    if (run->options->output_dir == NULL)
+        return STATUS_OK;
+    log_line_integer(&line, "step", last->step);
+    log_line_number(&line, "train_lr", segment_lr(run->options, last->step - 1));
+    log_line_number(&line, "train_loss", m->loss / (double)m->updates);
+    log_line_number(&line, "train_grad_norm", m->gradient_norm / (double)m->updates);
+    log_line_number(&line, "train_pixel_acc", 100.0 * (double)m->right / (double)m->pixels);
+    log_line_number(&line, "test_miou", last->mean_iou);
+    log_line_number(&line, "test_aacc", last->all_accuracy);
+    log_line_number(&line, "test_macc", last->mean_accuracy);
+    log_line_integer(&line, "epoch", validations_at(run, last->step) - 1);
+    return log_line_append(&line, path_in(run, "log.txt", path));
+}
