@@ -60,6 +60,11 @@ if(IBOT_USE_PNG) # labels are images
 endif()
 
 if(IBOT_USE_VIPS) # pictures are made
+  add_accelerator_test(accelerator_segment.queued accelerator_segment_test.sh $<TARGET_FILE:ibot-eval-queued>)
+  if(TARGET ibot-eval-emulated)
+    add_accelerator_test(accelerator_segment.cuda_emulated accelerator_segment_test.sh $<TARGET_FILE:ibot-eval-emulated>)
+  endif()
+  add_accelerator_test(accelerator_segment.cuda accelerator_segment_test.sh $<TARGET_FILE:ibot-eval>)
   add_accelerator_test(accelerator_analyze.queued accelerator_analyze_test.sh
     $<TARGET_FILE:ibot-analyze-queued>)
   if(TARGET ibot-analyze-emulated)
