@@ -15,6 +15,7 @@
 #              imagenet_unsup_cls    ibot-eval cluster
 #              robustness            ibot-eval robustness of the classifier that imagenet_linear made
 #              davis_viseg           ibot-eval video: DAVIS 2017
+#              ade20k_dense_linear   ibot-eval segment: ADE20K, a linear layer on the frozen backbone
 #              paris_oxford_reid     ibot-eval retrieval: revisited Oxford and Paris, 512 px, 3 sizes
 #              copydays_copydet      ibot-eval copy_detection: Copydays
 #              extract               ibot-convert: the backbone as checkpoint_KEY.pth
@@ -33,6 +34,7 @@
 #   DATA          data set with the folders train and val; default: data/imagenet
 #   IMNET_BG, IMNET_A, IMNET_C   of robustness; default: data/imnet_bg, …, those that are there
 #   DAVIS         of davis_viseg; default: data/davis
+#   ADE20K        of ade20k_dense_linear; default: data/ade/ADEChallengeData2016
 #   REVISITED     of paris_oxford_reid; default: data/revisited
 #   COPYDAYS, COPYDAYS_DISTRACTORS, COPYDAYS_WHITENING   of copydays_copydet; default: data/copydays, without the others
 #   OUTPUT_DIR    default: work_dirs/JOB
@@ -86,7 +88,7 @@ fi
 [ "${1:-}" != -- ] || shift
 more=("$@")
 
-known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness davis_viseg paris_oxford_reid copydays_copydet extract'
+known='pretrain imagenet_knn imagenet_linear imagenet_linear_solo imagenet_part_linear imagenet_reg imagenet_unsup_cls robustness davis_viseg ade20k_dense_linear paris_oxford_reid copydays_copydet extract'
 IFS=+ read -ra wanted <<<"$tasks"
 for task in "${wanted[@]}"; do
     [[ " $known " == *" $task "* ]] || stop 2 "TASKS: no '$task'; there are: $known"
@@ -307,6 +309,11 @@ for ((k = node; k < ${#networks[@]}; k += nodes)); do
     if has davis_viseg; then
         eval_of video "$key" --data_path "${DAVIS:-data/davis}" --output_dir "$out/davis_$key" "${evaluation[@]}"
         stage "davis_viseg_$key" "$weights" one "${command[@]}"
+    fi
+    if has ade20k_dense_linear; then
+        eval_of segment "$key" --data_path "${ADE20K:-data/ade/ADEChallengeData2016}" --output_dir "$out/ade20k_$key" \
+            "${evaluation[@]}"
+        stage "ade20k_dense_linear_$key" "$weights" one "${command[@]}"
     fi
     if has paris_oxford_reid; then
         eval_of retrieval "$key" --data "${REVISITED:-data/revisited}" --dataset roxford5k --dataset rparis6k --imsize 512 \

@@ -73,6 +73,8 @@ grep -q '^davis_viseg_teacher: ibot-eval video .*--data_path /videos --output_di
 
 REVISITED=/places pipeline -n paris_oxford_reid tiny vit_small teacher 0 --imsize 224 >"$work/places.out" 2>"$work/places.log" || fail "-n of places"
 grep -q '^paris_oxford_reid_teacher: ibot-eval retrieval .*--data /places --dataset roxford5k --dataset rparis6k --imsize 512 --multiscale .*/retrieval_teacher --imsize 224' "$work/places.out" || fail "no places"
+ADE20K=/scenes pipeline -n ade20k_dense_linear tiny vit_small teacher 0 --steps 3 >"$work/ade.out" 2>"$work/ade.log" || fail "-n of scenes"
+grep -q '^ade20k_dense_linear_teacher: ibot-eval segment .*--data_path /scenes --output_dir .*/ade20k_teacher .*--steps 3' "$work/ade.out" || fail "no scenes"
 COPYDAYS_WHITENING=/others pipeline -n copydays_copydet tiny vit_small teacher 0 >"$work/copies.out" 2>"$work/copies.log" || fail "-n of copies"
 grep -q '^copydays_copydet_teacher: ibot-eval copy_detection .*--data data/copydays --whitening /others --output_dir .*/copydays_teacher' "$work/copies.out" || fail "no copies"
 
