@@ -1,10 +1,7 @@
 /* The folder of a fine-tuning: its state, which the same command goes on from, its log, the best
  * weights. */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -12,7 +9,6 @@
 #include "trainer/eval/finetune_weights.h"
 #include "trainer/eval/run_state.h"
 #include "trainer/log_line.h"
-#include "trainer/state_file.h"
 
 enum { DATA_BYTES = 256 };
 
@@ -91,57 +87,38 @@ enum status finetune_folder_save(struct finetune_run *run)
 {
     struct state_view view = classifier_state_view(run->classifier);
     struct run_number numbers[N_NUMBERS];
-    char path[CHECKPOINT_MAX_PATH], data[DATA_BYTES];
+    char data[DATA_BYTES];
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
     struct run_state state = state_of(run, numbers, data);
-    TRY(run_state_write(&state, path_in(run, "state.safetensors", path), &view,
-                        &run->backend->device));
+    TRY(run_state_write(&state, &view, &run->backend->device));
     run->saved_batch = run->batch;
     return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------------ going on */
 
-static enum status take_state(struct finetune_run *run, const struct run_state *state,
-                              const struct safetensors *file, const char *path)
-{
-    struct state_view view = classifier_state_view(run->classifier);
-    struct state_counts counts;
-
-    TRY(run_state_read(state, file, path));
-    if (run->batch < 0 || run->batch > run->options->epochs * run->batches_per_epoch)
-        FAIL(STATUS_CORRUPT, "%s: batch %lld of %lld", path, (long long)run->batch,
-             (long long)(run->options->epochs * run->batches_per_epoch));
-    TRY(state_file_restore(file, path, &view, &run->backend->device, "", &counts));
-    run->saved_batch = run->batch;
-    log_info("%s: goes on after batch %lld of epoch %lld of %d, best Top1 so far %.4f",
-             run->options->output_dir, (long long)(run->batch % run->batches_per_epoch),
-             (long long)(run->batch / run->batches_per_epoch) + 1, run->options->epochs,
-             run->results.best.top1);
-    return STATUS_OK;
-}
-
 enum status finetune_folder_open(struct finetune_run *run)
 {
-    char path[CHECKPOINT_MAX_PATH];
+    struct state_view view = classifier_state_view(run->classifier);
+    char path[CHECKPOINT_MAX_PATH], data[DATA_BYTES];
     struct run_number numbers[N_NUMBERS];
-    char data[DATA_BYTES];
-    struct safetensors file;
+    bool resumed;
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
     struct run_state state = state_of(run, numbers, data);
-    if (mkdir(run->options->output_dir, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->output_dir, strerror(errno));
-    if (access(path_in(run, "state.safetensors", path), F_OK) == 0) {
-        TRY(safetensors_open(&file, path));
-        enum status status = take_state(run, &state, &file, path);
-        safetensors_release(&file);
-        TRY(status);
-    }
-    TRY(run_state_write_options(&state));
+    TRY(run_state_open(&state, &view, &run->backend->device, &resumed));
+    if (run->batch < 0 || run->batch > run->options->epochs * run->batches_per_epoch)
+        FAIL(STATUS_CORRUPT, "%s: batch %lld of %lld", run->options->output_dir,
+             (long long)run->batch, (long long)(run->options->epochs * run->batches_per_epoch));
+    run->saved_batch = resumed ? run->batch : -1;
+    if (resumed)
+        log_info("%s: goes on after batch %lld of epoch %lld of %d, best Top1 so far %.4f",
+                 run->options->output_dir, (long long)(run->batch % run->batches_per_epoch),
+                 (long long)(run->batch / run->batches_per_epoch) + 1, run->options->epochs,
+                 run->results.best.top1);
     return log_file_rewind(path_in(run, "log.txt", path),
                            (int32_t)(run->batch / run->batches_per_epoch));
 }

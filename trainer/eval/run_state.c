@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
@@ -58,12 +60,18 @@ static bool decides(const struct option_spec *spec)
     return (spec->flags & (OPTION_OUTSIDE_DIGEST | OPTION_COMMAND_LINE_ONLY)) == 0;
 }
 
-enum status run_state_write(const struct run_state *state, const char *path,
-                            const struct state_view *view, struct device *device)
+static const char *path_in(const struct run_state *state, const char *name, char *out)
+{
+    snprintf(out, CHECKPOINT_MAX_PATH, "%s/%s", state->folder, name);
+    return out;
+}
+
+enum status run_state_write(const struct run_state *state, const struct state_view *view,
+                            struct device *device)
 {
     const struct options *parsed = state->parsed;
     struct state_file_options options = {0};
-    char text[OPTION_BYTES];
+    char path[CHECKPOINT_MAX_PATH], text[OPTION_BYTES];
     struct pairs *pairs;
 
     TRY(memory_alloc(&pairs, 1, sizeof(*pairs), "state"));
@@ -79,7 +87,8 @@ enum status run_state_write(const struct run_state *state, const char *path,
                      options_text(parsed, parsed->specs[i].name, text, sizeof(text)));
     options.metadata = pairs->pointers;
     options.n_pairs = pairs->n;
-    enum status status = state_file_write(path, view, device, &options);
+    enum status status =
+        state_file_write(path_in(state, "state.safetensors", path), view, device, &options);
     memory_free(pairs);
     return status;
 }
@@ -110,8 +119,8 @@ static enum status compare_options(const struct run_state *state, const struct s
     return STATUS_OK;
 }
 
-enum status run_state_read(const struct run_state *state, const struct safetensors *file,
-                           const char *path)
+static enum status read_numbers(const struct run_state *state, const struct safetensors *file,
+                                const char *path)
 {
     TRY(compare_options(state, file));
     const char *data = safetensors_metadata(file, "data");
@@ -133,16 +142,43 @@ enum status run_state_read(const struct run_state *state, const struct safetenso
     return STATUS_OK;
 }
 
-enum status run_state_write_options(const struct run_state *state)
+static enum status read_state(const struct run_state *state, const struct state_view *view,
+                              struct device *device, const char *path)
+{
+    struct state_counts counts;
+    struct safetensors file;
+    enum status status;
+
+    TRY(safetensors_open(&file, path));
+    TRY_OUT(read_numbers(state, &file, path));
+    TRY_OUT(state_file_restore(&file, path, view, device, "", &counts));
+out:
+    safetensors_release(&file);
+    return status;
+}
+
+static enum status write_options(const struct run_state *state)
 {
     char path[CHECKPOINT_MAX_PATH];
+    FILE *file = fopen(path_in(state, "run.yaml", path), "we");
 
-    snprintf(path, sizeof(path), "%s/run.yaml", state->folder);
-    FILE *file = fopen(path, "we");
     if (file == NULL)
         FAIL(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
     enum status status = options_dump(state->parsed, file);
     if (fclose(file) != 0 && status == STATUS_OK)
         status = status_set(STATUS_IO, "cannot write '%s': %s", path, strerror(errno));
     return status;
+}
+
+enum status run_state_open(const struct run_state *state, const struct state_view *view,
+                           struct device *device, bool *resumed)
+{
+    char path[CHECKPOINT_MAX_PATH];
+
+    if (mkdir(state->folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", state->folder, strerror(errno));
+    *resumed = access(path_in(state, "state.safetensors", path), F_OK) == 0;
+    if (*resumed)
+        TRY(read_state(state, view, device, path));
+    return write_options(state);
 }

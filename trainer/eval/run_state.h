@@ -5,7 +5,6 @@
 
 #include "proto/config/options.h"
 #include "trainer/model/state_view.h"
-#include "trainer/weights/safetensors.h"
 
 /* One of the three is not NULL. Whole numbers are exact, and so are real ones. */
 struct run_number {
@@ -26,16 +25,15 @@ struct run_state {
     const char *weights; /* the file that was loaded first */
 };
 
-/* Writes numbers, options and the tensors of `view` to `path`. Errors: STATUS_IO, STATUS_NO_MEMORY,
- * STATUS_DEVICE. */
-enum status run_state_write(const struct run_state *state, const char *path,
-                            const struct state_view *view, struct device *device) IBOT_WARN_UNUSED;
+/* Numbers, options and the tensors of `view` to FOLDER/state.safetensors. Errors: STATUS_IO,
+ * STATUS_NO_MEMORY, STATUS_DEVICE. */
+enum status run_state_write(const struct run_state *state, const struct state_view *view,
+                            struct device *device) IBOT_WARN_UNUSED;
 
-/* Reads the numbers. Errors: STATUS_MISMATCH (other options or data), STATUS_CORRUPT. */
-enum status run_state_read(const struct run_state *state, const struct safetensors *file,
-                           const char *path) IBOT_WARN_UNUSED;
-
-/* Every effective option as FOLDER/run.yaml. Errors: STATUS_IO. */
-enum status run_state_write_options(const struct run_state *state) IBOT_WARN_UNUSED;
+/* Makes the folder. If it has a state, its numbers and tensors become the run's (*resumed). Then
+ * every effective option is in FOLDER/run.yaml. Errors: STATUS_MISMATCH (other options or data),
+ * STATUS_CORRUPT, STATUS_IO. */
+enum status run_state_open(const struct run_state *state, const struct state_view *view,
+                           struct device *device, bool *resumed) IBOT_WARN_UNUSED;
 
 #endif

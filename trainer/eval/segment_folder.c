@@ -1,17 +1,13 @@
 /* The folder of a segmentation: its state, which the same command goes on from, its log, the best
  * weights. */
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "proto/base/log.h"
 #include "trainer/eval/finetune_weights.h"
 #include "trainer/eval/run_state.h"
 #include "trainer/eval/segment_internal.h"
 #include "trainer/log_line.h"
-#include "trainer/state_file.h"
 
 enum { N_NUMBERS = 16 };
 
@@ -80,31 +76,12 @@ enum status segment_folder_save(struct segment_run *run)
 {
     struct state_view view = classifier_state_view(run->classifier);
     struct run_number numbers[N_NUMBERS];
-    char path[CHECKPOINT_MAX_PATH];
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
     struct run_state state = state_of(run, numbers);
-    TRY(run_state_write(&state, path_in(run, "state.safetensors", path), &view,
-                        &run->backend->device));
+    TRY(run_state_write(&state, &view, &run->backend->device));
     run->saved_step = run->step;
-    return STATUS_OK;
-}
-
-static enum status take_state(struct segment_run *run, const struct run_state *state,
-                              const struct safetensors *file, const char *path)
-{
-    struct state_view view = classifier_state_view(run->classifier);
-    struct state_counts counts;
-
-    TRY(run_state_read(state, file, path));
-    if (run->step < 0 || run->step > run->options->steps)
-        FAIL(STATUS_CORRUPT, "%s: step %lld of %d", path, (long long)run->step,
-             run->options->steps);
-    TRY(state_file_restore(file, path, &view, &run->backend->device, "", &counts));
-    run->saved_step = run->step;
-    log_info("%s: goes on after step %lld of %d, best mIoU so far %.4f", run->options->output_dir,
-             (long long)run->step, run->options->steps, run->results.best.mean_iou);
     return STATUS_OK;
 }
 
@@ -116,23 +93,24 @@ static int32_t validations_at(const struct segment_run *run, int64_t step)
 
 enum status segment_folder_open(struct segment_run *run)
 {
+    struct state_view view = classifier_state_view(run->classifier);
     char path[CHECKPOINT_MAX_PATH];
     struct run_number numbers[N_NUMBERS];
-    struct safetensors file;
+    bool resumed;
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
     TRY(describe_data(run));
     struct run_state state = state_of(run, numbers);
-    if (mkdir(run->options->output_dir, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->output_dir, strerror(errno));
-    if (access(path_in(run, "state.safetensors", path), F_OK) == 0) {
-        TRY(safetensors_open(&file, path));
-        enum status status = take_state(run, &state, &file, path);
-        safetensors_release(&file);
-        TRY(status);
-    }
-    TRY(run_state_write_options(&state));
+    TRY(run_state_open(&state, &view, &run->backend->device, &resumed));
+    if (run->step < 0 || run->step > run->options->steps)
+        FAIL(STATUS_CORRUPT, "%s: step %lld of %d", run->options->output_dir, (long long)run->step,
+             run->options->steps);
+    run->saved_step = resumed ? run->step : -1;
+    if (resumed)
+        log_info("%s: goes on after step %lld of %d, best mIoU so far %.4f",
+                 run->options->output_dir, (long long)run->step, run->options->steps,
+                 run->results.best.mean_iou);
     return log_file_rewind(path_in(run, "log.txt", path),
                            validations_at(run, run->results.last.step));
 }
