@@ -60,6 +60,15 @@ template <class X> __device__ __forceinline__ float stored(float value)
     return to_float(from_float<X>(value));
 }
 
+/* Where a row lies in an array that leaves dropped samples out; -1: nowhere. */
+__device__ __forceinline__ int64_t row_in(const int32_t *shift, const int32_t *sample, int64_t row)
+{
+    if (shift == nullptr)
+        return row;
+    int32_t up = shift[sample[row]];
+    return up < 0 ? -1 : row - up;
+}
+
 /* What a row's branch is multiplied by. */
 __device__ __forceinline__ float factor_of(const float *scale, const int32_t *sample, int64_t row)
 {
@@ -72,7 +81,7 @@ template <class X, class B, class Y> struct forward_arrays {
     const X *x;
     const B *branch;
     const float *scale;
-    const int32_t *sample;
+    const int32_t *sample, *branch_shift, *y_shift;
     X *sum;
     const float *gamma, *beta;
     Y *y;
@@ -103,16 +112,20 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arr
         float value[N][PACK];
         load_row<N>(value, a.x + row * a.d, n_packs);
         if (a.branch != nullptr) {
-            float branch[N][PACK], factor = factor_of(a.scale, a.sample, row);
-            load_row<N>(branch, a.branch + row * a.d, n_packs);
+            int64_t from = row_in(a.branch_shift, a.sample, row);
+            if (from >= 0) {
+                float branch[N][PACK], factor = factor_of(a.scale, a.sample, row);
+                load_row<N>(branch, a.branch + from * a.d, n_packs);
 #pragma unroll
-            for (int i = 0; i < N; i++)
+                for (int i = 0; i < N; i++)
 #pragma unroll
-                for (int j = 0; j < PACK; j++)
-                    value[i][j] = stored<X>(value[i][j] + factor * branch[i][j]);
+                    for (int j = 0; j < PACK; j++)
+                        value[i][j] = stored<X>(value[i][j] + factor * branch[i][j]);
+            }
             store_row<N>(a.sum + row * a.d, value, n_packs);
         }
-        if (a.y == nullptr)
+        int64_t to = a.y != nullptr ? row_in(a.y_shift, a.sample, row) : -1;
+        if (to < 0)
             continue;
         float sum = 0.0f, squares = 0.0f;
 #pragma unroll
@@ -137,7 +150,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm(forward_arr
 #pragma unroll
             for (int j = 0; j < PACK; j++)
                 y[j] = (value[i][j] - mean) * rstd * gamma[j] + beta[j];
-            store_pack<PACK>(a.y + row * a.d + pack * PACK, y);
+            store_pack<PACK>(a.y + to * a.d + pack * PACK, y);
         }
         save_statistics(a, row, mean, rstd);
     }
@@ -152,14 +165,17 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm_any(forward
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
         const X *value = a.x + row * a.d;
         if (a.branch != nullptr) {
+            int64_t from = row_in(a.branch_shift, a.sample, row);
             float factor = factor_of(a.scale, a.sample, row);
             X *sum = a.sum + row * a.d;
             for (int j = lane; j < a.d; j += WARP)
-                sum[j] =
-                    from_float<X>(to_float(value[j]) + factor * to_float(a.branch[row * a.d + j]));
+                sum[j] = from < 0 ? value[j]
+                                  : from_float<X>(to_float(value[j]) +
+                                                  factor * to_float(a.branch[from * a.d + j]));
             value = sum;
         }
-        if (a.y == nullptr)
+        int64_t to = a.y != nullptr ? row_in(a.y_shift, a.sample, row) : -1;
+        if (to < 0)
             continue;
         float sum = 0.0f, squares = 0.0f;
         for (int j = lane; j < a.d; j += WARP)
@@ -169,7 +185,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) residual_layernorm_any(forward
             squares += (to_float(value[j]) - mean) * (to_float(value[j]) - mean);
         float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)a.d + a.eps);
         for (int j = lane; j < a.d; j += WARP)
-            a.y[row * a.d + j] =
+            a.y[to * a.d + j] =
                 from_float<Y>((to_float(value[j]) - mean) * rstd * a.gamma[j] + a.beta[j]);
         save_statistics(a, row, mean, rstd);
     }
@@ -181,7 +197,7 @@ template <class X, class B, class Y> struct backward_arrays {
     const Y *d_y;
     const X *d_sum, *sum;
     const float *mean, *rstd, *gamma, *scale;
-    const int32_t *sample;
+    const int32_t *sample, *branch_shift, *y_shift;
     X *d_sum_out;
     B *d_branch;
     float *partial; /* [blocks][gamma, beta, bias][d] */
@@ -248,18 +264,22 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
 
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
         float kept[KEPT ? N : 1][PACK], xhat[N][PACK], past[EARLY ? N : 1][PACK];
-        float mean = a.mean[row], rstd = a.rstd[row], plain = 0.0f, along = 0.0f;
-        const T *d_y = a.d_y + row * a.d;
+        /* of a row that did not go through the norm all that is 0 */
+        int64_t from = row_in(a.y_shift, a.sample, row), to = row_in(a.branch_shift, a.sample, row);
+        float mean = from < 0 ? 0.0f : a.mean[row], rstd = from < 0 ? 0.0f : a.rstd[row];
+        float plain = 0.0f, along = 0.0f;
+        int n_normed = from < 0 ? 0 : n_packs;
+        const T *d_y = a.d_y + from * a.d;
         if constexpr (KEPT)
-            load_row<N>(kept, d_y, n_packs);
-        load_row<N>(xhat, a.sum + row * a.d, n_packs);
+            load_row<N>(kept, d_y, n_normed);
+        load_row<N>(xhat, a.sum + row * a.d, n_normed);
         if constexpr (EARLY)
             if (a.d_sum != nullptr)
                 load_row<N>(past, a.d_sum + row * a.d, n_packs);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             int pack = i * WARP + lane_of_warp();
-            if (pack >= n_packs)
+            if (pack >= n_normed)
                 continue;
             float gamma[PACK], gradient[PACK];
             load_pack<PACK>(gamma, a.gamma + pack * PACK);
@@ -287,13 +307,14 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
             int pack = i * WARP + lane_of_warp();
             if (pack >= n_packs)
                 continue;
-            float out[PACK] = {}, gradient[PACK], gamma[PACK];
+            float out[PACK] = {}, gradient[PACK] = {}, gamma[PACK];
             if constexpr (!EARLY)
                 if (a.d_sum != nullptr)
                     load_pack<PACK>(out, a.d_sum + row * a.d + pack * PACK);
             if constexpr (!KEPT) {
                 load_pack<PACK>(gamma, a.gamma + pack * PACK);
-                load_pack<PACK>(gradient, d_y + pack * PACK);
+                if (pack < n_normed)
+                    load_pack<PACK>(gradient, d_y + pack * PACK);
             }
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
@@ -306,14 +327,14 @@ __global__ void __launch_bounds__(BACK_THREADS, back_blocks(N))
                 out[j] += rstd * (gradient[j] - plain - xhat[i][j] * along);
             }
             store_pack<PACK>(a.d_sum_out + row * a.d + pack * PACK, out);
-            if (a.d_branch != nullptr) {
+            if (a.d_branch != nullptr && to >= 0) {
 #pragma unroll
                 for (int j = 0; j < PACK; j++) {
                     out[j] *= factor;
                     if constexpr (SUMS == 3 && !bias_in_shared<SUMS, N>)
                         sums[2][i][j] += out[j];
                 }
-                store_pack<PACK>(a.d_branch + row * a.d + pack * PACK, out);
+                store_pack<PACK>(a.d_branch + to * a.d + pack * PACK, out);
                 if constexpr (bias_in_shared<SUMS, N>) {
                     float before[PACK];
                     load_pack<PACK>(before, bias + pack * PACK);
@@ -337,23 +358,25 @@ __global__ void __launch_bounds__(ROW_THREADS, 2) layernorm_gradient_any(backwar
     int lane = lane_of_warp();
 
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
-        int64_t at = row * a.d;
-        float mean = a.mean[row], rstd = a.rstd[row], plain = 0.0f, along = 0.0f;
+        int64_t at = row * a.d, from = row_in(a.y_shift, a.sample, row);
+        int64_t to = row_in(a.branch_shift, a.sample, row);
+        float mean = from < 0 ? 0.0f : a.mean[row], rstd = from < 0 ? 0.0f : a.rstd[row];
+        float plain = 0.0f, along = 0.0f;
         float factor = factor_of(a.scale, a.sample, row);
-        for (int j = lane; j < a.d; j += WARP) {
-            float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
+        for (int j = lane; from >= 0 && j < a.d; j += WARP) {
+            float gradient = to_float(a.d_y[from * a.d + j]) * a.gamma[j];
             plain += gradient;
             along += gradient * ((to_float(a.sum[at + j]) - mean) * rstd);
         }
         plain = warp_sum(plain) / (float)a.d;
         along = warp_sum(along) / (float)a.d;
         for (int j = lane; j < a.d; j += WARP) {
-            float gradient = to_float(a.d_y[at + j]) * a.gamma[j];
+            float gradient = from < 0 ? 0.0f : to_float(a.d_y[from * a.d + j]) * a.gamma[j];
             float out = a.d_sum != nullptr ? to_float(a.d_sum[at + j]) : 0.0f;
             out += rstd * (gradient - plain - (to_float(a.sum[at + j]) - mean) * rstd * along);
             a.d_sum_out[at + j] = from_float<X>(out);
-            if (a.d_branch != nullptr)
-                a.d_branch[at + j] = from_float<B>(factor * out);
+            if (a.d_branch != nullptr && to >= 0)
+                a.d_branch[to * a.d + j] = from_float<B>(factor * out);
         }
     }
 }
@@ -363,19 +386,19 @@ template <int WIDTH, class X, class B>
 __global__ void __launch_bounds__(ROW_THREADS, 2) residual_gradient(backward_arrays<X, B, float> a)
 {
     for (int64_t row = first_row(); row < a.n; row += row_stride()) {
-        int64_t at = row * a.d;
+        int64_t at = row * a.d, to = row_in(a.branch_shift, a.sample, row);
         float factor = factor_of(a.scale, a.sample, row);
         for (int j = lane_of_warp() * WIDTH; j < a.d; j += WARP * WIDTH) {
             float value[WIDTH];
             load_pack<WIDTH>(value, a.d_sum + at + j);
             if (a.d_sum_out != a.d_sum)
                 store_pack<WIDTH>(a.d_sum_out + at + j, value);
-            if (a.d_branch == nullptr)
+            if (a.d_branch == nullptr || to < 0)
                 continue;
 #pragma unroll
             for (int k = 0; k < WIDTH; k++)
                 value[k] *= factor;
-            store_pack<WIDTH>(a.d_branch + at + j, value);
+            store_pack<WIDTH>(a.d_branch + to * a.d + j, value);
         }
     }
 }
@@ -398,6 +421,7 @@ template <class X, class Y> struct affine_sums : affine_gradients<2> {
     const Y *d_y;
     const X *sum;
     const float *mean, *rstd;
+    const int32_t *sample, *y_shift;
     int64_t d;
 
     template <int W> struct item {
@@ -406,7 +430,12 @@ template <class X, class Y> struct affine_sums : affine_gradients<2> {
 
     template <int W> __device__ void load(item<W> &to, int64_t row, int64_t column) const
     {
-        load_pack<W>(to.d_y, d_y + row * d + column);
+        int64_t from = row_in(y_shift, sample, row);
+        if (from < 0) {
+            to = {};
+            return;
+        }
+        load_pack<W>(to.d_y, d_y + from * d + column);
         load_pack<W>(to.x, sum + row * d + column);
         to.mean = mean[row];
         to.rstd = rstd[row];
@@ -465,6 +494,19 @@ static bool absent_or_2d(const struct tensor *tensor, int64_t n, int64_t d)
     return tensor->data == nullptr || tensor_is_2d(tensor, n, d);
 }
 
+/* Rows of which those of dropped samples may be left out. */
+static bool fits(const struct tensor *tensor, const struct tensor *shift, int64_t n, int64_t d)
+{
+    return tensor->data == nullptr ||
+           (tensor_is_2d(tensor, tensor->shape[0], d) &&
+            (shift->data == nullptr ? tensor->shape[0] == n : tensor->shape[0] <= n));
+}
+
+static bool has_samples(const struct tensor *sample, const struct tensor *table, int64_t n)
+{
+    return table->data == nullptr || (sample->data != nullptr && tensor_is_1d(sample, n));
+}
+
 /* May rows be read in packs of four? Absent ones may. */
 static bool rows_packed(const struct tensor *tensor, int64_t d)
 {
@@ -517,11 +559,12 @@ static void check_forward(const struct residual_layernorm_args *args)
     CHECK(args->sum.data == nullptr || args->sum.dtype == args->x.dtype, "types of x and sum");
     CHECK(tensor_is_2d(&args->x, n, d) && d > 0 && d <= INT32_MAX);
     CHECK((args->branch.data == nullptr) == (args->sum.data == nullptr), "a sum needs a branch");
-    CHECK(absent_or_2d(&args->branch, n, d) && absent_or_2d(&args->sum, n, d));
-    CHECK(absent_or_2d(&args->y, n, d));
-    CHECK(args->scale.data == nullptr ||
-              (args->sample.data != nullptr && tensor_is_1d(&args->sample, n)),
-          "scale needs the sample of each row");
+    CHECK(fits(&args->branch, &args->branch_shift, n, d) && absent_or_2d(&args->sum, n, d));
+    CHECK(fits(&args->y, &args->y_shift, n, d));
+    CHECK(has_samples(&args->sample, &args->scale, n) &&
+              has_samples(&args->sample, &args->branch_shift, n) &&
+              has_samples(&args->sample, &args->y_shift, n),
+          "scale and shifts need the sample of each row");
     CHECK(args->y.data == nullptr ||
           (args->gamma.data != nullptr && tensor_is_1d(&args->gamma, d) &&
            args->beta.data != nullptr && tensor_is_1d(&args->beta, d)));
@@ -539,6 +582,8 @@ static enum status forward(struct device *device, const struct residual_layernor
     a.branch = data_of<B>(args->branch);
     a.scale = data_of<float>(args->scale);
     a.sample = data_of<int32_t>(args->sample);
+    a.branch_shift = data_of<int32_t>(args->branch_shift);
+    a.y_shift = data_of<int32_t>(args->y_shift);
     a.sum = data_of<X>(args->sum);
     a.gamma = data_of<float>(args->gamma);
     a.beta = data_of<float>(args->beta);
@@ -585,11 +630,12 @@ static void check_backward(const struct residual_layernorm_backward_args *args)
     CHECK(args->d_sum.data == nullptr || args->d_sum.dtype == args->d_sum_out.dtype,
           "types of d_sum and d_sum_out");
     CHECK(normed || args->d_sum.data != nullptr, "no gradient comes in");
-    CHECK(absent_or_2d(&args->d_y, n, d) && absent_or_2d(&args->d_sum, n, d));
-    CHECK(absent_or_2d(&args->d_branch, n, d));
-    CHECK(args->scale.data == nullptr ||
-              (args->sample.data != nullptr && tensor_is_1d(&args->sample, n)),
-          "scale needs the sample of each row");
+    CHECK(fits(&args->d_y, &args->y_shift, n, d) && absent_or_2d(&args->d_sum, n, d));
+    CHECK(fits(&args->d_branch, &args->branch_shift, n, d));
+    CHECK(has_samples(&args->sample, &args->scale, n) &&
+              has_samples(&args->sample, &args->branch_shift, n) &&
+              has_samples(&args->sample, &args->y_shift, n),
+          "scale and shifts need the sample of each row");
     CHECK(args->d_bias.data == nullptr ||
               (args->d_branch.data != nullptr && tensor_is_1d(&args->d_bias, d)),
           "d_bias is of d_branch");
@@ -617,6 +663,8 @@ backward_arrays_of(const struct residual_layernorm_backward_args *args)
     a.gamma = data_of<float>(args->gamma);
     a.scale = data_of<float>(args->scale);
     a.sample = data_of<int32_t>(args->sample);
+    a.branch_shift = data_of<int32_t>(args->branch_shift);
+    a.y_shift = data_of<int32_t>(args->y_shift);
     a.d_sum_out = data_of<X>(args->d_sum_out);
     a.d_branch = data_of<B>(args->d_branch);
     a.n = args->d_sum_out.shape[0];
@@ -692,7 +740,8 @@ static enum status backward(struct device *device,
             return d_bias != nullptr
                        ? backward_in_registers<3, X, Y>(device, a, {d_gamma, d_beta, d_bias})
                        : backward_in_registers<2, X, Y>(device, a, {d_gamma, d_beta, nullptr});
-    affine_sums<X, Y> sums = {{d_gamma, d_beta, nullptr}, a.d_y, a.sum, a.mean, a.rstd, a.d};
+    affine_sums<X, Y> sums = {
+        {d_gamma, d_beta, nullptr}, a.d_y, a.sum, a.mean, a.rstd, a.sample, a.y_shift, a.d};
     if (d_gamma != nullptr || d_beta != nullptr) /* d_sum_out may not lie on these */
         TRY(column_sums(device, "layernorm_affine_gradient", a.n, a.d, packed, sums));
     TRY(launch(device, "layernorm_gradient_any", row_blocks(device, a.n), ROW_THREADS, 0,

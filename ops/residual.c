@@ -11,6 +11,28 @@
 
 enum { GRADIENT_CHUNKS = 64 };
 
+/* Where row i lies in an array that leaves dropped samples out; -1: nowhere. */
+static int64_t row_in(const struct tensor *shift, const struct tensor *sample, int64_t i)
+{
+    if (shift->data == NULL)
+        return i;
+    int32_t up = ((const int32_t *)shift->data)[((const int32_t *)sample->data)[i]];
+    return up < 0 ? -1 : i - up;
+}
+
+/* An array of such rows: absent, or [N, D], with a table any number of rows. */
+static bool fits(const struct tensor *tensor, const struct tensor *shift, int64_t n, int64_t d)
+{
+    return tensor->data == NULL ||
+           (tensor_is_2d(tensor, tensor->shape[0], d) &&
+            (shift->data == NULL ? tensor->shape[0] == n : tensor->shape[0] <= n));
+}
+
+static bool has_samples(const struct tensor *sample, const struct tensor *table, int64_t n)
+{
+    return table->data == NULL || (sample->data != NULL && tensor_is_1d(sample, n));
+}
+
 /* ------------------------------------------------------------------------------ forward */
 
 /* Mean and biased variance in two passes over a cached row. */
@@ -34,16 +56,22 @@ static void forward_row(const struct residual_layernorm_args *args, int64_t i, i
     const float *gamma = args->gamma.data, *beta = args->beta.data, *scale = args->scale.data;
 
     if (args->branch.data != NULL) {
-        const float *branch = (const float *)args->branch.data + i * d;
+        int64_t from = row_in(&args->branch_shift, &args->sample, i);
         float *sum = (float *)args->sum.data + i * d;
-        float factor = scale != NULL ? scale[((const int32_t *)args->sample.data)[i]] : 1.0f;
-        for (int64_t j = 0; j < d; j++)
-            sum[j] = row[j] + factor * branch[j];
+        if (from >= 0) {
+            const float *branch = (const float *)args->branch.data + from * d;
+            float factor = scale != NULL ? scale[((const int32_t *)args->sample.data)[i]] : 1.0f;
+            for (int64_t j = 0; j < d; j++)
+                sum[j] = row[j] + factor * branch[j];
+        } else if (sum != row) {
+            memcpy(sum, row, (size_t)d * sizeof(float));
+        }
         row = sum;
     }
-    if (args->y.data == NULL)
+    int64_t to = args->y.data != NULL ? row_in(&args->y_shift, &args->sample, i) : -1;
+    if (to < 0)
         return;
-    float *y = (float *)args->y.data + i * d, mean, rstd;
+    float *y = (float *)args->y.data + to * d, mean, rstd;
     layernorm_row(row, d, args->eps, &mean, &rstd);
     for (int64_t j = 0; j < d; j++)
         y[j] = (row[j] - mean) * rstd * gamma[j] + beta[j];
@@ -71,11 +99,13 @@ enum status residual_layernorm_forward_cpu(struct device *device,
     CHECK_F32("residual_layernorm", args->x);
     CHECK_F32("residual_layernorm", args->branch);
     CHECK_F32("residual_layernorm", args->y);
-    CHECK(tensor_is_2d(&args->x, n, d) && d > 0 && absent_or_2d(&args->branch, n, d));
+    CHECK(tensor_is_2d(&args->x, n, d) && d > 0 && fits(&args->branch, &args->branch_shift, n, d));
     CHECK((args->branch.data == NULL) == (args->sum.data == NULL), "a sum needs a branch");
-    CHECK(absent_or_2d(&args->sum, n, d) && absent_or_2d(&args->y, n, d));
-    CHECK(args->scale.data == NULL || (args->sample.data != NULL && tensor_is_1d(&args->sample, n)),
-          "scale needs the sample of each row");
+    CHECK(absent_or_2d(&args->sum, n, d) && fits(&args->y, &args->y_shift, n, d));
+    CHECK(has_samples(&args->sample, &args->scale, n) &&
+              has_samples(&args->sample, &args->branch_shift, n) &&
+              has_samples(&args->sample, &args->y_shift, n),
+          "scale and shifts need the sample of each row");
     CHECK(args->y.data == NULL || (args->gamma.data != NULL && tensor_is_1d(&args->gamma, d) &&
                                    args->beta.data != NULL && tensor_is_1d(&args->beta, d)));
     CHECK(absent_or_1d(&args->mean, n) && absent_or_1d(&args->rstd, n));
@@ -91,12 +121,19 @@ enum status residual_layernorm_forward_cpu(struct device *device,
 static void layernorm_gradient_row(const struct residual_layernorm_backward_args *args, int64_t i,
                                    int64_t d, float *restrict gamma_sum, float *restrict beta_sum)
 {
-    const float *d_y = (const float *)args->d_y.data + i * d;
+    int64_t from = row_in(&args->y_shift, &args->sample, i);
+    const float *d_y = (const float *)args->d_y.data + from * d;
     const float *x = (const float *)args->sum.data + i * d, *gamma = args->gamma.data;
     const float *past = args->d_sum.data != NULL ? (const float *)args->d_sum.data + i * d : NULL;
     float *out = (float *)args->d_sum_out.data + i * d;
-    float mean = ((const float *)args->mean.data)[i], rstd = ((const float *)args->rstd.data)[i];
     float a = 0.0f, b = 0.0f;
+
+    if (from < 0) { /* nothing of it went through the norm */
+        for (int64_t j = 0; j < d; j++)
+            out[j] = past != NULL ? past[j] : 0.0f;
+        return;
+    }
+    float mean = ((const float *)args->mean.data)[i], rstd = ((const float *)args->rstd.data)[i];
 
 #pragma omp simd reduction(+ : a, b)
     for (int64_t j = 0; j < d; j++) {
@@ -127,14 +164,15 @@ static void backward_rows(const struct residual_layernorm_backward_args *args, i
             layernorm_gradient_row(args, i, d, sums, sums + d);
         else if (out != past)
             memcpy(out + i * d, past + i * d, (size_t)d * sizeof(float));
-        if (d_branch == NULL)
+        int64_t to = d_branch != NULL ? row_in(&args->branch_shift, &args->sample, i) : -1;
+        if (to < 0)
             continue;
         float factor = scale != NULL ? scale[sample[i]] : 1.0f;
         for (int64_t j = 0; j < d; j++)
-            d_branch[i * d + j] = factor * out[i * d + j];
+            d_branch[to * d + j] = factor * out[i * d + j];
         if (args->d_bias.data != NULL)
             for (int64_t j = 0; j < d; j++)
-                sums[2 * d + j] += d_branch[i * d + j];
+                sums[2 * d + j] += d_branch[to * d + j];
     }
 }
 
@@ -157,10 +195,12 @@ enum status residual_layernorm_backward_cpu(struct device *device,
     CHECK_F32("residual_layernorm_backward", args->d_branch);
     CHECK(tensor_is_2d(&args->d_sum_out, n, d) && d > 0);
     CHECK(normed || args->d_sum.data != NULL, "no gradient comes in");
-    CHECK(absent_or_2d(&args->d_y, n, d) && absent_or_2d(&args->d_sum, n, d));
-    CHECK(absent_or_2d(&args->d_branch, n, d));
-    CHECK(args->scale.data == NULL || (args->sample.data != NULL && tensor_is_1d(&args->sample, n)),
-          "scale needs the sample of each row");
+    CHECK(fits(&args->d_y, &args->y_shift, n, d) && absent_or_2d(&args->d_sum, n, d));
+    CHECK(fits(&args->d_branch, &args->branch_shift, n, d));
+    CHECK(has_samples(&args->sample, &args->scale, n) &&
+              has_samples(&args->sample, &args->branch_shift, n) &&
+              has_samples(&args->sample, &args->y_shift, n),
+          "scale and shifts need the sample of each row");
     CHECK(args->d_bias.data == NULL ||
               (args->d_branch.data != NULL && tensor_is_1d(&args->d_bias, d)),
           "d_bias is of d_branch");

@@ -79,7 +79,8 @@ def percent(value):
 
 
 # Options of a step that are tried beside the default.
-OPTIONS = {"residual_stream": "f32", "weight_gradient_branch": False, "recompute": "none"}
+OPTIONS = {"residual_stream": "f32", "weight_gradient_branch": False, "recompute": "none",
+           "skip_dropped": False}
 
 
 def options_of(measured):

@@ -92,12 +92,15 @@ def step(check):
     else:
         plan = [(arch, [program, "--arch", arch, "--batch_size_per_gpu", batches, *options])
                 for arch, batches in STEPS]
-        for name, choice in (("stream_bf16", ["--residual_stream", "bf16"]),
-                             ("weights_apart", ["--weight_gradient_branch", "on"]),
-                             ("untuned", ["--matmul_tune", "off"]), ("upload", ["--upload"])):
-            plan.insert(2, ("vit_small." + name,  # what these are worth
-                            [program, "--arch", "vit_small", "--batch_size_per_gpu", 256,
-                             "--profile", 0, *options, *choice]))
+        for arch, batch, name, choice in (  # what these are worth; the last one comes first
+                ("vit_small", 256, "stream_bf16", ["--residual_stream", "bf16"]),
+                ("vit_small", 256, "weights_apart", ["--weight_gradient_branch", "on"]),
+                ("vit_small", 256, "untuned", ["--matmul_tune", "off"]),
+                ("vit_small", 256, "upload", ["--upload"]),
+                ("vit_small", 256, "skip", ["--skip_dropped", "on"]),
+                ("vit_base", 128, "skip", ["--skip_dropped", "on"])):
+            plan.insert(2, ("%s.%s" % (arch, name), [program, "--arch", arch, "--batch_size_per_gpu", batch,
+                                                     "--profile", 0, *options, *choice]))
     return measure(check, plan, 200 if check.emulated else 60)
 
 

@@ -131,7 +131,8 @@ struct op_work work_of_activation_backward(const struct activation_backward_args
 struct op_work work_of_residual_layernorm_forward(const struct residual_layernorm_args *a)
 {
     double bytes =
-        BYTES(a->x, a->branch, a->scale, a->sample, a->gamma, a->beta, a->y, a->mean, a->rstd);
+        BYTES(a->x, a->branch, a->scale, a->sample, a->gamma, a->beta, a->y, a->mean, a->rstd) +
+        BYTES(a->branch_shift, a->y_shift);
     return moves(bytes + (a->branch.data != NULL ? BYTES(a->sum) : 0.0));
 }
 
@@ -139,6 +140,7 @@ struct op_work work_of_residual_layernorm_backward(const struct residual_layerno
 {
     double norm = a->d_y.data != NULL ? BYTES(a->d_y, a->sum, a->mean, a->rstd, a->gamma) : 0.0;
     return moves(norm + BYTES(a->d_sum, a->scale, a->sample, a->d_sum_out, a->d_branch) +
+                 BYTES(a->branch_shift, a->y_shift) +
                  2.0 * BYTES(a->d_gamma, a->d_beta, a->d_bias));
 }
 

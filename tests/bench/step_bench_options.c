@@ -15,6 +15,7 @@ enum option_key {
     KEY_ATTENTION,
     KEY_WEIGHTS,
     KEY_WINDOW,
+    KEY_SKIP,
     KEY_BOTTLENECK,
     KEY_BATCH,
     KEY_BEST,
@@ -40,6 +41,8 @@ static const struct argp_option option_table[] = {
     {"attention", KEY_ATTENTION, "WHOSE", 0, "auto (default), own or cudnn, as in ibot-train", 0},
     {"weight_gradient_branch", KEY_WEIGHTS, "on|off", 0,
      "gradients of weights beside the rest of the backward (off; never while each op is timed)", 0},
+    {"skip_dropped", KEY_SKIP, "on|off", 0,
+     "leave out what stochastic depth drops, as in ibot-train (cpu: on, else off)", 0},
     {"window_size", KEY_WINDOW, "N", 0, "side of a Swin's windows (7)", 0},
     {"bottleneck_dim", KEY_BOTTLENECK, "D", 0, "width of the head's bottleneck (256)", 0},
     {"batch_size_per_gpu", KEY_BATCH, "N,…", 0, "images in a step; one or more, by turns (8)", 0},
@@ -91,6 +94,7 @@ const char *step_bench_recompute(enum recompute recompute)
 struct reading {
     struct step_bench_options *options;
     int gelu; /* 1: tanh; -1: as the precision says */
+    int skip; /* -1: as the backend says */
 };
 
 static float read_rate(struct argp_state *state, const char *text)
@@ -168,6 +172,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_WEIGHTS:
         o->model.weights_apart = is_on(state, text);
         return 0;
+    case KEY_SKIP:
+        reading->skip = is_on(state, text);
+        return 0;
     case KEY_WINDOW:
         o->window_size = bench_number(state, text, NULL, 1, MUCH);
         return 0;
@@ -179,13 +186,14 @@ static error_t parse(int key, char *text, struct argp_state *state)
     }
 }
 
-static void complete(struct step_bench_options *o, int gelu)
+static void complete(struct step_bench_options *o, int gelu, int skip)
 {
     const struct bench_options *bench = &o->bench;
     bool cpu = bench_options_on_cpu(bench), half = bench_options_half(bench);
 
     o->model.precision = half ? PRECISION_BF16 : PRECISION_F32;
     o->model.gelu_tanh = gelu < 0 ? half : gelu;
+    o->model.skip_dropped = skip < 0 ? cpu : skip;
     o->model.global_size_px = bench->global_size_px;
     o->model.local_size_px = bench->local_size_px;
     o->model.n_local = bench->n_local;
@@ -205,7 +213,7 @@ void step_bench_options_parse(struct step_bench_options *out, int argc, char **a
                                      .parser = parse,
                                      .doc = "Times one iBOT training step on random data.",
                                      .children = children};
-    struct reading reading = {out, -1};
+    struct reading reading = {out, -1, -1};
 
     *out = (struct step_bench_options){
         .arch = "vit_small",
@@ -221,5 +229,5 @@ void step_bench_options_parse(struct step_bench_options *out, int argc, char **a
     };
     out->model.record_steps = true;
     argp_parse(&argp, argc, argv, 0, NULL, &reading);
-    complete(out, reading.gelu);
+    complete(out, reading.gelu, reading.skip);
 }

@@ -114,6 +114,7 @@ static void put_head(struct step_report *report)
     json_bool(json, "upload", o->upload);
     json_text(json, "attention", step_bench_attention(o->bench.backend.attention));
     json_bool(json, "weight_gradient_branch", o->model.weights_apart);
+    json_bool(json, "skip_dropped", o->model.skip_dropped);
     json_text(json, "recompute", step_bench_recompute(o->model.recompute));
     json_integer(json, "steps", o->steps);
     json_integer(json, "warmup", o->warmup);

@@ -103,5 +103,8 @@ struct step_work step_work_of(const struct ibot_options *o, int64_t n_masked)
     if (b->n_stages == 0) /* proj and the MLP of the last block */
         work.done_flop -= 3.0 * (tokens - needed) * (2.0 + 4.0 * b->mlp_ratio) *
                           (double)b->embed_dim * b->embed_dim;
+    for (int32_t i = 0; o->skip_dropped && b->n_stages == 0 && i + 1 < b->depth; i++)
+        work.done_flop -= 3.0 * (globals.blocks + locals.blocks) / b->depth *
+                          (double)backbone_drop_rate(b, i); /* in the mean */
     return work;
 }

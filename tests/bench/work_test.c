@@ -135,6 +135,25 @@ static void the_formula_is_the_sum_over_the_calls_of_a_vit(void **state)
     check_calls(o, 32, 16);
 }
 
+/* What stochastic depth drops is left out of the calls, and of the formula in the mean. */
+static void the_formula_leaves_out_what_is_dropped(void **state)
+{
+    struct ibot_options o = published("vit_base");
+    double all = step_work_of(&o, 0).done_flop;
+
+    (void)state;
+    o.backbone.drop_path = 0.1f;
+    assert_true(step_work_of(&o, 0).done_flop == all);
+    o.skip_dropped = true;
+    struct step_work work = step_work_of(&o, 0);
+    assert_true(work.model_flop > work.done_flop);
+    /* of twelve blocks with rates from 0 to 0.1 all but the last: 4.2 % of a student's, which is
+     * three quarters and more of all */
+    assert_in_range((int64_t)(1e4 * (all - work.done_flop) / all), 280, 420);
+    o.backbone.drop_path = 0.0f;
+    assert_true(step_work_of(&o, 0).done_flop == all);
+}
+
 /* Shifted and padded windows, an odd map to merge. */
 static void the_formula_is_the_sum_over_the_calls_of_a_swin(void **state)
 {
@@ -190,6 +209,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_of_the_published_networks_has_the_operations_of_the_budget),
         cmocka_unit_test(the_formula_is_the_sum_over_the_calls_of_a_vit),
+        cmocka_unit_test(the_formula_leaves_out_what_is_dropped),
         cmocka_unit_test(the_formula_is_the_sum_over_the_calls_of_a_swin),
         cmocka_unit_test(quartiles_are_of_the_sorted_values),
         cmocka_unit_test(json_is_nested_escaped_and_without_numbers_that_it_has_not),

@@ -255,6 +255,132 @@ static void the_norm_is_of_the_sum_as_it_is_stored(void **state)
     }
 }
 
+/* ------------------------------------------------------------------------------ dropped samples */
+
+/* The same op with all rows, and with those of dropped samples left out of branch and y. */
+struct left_out {
+    struct op_fixture f;
+    struct residual_case c;
+    struct residual_problem p;
+    int64_t n_branch, n_y; /* rows that are there */
+    struct tensor branch_shift, y_shift;
+};
+
+/* Rows of a sample whose entry in `shift` is not -1 (NULL: all), one after the other. */
+static double *rows_there(struct left_out *l, const double *rows, const double *shift, int64_t *n)
+{
+    double *there = op_zeros(&l->f, l->c.n * l->c.d);
+
+    *n = 0;
+    for (int64_t i = 0; i < l->c.n; i++)
+        if (shift[(int)l->p.sample[i]] >= 0.0)
+            memcpy(there + (*n)++ * l->c.d, rows + i * l->c.d, (size_t)l->c.d * sizeof(double));
+    return there;
+}
+
+/* `got` holds the rows of `want` that are there. */
+static void expect_rows(struct left_out *l, const char *what, struct tensor got, struct tensor want,
+                        const double *shift, double tolerance)
+{
+    int64_t n;
+    double *rows = rows_there(l, op_download(&l->f, want), shift, &n);
+
+    op_expect_values("residual_layernorm", what, op_download(&l->f, got), rows, n * l->c.d,
+                     tolerance);
+}
+
+/* Sample 0 has no branch, sample 1 no norm, each of a third of the rows. */
+static void compare_left_out(const struct residual_case *c, bool own_type, bool bias)
+{
+    struct left_out l = {.c = *c};
+    struct op_fixture *f = &l.f;
+    int64_t third = c->n / N_SAMPLES, n = c->n, d = c->d;
+    double no_branch[N_SAMPLES] = {-1.0, (double)third, (double)third};
+    double no_norm[N_SAMPLES] = {0.0, -1.0, (double)third};
+    double all[N_SAMPLES] = {0.0};
+
+    op_fixture_open(f, 12);
+    enum dtype stream = own_type ? f->dtype : DTYPE_F32;
+    l.p = make_problem(f, c, stream);
+    for (int64_t i = 0; i < n; i++) {
+        l.p.sample[i] = (double)(i / third);
+        for (int64_t j = 0; j < d && l.p.sample[i] == 1.0; j++)
+            l.p.d_y[i * d + j] = 0.0; /* of what the other run doesn't have */
+    }
+    double *branch = rows_there(&l, l.p.branch, no_branch, &l.n_branch);
+    double *d_y = rows_there(&l, l.p.d_y, no_norm, &l.n_y);
+    l.branch_shift = op_upload(f, DTYPE_I32, no_branch, N_SAMPLES, 0);
+    l.y_shift = op_upload(f, DTYPE_I32, no_norm, N_SAMPLES, 0);
+    struct residual_layernorm_args args[2];
+    struct residual_layernorm_backward_args back[2];
+    for (int part = 0; part < 2; part++) {
+        int64_t n_branch = part ? l.n_branch : n, n_y = part ? l.n_y : n;
+        args[part] = (struct residual_layernorm_args){
+            .x = op_upload(f, stream, l.p.x, n, d),
+            .branch = op_upload(f, f->dtype, part ? branch : l.p.branch, n_branch, d),
+            .scale = op_upload(f, DTYPE_F32, l.p.scale, N_SAMPLES, 0),
+            .sample = op_upload(f, DTYPE_I32, l.p.sample, n, 0),
+            .sum = op_output(f, stream, n, d),
+            .eps = (float)EPS,
+        };
+        back[part] = (struct residual_layernorm_backward_args){
+            .scale = args[part].scale,
+            .sample = args[part].sample,
+            .d_sum = op_upload(f, stream, l.p.d_sum, n, d),
+            .d_sum_out = op_output(f, stream, n, d),
+            .d_branch = op_output(f, f->dtype, n_branch, d),
+            .d_bias = bias ? op_upload(f, DTYPE_F32, op_zeros(f, d), d, 0) : (struct tensor){0},
+        };
+        if (c->norm) {
+            args[part].gamma = back[part].gamma = op_upload(f, DTYPE_F32, l.p.gamma, d, 0);
+            args[part].beta = op_upload(f, DTYPE_F32, l.p.beta, d, 0);
+            args[part].y = op_output(f, f->dtype, n_y, d);
+            args[part].mean = back[part].mean = op_output(f, DTYPE_F32, n, 0);
+            args[part].rstd = back[part].rstd = op_output(f, DTYPE_F32, n, 0);
+            back[part].d_y = op_upload(f, f->dtype, part ? d_y : l.p.d_y, n_y, d);
+            back[part].d_gamma = op_upload(f, DTYPE_F32, op_zeros(f, d), d, 0);
+            back[part].d_beta = op_upload(f, DTYPE_F32, op_zeros(f, d), d, 0);
+        }
+        if (part) {
+            args[part].branch_shift = back[part].branch_shift = l.branch_shift;
+            args[part].y_shift = back[part].y_shift = c->norm ? l.y_shift : (struct tensor){0};
+        }
+        back[part].sum = args[part].sum;
+        op_run(f->ops->residual_layernorm_forward(&f->device, &args[part]));
+        op_run(f->ops->residual_layernorm_backward(&f->device, &back[part]));
+    }
+    expect_rows(&l, "sum", args[1].sum, args[0].sum, all, 0.0);
+    expect_rows(&l, "d_sum_out", back[1].d_sum_out, back[0].d_sum_out, all, 0.0);
+    expect_rows(&l, "d_branch", back[1].d_branch, back[0].d_branch, no_branch, 0.0);
+    if (bias)
+        op_expect_values("residual_layernorm", "d_bias", op_download(f, back[1].d_bias),
+                         op_download(f, back[0].d_bias), d, 1e-5);
+    if (c->norm) {
+        expect_rows(&l, "y", args[1].y, args[0].y, no_norm, 0.0);
+        op_expect_values("residual_layernorm", "d_gamma", op_download(f, back[1].d_gamma),
+                         op_download(f, back[0].d_gamma), d, 1e-5);
+        op_expect_values("residual_layernorm", "d_beta", op_download(f, back[1].d_beta),
+                         op_download(f, back[0].d_beta), d, 1e-5);
+    }
+    op_fixture_close(f);
+}
+
+static void rows_of_dropped_samples_may_be_left_out(void **state)
+{
+    static const struct residual_case of_widths[] = {
+        {9, 37, true, true, true, 1.0, 0.0},   {30, 384, true, true, true, 1.0, 0.0},
+        {15, 768, true, true, true, 1.0, 0.0}, {6, 1024, true, true, true, 1.0, 0.0},
+        {6, 1540, true, true, true, 1.0, 0.0}, {9, 5, true, true, false, 1.0, 0.0},
+        {12, 64, true, true, false, 1.0, 0.0}, {3, 1536, true, true, true, 1.0, 0.0},
+        {300, 96, true, true, true, 1.0, 0.0},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(of_widths) / sizeof(of_widths[0]); i++)
+        for (int way = 0; way < 4; way++)
+            compare_left_out(&of_widths[i], way % 2 != 0, way / 2 != 0);
+}
+
 static void a_constant_row_gives_beta(void **state)
 {
     struct op_fixture f;
@@ -367,6 +493,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sums_may_lie_on_their_inputs),
         cmocka_unit_test(a_stream_may_have_the_type_of_its_branches),
         cmocka_unit_test(the_norm_is_of_the_sum_as_it_is_stored),
+        cmocka_unit_test(rows_of_dropped_samples_may_be_left_out),
         cmocka_unit_test(a_constant_row_gives_beta),
         cmocka_unit_test(a_missing_gradient_counts_as_zero),
         cmocka_unit_test(types_and_addresses_may_differ),

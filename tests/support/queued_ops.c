@@ -178,7 +178,7 @@ static enum status residual_layernorm_forward_queued(struct device *device,
         return residual_layernorm_of_queued(device, args);
     sum.gamma = sum.beta = sum.y = sum.mean = sum.rstd = none;
     norm.x = args->sum;
-    norm.branch = norm.scale = norm.sample = norm.sum = none;
+    norm.branch = norm.scale = norm.sum = norm.branch_shift = none;
     TRY(residual_layernorm_of_queued(device, &sum));
     return residual_layernorm_of_queued(device, &norm);
 }

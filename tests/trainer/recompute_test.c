@@ -123,6 +123,60 @@ static void a_vit_that_computes_again_has_the_same_gradients(void **state)
     }
 }
 
+/* What stochastic depth drops is multiplied by 0, or not made at all. In half precision products
+ * of fewer rows may round otherwise. */
+static void expect_nearly_same_gradients(struct ibot_options o, enum recompute level)
+{
+    static float wanted[STEPS * 300000], got[STEPS * 300000];
+    struct model_fixture all, kept;
+    bool half = backend.precision == PRECISION_BF16;
+
+    o.precision = backend.precision;
+    o.residual_stream = backend.stream;
+    open_model(&all, &o);
+    o.skip_dropped = true;
+    o.recompute = level;
+    open_model(&kept, &o);
+    size_t n = (size_t)all.ibot->student.table.n_elements;
+    assert_true(n <= 300000);
+    train(&all, wanted);
+    train(&kept, got);
+    for (int step = 0; step < STEPS; step++) {
+        double error =
+            relative_error(got + (size_t)step * n, wanted + (size_t)step * n, (int64_t)n);
+        double most = !half ? 1e-5 : step == 0 ? 4e-3 : 3e-2; /* weights differ by then */
+        if (!(error < most))
+            fail_msg("gradients of step %d differ by %g", step, error);
+    }
+    assert_true(absolute_sum(wanted, (int64_t)n) > 0.0);
+    const struct block_depth *depths = kept.ibot->student.vit.depths;
+    bool skipped = false;
+    for (int32_t i = 0; i < o.backbone.depth; i++)
+        skipped |= depths[i].attention.shift != NULL || depths[i].mlp.shift != NULL;
+    assert_true(skipped || o.backbone.drop_path > 0.9f);
+    model_fixture_close(&all);
+    model_fixture_close(&kept);
+}
+
+static void a_vit_that_skips_what_is_dropped_has_the_same_gradients(void **state)
+{
+    struct ibot_options o = vit();
+
+    (void)state;
+    o.backbone.depth = 5; /* several blocks behind each other leave out others */
+    o.backbone.drop_path = 0.7f;
+    for (enum recompute level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++)
+        expect_nearly_same_gradients(o, level);
+    o.gelu_tanh = true;
+    o.record_steps = true; /* the rest of the step */
+    o.weights_apart = true;
+    expect_nearly_same_gradients(o, RECOMPUTE_NONE);
+    o.backbone.drop_path = 0.99f; /* branches without any sample */
+    expect_nearly_same_gradients(o, RECOMPUTE_NONE);
+    o.head.norm = HEAD_NORM_BN; /* all rows in the last block */
+    expect_nearly_same_gradients(o, RECOMPUTE_BLOCKS);
+}
+
 static void a_swin_that_computes_again_has_the_same_gradients(void **state)
 {
     (void)state;
@@ -170,6 +224,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_vit_that_computes_again_has_the_same_gradients),
+        cmocka_unit_test(a_vit_that_skips_what_is_dropped_has_the_same_gradients),
         cmocka_unit_test(a_swin_that_computes_again_has_the_same_gradients),
         cmocka_unit_test(each_level_frees_what_it_says),
     };

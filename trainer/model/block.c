@@ -130,24 +130,54 @@ static enum status linear(const struct block_pass *p, const struct affine *w, st
     return p->ops->linear_forward(p->device, &args);
 }
 
+/* Rows of what is kept of n rows. */
+static int64_t rows_kept(const struct block_kept *kept, int64_t n)
+{
+    return kept != NULL && kept->shift != NULL ? kept->n_rows : n;
+}
+
+static struct tensor shift_of(const struct block_kept *kept, int64_t n_samples)
+{
+    return kept != NULL && kept->shift != NULL ? tensor_1d(kept->shift, DTYPE_I32, n_samples)
+                                               : absent();
+}
+
+/* What adds the branch up, and goes on to the next. */
+struct residual_ends {
+    float *scale;
+    int64_t n_samples;
+    int32_t *sample;                        /* of each row */
+    const struct block_kept *branch, *next; /* NULL: all */
+};
+
+static struct tensor sample_of(const struct residual_ends *ends, int64_t n)
+{
+    bool asked = ends->scale != NULL || (ends->branch != NULL && ends->branch->shift != NULL) ||
+                 (ends->next != NULL && ends->next->shift != NULL);
+
+    return asked ? tensor_1d(ends->sample, DTYPE_I32, n) : absent();
+}
+
 /* sum = x + scale * branch; y = norm(sum), over n rows. */
 static enum status residual(const struct block_pass *p, struct tensor x, struct tensor branch,
-                            float *scale, int64_t n_samples, int32_t *sample, struct tensor sum,
+                            const struct residual_ends *ends, struct tensor sum,
                             const struct affine *norm, struct tensor y, float *mean, float *rstd,
                             int64_t n)
 {
     struct residual_layernorm_args args = {
         .x = shaped(x, n, p->width),
-        .branch = shaped(branch, n, p->width),
-        .scale = scale != NULL ? vector(scale, n_samples) : absent(),
-        .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
+        .branch = shaped(branch, rows_kept(ends->branch, n), p->width),
+        .scale = ends->scale != NULL ? vector(ends->scale, ends->n_samples) : absent(),
+        .sample = sample_of(ends, n),
         .sum = shaped(sum, n, p->width),
+        .branch_shift = shift_of(ends->branch, ends->n_samples),
         .eps = p->eps,
     };
     if (y.data != NULL) {
         args.gamma = norm->weight;
         args.beta = norm->bias;
-        args.y = shaped(y, n, p->width);
+        args.y = shaped(y, rows_kept(ends->next, n), p->width);
+        args.y_shift = shift_of(ends->next, ends->n_samples);
         args.mean = p->backward ? vector(mean, n) : absent();
         args.rstd = p->backward ? vector(rstd, n) : absent();
     }
@@ -179,25 +209,45 @@ static enum status scatter(const struct block_pass *p, const struct block_rows *
 
 /* Sequences and windows lay it out differently. */
 static struct tensor lse_of(const struct block_pass *p, const struct block_weights *w,
-                            const struct block_state *s)
+                            const struct block_state *s, int64_t n)
 {
-    return w->window.side == 0 ? matrix(s->lse, p->n_tokens, p->n_heads)
-                               : matrix(s->lse, p->n_heads, p->n_tokens);
+    return w->window.side == 0 ? matrix(s->lse, n, p->n_heads) : matrix(s->lse, p->n_heads, n);
+}
+
+/* Sequences that are kept, one group after the other. */
+static int32_t kept_groups(const struct block_pass *p, const struct block_kept *kept,
+                           struct attention_group *groups)
+{
+    int32_t n = 0;
+    int64_t row = 0;
+
+    if (kept->shift == NULL) {
+        memcpy(groups, p->groups, sizeof(p->groups));
+        return p->n_groups;
+    }
+    for (int32_t i = 0; i < p->n_groups; i++) {
+        int64_t length = p->groups[i].length, n_sequences = kept->n_sequences[i];
+        if (n_sequences > 0)
+            groups[n++] = (struct attention_group){row, n_sequences, length};
+        row += n_sequences * length;
+    }
+    return n;
 }
 
 static enum status attend(const struct block_pass *p, const struct block_weights *w,
-                          struct block_state *s)
+                          struct block_state *s, const struct block_kept *kept)
 {
-    struct tensor qkv = shaped(s->qkv, p->n_tokens, 3 * p->width);
-    struct tensor out = shaped(s->attention, p->n_tokens, p->width);
-    struct tensor lse = p->backward ? lse_of(p, w, s) : absent();
+    int64_t n = rows_kept(kept, p->n_tokens);
+    struct tensor qkv = shaped(s->qkv, n, 3 * p->width);
+    struct tensor out = shaped(s->attention, n, p->width);
+    struct tensor lse = p->backward ? lse_of(p, w, s, n) : absent();
 
     if (w->window.side == 0) {
-        struct attention_args args = {
-            .qkv = qkv, .out = out, .lse = lse, .n_groups = p->n_groups, .n_heads = p->n_heads};
-        memcpy(args.groups, p->groups, sizeof(args.groups));
+        struct attention_args args = {.qkv = qkv, .out = out, .lse = lse, .n_heads = p->n_heads};
+        args.n_groups = kept_groups(p, kept, args.groups);
         return p->ops->attention_forward(p->device, &args);
     }
+    CHECK(kept->shift == NULL, "windows take all samples");
     struct window_attention_args args = {
         .qkv = qkv,
         .pad = w->window.pad,
@@ -215,13 +265,14 @@ static enum status attend(const struct block_pass *p, const struct block_weights
 
 /* d_qkv from the gradient of the attention's output. */
 static enum status attend_back(const struct block_pass *p, const struct block_weights *w,
-                               const struct block_state *s, struct tensor d_attention,
-                               struct tensor d_qkv)
+                               const struct block_state *s, const struct block_kept *kept,
+                               struct tensor d_attention, struct tensor d_qkv)
 {
-    struct tensor qkv = shaped(s->qkv, p->n_tokens, 3 * p->width);
-    struct tensor out = shaped(s->attention, p->n_tokens, p->width);
-    struct tensor lse = lse_of(p, w, s);
-    struct tensor d_out = shaped(d_attention, p->n_tokens, p->width);
+    int64_t n = rows_kept(kept, p->n_tokens);
+    struct tensor qkv = shaped(s->qkv, n, 3 * p->width);
+    struct tensor out = shaped(s->attention, n, p->width);
+    struct tensor lse = lse_of(p, w, s, n);
+    struct tensor d_out = shaped(d_attention, n, p->width);
 
     if (w->window.side == 0) {
         struct attention_backward_args args = {
@@ -229,11 +280,10 @@ static enum status attend_back(const struct block_pass *p, const struct block_we
             .qkv = qkv,
             .out = out,
             .lse = lse,
-            .d_qkv = shaped(d_qkv, p->n_tokens, 3 * p->width),
-            .n_groups = p->n_groups,
+            .d_qkv = shaped(d_qkv, n, 3 * p->width),
             .n_heads = p->n_heads,
         };
-        memcpy(args.groups, p->groups, sizeof(args.groups));
+        args.n_groups = kept_groups(p, kept, args.groups);
         return p->ops->attention_backward(p->device, &args);
     }
     struct window_attention_backward_args args = {
@@ -255,28 +305,47 @@ static enum status attend_back(const struct block_pass *p, const struct block_we
     return p->ops->window_attention_backward(p->device, &args);
 }
 
+static struct residual_ends attention_ends(const struct block_pass *p,
+                                           const struct block_depth *depth,
+                                           const struct block_rows *rows)
+{
+    return (struct residual_ends){depth->attention_scale, depth->n_samples,
+                                  rows->index != NULL ? rows->sample : p->sample, &depth->attention,
+                                  &depth->mlp};
+}
+
+static struct residual_ends mlp_ends(const struct block_pass *p, const struct block_depth *depth,
+                                     const struct block_rows *rows, const struct block_next *next)
+{
+    return (struct residual_ends){depth->mlp_scale, depth->n_samples,
+                                  rows->index != NULL ? rows->sample : p->sample, &depth->mlp,
+                                  next->kept};
+}
+
 /* From y1 to the hidden activations. */
 static enum status to_hidden(const struct block_pass *p, const struct block_weights *w,
                              struct block_state *s, const struct block_depth *depth,
                              const struct block_rows *rows)
 {
-    int64_t n = rows->n_rows;
+    int64_t n = rows->n_rows, n_attention = rows_kept(&depth->attention, p->n_tokens);
     bool chosen = rows->index != NULL;
     struct tensor attention = s->attention, x = s->x, none = absent();
+    struct residual_ends ends = attention_ends(p, depth, rows);
 
-    TRY(linear(p, &w->qkv, s->y1, p->n_tokens, s->qkv, none, ACTIVATION_NONE));
-    TRY(attend(p, w, s));
+    CHECK(!chosen || (depth->attention.shift == NULL && depth->mlp.shift == NULL));
+    TRY(linear(p, &w->qkv, s->y1, n_attention, s->qkv, none, ACTIVATION_NONE));
+    TRY(attend(p, w, s, &depth->attention));
     if (chosen) {
+        n_attention = n;
         TRY(gather(p, rows, s->x, s->x_rows));
         TRY(gather(p, rows, s->attention, s->attention_rows));
         x = s->x_rows;
         attention = s->attention_rows;
     }
-    TRY(linear(p, &w->proj, attention, n, s->branch, none, ACTIVATION_NONE));
-    TRY(residual(p, x, s->branch, depth->attention_scale, depth->n_samples,
-                 chosen ? rows->sample : p->sample, s->sum1, &w->norm2, s->y2, s->mean2, s->rstd2,
-                 n));
-    return linear(p, &w->fc1, s->y2, n, s->hidden, p->backward ? s->pre : none, p->gelu);
+    TRY(linear(p, &w->proj, attention, n_attention, s->branch, none, ACTIVATION_NONE));
+    TRY(residual(p, x, s->branch, &ends, s->sum1, &w->norm2, s->y2, s->mean2, s->rstd2, n));
+    return linear(p, &w->fc1, s->y2, rows_kept(&depth->mlp, n), s->hidden,
+                  p->backward ? s->pre : none, p->gelu);
 }
 
 enum status block_forward(const struct block_pass *p, const struct block_weights *w,
@@ -285,24 +354,30 @@ enum status block_forward(const struct block_pass *p, const struct block_weights
 {
     int64_t n = rows->n_rows;
 
+    struct residual_ends ends = mlp_ends(p, depth, rows, next);
+
     TRY(to_hidden(p, w, s, depth, rows));
-    TRY(linear(p, &w->fc2, s->hidden, n, s->branch, absent(), ACTIVATION_NONE));
-    return residual(p, s->sum1, s->branch, depth->mlp_scale, depth->n_samples,
-                    rows->index != NULL ? rows->sample : p->sample, next->x, &next->norm, next->y,
-                    next->mean, next->rstd, n);
+    TRY(linear(p, &w->fc2, s->hidden, rows_kept(&depth->mlp, n), s->branch, absent(),
+               ACTIVATION_NONE));
+    return residual(p, s->sum1, s->branch, &ends, next->x, &next->norm, next->y, next->mean,
+                    next->rstd, n);
 }
 
 /* ------------------------------------------------------------------------------ made again */
 
 /* y = norm(x), over n rows, as residual() made it. */
 static enum status norm_again(const struct block_pass *p, struct tensor x,
-                              const struct affine *norm, struct tensor y, int64_t n)
+                              const struct affine *norm, struct tensor y,
+                              const struct block_depth *depth, const struct block_kept *kept,
+                              int64_t n)
 {
     struct residual_layernorm_args args = {
         .x = shaped(x, n, p->width),
+        .sample = kept->shift != NULL ? tensor_1d(p->sample, DTYPE_I32, n) : absent(),
         .gamma = norm->weight,
         .beta = norm->bias,
-        .y = shaped(y, n, p->width),
+        .y = shaped(y, rows_kept(kept, n), p->width),
+        .y_shift = shift_of(kept, depth->n_samples),
         .eps = p->eps,
     };
     return p->ops->residual_layernorm_forward(p->device, &args);
@@ -315,13 +390,14 @@ enum status block_restore(const struct block_pass *p, const struct block_weights
     int64_t n = rows->n_rows;
 
     if (again(p, RECOMPUTE_NORMS))
-        TRY(norm_again(p, s->x, &w->norm1, s->y1, p->n_tokens));
+        TRY(norm_again(p, s->x, &w->norm1, s->y1, depth, &depth->attention, p->n_tokens));
     if (again(p, RECOMPUTE_BLOCKS))
         return to_hidden(p, w, s, depth, rows);
     if (again(p, RECOMPUTE_NORMS))
-        TRY(norm_again(p, s->sum1, &w->norm2, s->y2, n));
+        TRY(norm_again(p, s->sum1, &w->norm2, s->y2, depth, &depth->mlp, n));
     if (!again(p, RECOMPUTE_GELU))
         return STATUS_OK;
+    n = rows_kept(&depth->mlp, n);
     struct activation_args gelu = {
         .x = shaped(s->pre, n, p->hidden),
         .y = shaped(s->hidden, n, p->hidden),
@@ -429,20 +505,22 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
  * gradient goes to d_branch, that of the bias it ends in to d_bias. */
 static enum status residual_back(const struct block_pass *p, struct tensor d_y,
                                  struct tensor d_stream, struct tensor sum, float *mean,
-                                 float *rstd, const struct affine *norm, float *scale,
-                                 int64_t n_samples, int32_t *sample, struct tensor d_branch,
+                                 float *rstd, const struct affine *norm,
+                                 const struct residual_ends *ends, struct tensor d_branch,
                                  struct tensor d_bias, int64_t n)
 {
     struct residual_layernorm_backward_args args = {
         .d_sum = shaped(d_stream, n, p->width),
-        .scale = scale != NULL ? vector(scale, n_samples) : absent(),
-        .sample = scale != NULL ? tensor_1d(sample, DTYPE_I32, n) : absent(),
+        .scale = ends->scale != NULL ? vector(ends->scale, ends->n_samples) : absent(),
+        .sample = sample_of(ends, n),
         .d_sum_out = shaped(d_stream, n, p->width),
-        .d_branch = shaped(d_branch, n, p->width),
+        .d_branch = shaped(d_branch, rows_kept(ends->branch, n), p->width),
+        .branch_shift = shift_of(ends->branch, ends->n_samples),
         .d_bias = d_bias,
     };
     if (d_y.data != NULL) {
-        args.d_y = shaped(d_y, n, p->width);
+        args.d_y = shaped(d_y, rows_kept(ends->next, n), p->width);
+        args.y_shift = shift_of(ends->next, ends->n_samples);
         args.sum = shaped(sum, n, p->width);
         args.mean = vector(mean, n);
         args.rstd = vector(rstd, n);
@@ -458,23 +536,24 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
                            const struct block_rows *rows, const struct block_next *next,
                            struct block_gradients *g)
 {
-    int64_t n = rows->n_rows;
+    int64_t n = rows->n_rows, n_mlp = rows_kept(&depth->mlp, n);
+    int64_t n_attention = rows_kept(&depth->attention, n);
     bool chosen = rows->index != NULL;
-    int32_t *sample = chosen ? rows->sample : p->sample;
+    struct residual_ends attention = attention_ends(p, depth, rows);
+    struct residual_ends mlp = mlp_ends(p, depth, rows, next);
     int turn = g->turn;
     struct tensor none = absent(), d_attention = g->d_y, d_hidden = g->d_hidden[turn];
     struct tensor d_branch = g->d_branch[turn], d_proj = g->apart ? g->d_proj[turn] : d_branch;
 
     TRY(wait_for_set(p->device, g, turn));
     TRY(residual_back(p, next->y.data != NULL ? g->d_y : none, g->d_stream, next->x, next->mean,
-                      next->rstd, &next->norm, depth->mlp_scale, depth->n_samples, sample, d_branch,
-                      w->fc2.d_bias, n));
-    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, n, s->pre, d_hidden));
-    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, n, none, g->d_y));
-    TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2,
-                      depth->attention_scale, depth->n_samples, sample, d_proj, w->proj.d_bias, n));
-    TRY(linear_back(p, g, &w->proj, none, d_proj, chosen ? s->attention_rows : s->attention, n,
-                    none, g->d_y));
+                      next->rstd, &next->norm, &mlp, d_branch, w->fc2.d_bias, n));
+    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, n_mlp, s->pre, d_hidden));
+    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, n_mlp, none, g->d_y));
+    TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2, &attention,
+                      d_proj, w->proj.d_bias, n));
+    TRY(linear_back(p, g, &w->proj, none, d_proj, chosen ? s->attention_rows : s->attention,
+                    n_attention, none, g->d_y));
     if (chosen) {
         struct tensor full = g->d_rows;
         TRY(scatter(p, rows, g->d_stream, full));
@@ -485,8 +564,8 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
         d_attention = g->d_branch[g->apart ? 1 - turn : turn];
         TRY(scatter(p, rows, g->d_y, d_attention));
     }
-    TRY(attend_back(p, w, s, d_attention, g->d_qkv[turn]));
-    TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1, p->n_tokens, none,
-                    g->d_y));
+    TRY(attend_back(p, w, s, &depth->attention, d_attention, g->d_qkv[turn]));
+    TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1,
+                    rows_kept(&depth->attention, p->n_tokens), none, g->d_y));
     return end_turn(p, g);
 }

@@ -11,7 +11,14 @@
  *
  * The last block may go on with chosen rows only after its attention: the loss reads no others. Its
  * queries are made of all rows: of 24 D^2 a token 18 are spared, not 20. For the rest attention
- * would have to take sequences of many lengths, for half a percent of a step. */
+ * would have to take sequences of many lengths, for half a percent of a step.
+ *
+ * Stochastic depth drops a branch of a sample: what it would have made is multiplied by 0. Where
+ * the host has said which samples those are (struct block_kept) it is not made: the rows of the
+ * others lie close together from the norm in front of the branch to the sum behind it.
+ *
+ *   x        | s0 s0 s0 | s1 s1 s1 | s2 s2 s2 |     y1, qkv, …   | s0 s0 s0 | s2 s2 s2 |
+ */
 #ifndef IBOT_TRAINER_MODEL_BLOCK_H
 #define IBOT_TRAINER_MODEL_BLOCK_H
 
@@ -86,10 +93,19 @@ enum status block_plan_shared(struct block_state *shared, const struct block_pas
 void block_share(struct block_state *state, const struct block_state *shared,
                  const struct block_pass *pass);
 
-/* Stochastic depth of one block: scales of its two branches [S], or NULL. */
+/* The samples that a branch takes; zeroed: all. Not of blocks with windows or chosen rows. */
+struct block_kept {
+    int32_t *shift;                            /* [S] where their rows lie (ops/residual.h) */
+    int64_t n_rows;                            /* theirs; at least 1 */
+    int64_t n_sequences[ATTENTION_MAX_GROUPS]; /* of each group */
+};
+
+/* Stochastic depth of one block: scales of its two branches [S], or NULL; and what is left of them.
+ */
 struct block_depth {
     float *attention_scale, *mlp_scale;
     int64_t n_samples;
+    struct block_kept attention, mlp;
 };
 
 /* Which rows go on after the attention; n_rows == T and index NULL: all. */
@@ -104,6 +120,7 @@ struct block_next {
     struct tensor x;
     struct tensor y; /* data NULL: no norm */
     float *mean, *rstd;
+    const struct block_kept *kept; /* of the branch that takes y; NULL: all */
 };
 
 enum status block_forward(const struct block_pass *pass, const struct block_weights *weights,

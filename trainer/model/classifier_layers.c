@@ -27,7 +27,8 @@ void classifier_set_depth(struct classifier *c, bool random)
         if (backbone_drop_rate(&c->options.backbone, i) <= 0.0f)
             continue;
         if (random)
-            c->backbone.depths[i] = (struct block_depth){at, at + batch_of(c), batch_of(c)};
+            c->backbone.depths[i] = (struct block_depth){
+                .attention_scale = at, .mlp_scale = at + batch_of(c), .n_samples = batch_of(c)};
         at += 2 * batch_of(c);
     }
 }

@@ -347,6 +347,8 @@ static enum status plan_all(struct ibot **out, struct device *device, const stru
     if (options->gelu_tanh && options->head.activation == ACTIVATION_GELU)
         ibot->options.head.activation = ACTIVATION_GELU_TANH;
     ibot->records = options->record_steps && device->capture_begin != NULL && !ranks_talk(ibot);
+    ibot->skips_dropped = options->skip_dropped && options->backbone.n_stages == 0 &&
+                          options->backbone.drop_path > 0.0f && options->backbone.depth > 2;
     if (ibot->options.accumulation_steps < 1)
         ibot->options.accumulation_steps = 1;
     ibot->n_cls = (int64_t)options->batch_size * (options->n_global + options->n_local);

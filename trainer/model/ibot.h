@@ -77,6 +77,9 @@ struct ibot_options {
     int64_t bucket_bytes;                /* gradients that ranks sum at a time; 0: 32 MiB */
     bool record_steps; /* on a device that has graphs: record steps and launch them */
     enum recompute recompute;
+    bool skip_dropped;   /* a branch that stochastic depth drops is not computed to be multiplied by
+                            0: the same values. Of a ViT, and not of its last block, which goes on
+                            with chosen rows. Micro-batches are not recorded then */
     bool weights_apart;  /* gradients of the blocks' weights beside the rest of the backward, on a
                             branch of the device, at the cost of memory (block.h) */
     bool gelu_tanh;      /* GELU by tanh instead of the exact one, everywhere */

@@ -33,6 +33,7 @@ struct step_tables {
     struct step_control *control;    /* the block begins with it */
     int32_t *chunk_active;           /* [chunks] rows of each chunk that stand for a patch */
     float *depth;                    /* [random branches, V*B] scales of stochastic depth */
+    int32_t *depth_shift;            /* [random branches, V*B] where rows of what is kept lie */
     uint8_t *mask;                   /* [G*B*N] */
     int32_t *needed, *needed_sample; /* [R] student rows that the loss reads: [CLS] rows, masked */
     int32_t *teacher_rows;           /* [G*B + M] teacher rows: [CLS], masked */
@@ -115,6 +116,8 @@ struct ibot {
     bool summed;         /* the gradients, over ranks, by the last micro-batch */
     int64_t summed_from; /* element of the gradients that the sums over ranks have come to */
     bool records;        /* parts of a step are recorded and launched again */
+    bool skips_dropped;  /* what stochastic depth drops is not made: micro-batches are all different
+                          */
     struct step_graph graphs[MAX_STEP_GRAPHS];
     int32_t n_graphs;
     struct workspace workspace;
@@ -137,7 +140,7 @@ int64_t ibot_patch_rows(const struct ibot *ibot, int64_t n_masked);
 /* Places of the tables in a block that begins at base; returns its size. */
 size_t ibot_tables_layout(const struct ibot *ibot, char *base, struct step_tables *tables);
 
-/* Points the student's blocks at their scales in the tables. */
+/* Points the student's blocks at their scales in the tables; all of them take all samples. */
 void ibot_bind_depth(struct ibot *ibot);
 
 /* Fills the tables for a micro-batch and queues their copy to the device. */

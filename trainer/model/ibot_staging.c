@@ -68,6 +68,8 @@ size_t ibot_tables_layout(const struct ibot *ibot, char *base, struct step_table
     place(base, &at, &t->control, 1, sizeof(struct step_control));
     place(base, &at, &t->chunk_active, chunks, sizeof(int32_t));
     place(base, &at, &t->depth, n_random_branches(ibot) * ibot->n_cls, sizeof(float));
+    place(base, &at, &t->depth_shift,
+          ibot->skips_dropped ? n_random_branches(ibot) * ibot->n_cls : 0, sizeof(int32_t));
     place(base, &at, &t->mask, capacity, 1);
     place(base, &at, &t->needed, ibot->n_cls + capacity, sizeof(int32_t));
     place(base, &at, &t->needed_sample, ibot->n_cls + capacity, sizeof(int32_t));
@@ -84,7 +86,8 @@ void ibot_bind_depth(struct ibot *ibot)
     for (int32_t i = 0; i < ibot->options.backbone.depth; i++) {
         if (backbone_drop_rate(&ibot->options.backbone, i) <= 0.0f)
             continue;
-        backbone->depths[i] = (struct block_depth){at, at + ibot->n_cls, ibot->n_cls};
+        backbone->depths[i] = (struct block_depth){
+            .attention_scale = at, .mlp_scale = at + ibot->n_cls, .n_samples = ibot->n_cls};
         at += 2 * ibot->n_cls;
     }
 }
@@ -183,6 +186,44 @@ static void fill_depth(const struct ibot *ibot, struct step_tables *t,
             }
 }
 
+/* The samples that a branch takes, by its scales; the table is filled on the host (`shift`) and
+ * read on the device. One that takes none is left as it was, with all of them: it costs little
+ * where it can happen, which is in batches of a few images. */
+static struct block_kept keep(const struct backbone *backbone, const float *scales, int32_t *shift,
+                              int32_t *on_device)
+{
+    struct block_kept kept = {.shift = on_device};
+    int64_t sample = 0, dropped = 0;
+
+    for (int32_t g = 0; g < backbone->n_groups; g++)
+        for (int64_t i = 0; i < backbone->groups[g].n_images; i++, sample++) {
+            int64_t length = backbone->groups[g].length;
+            shift[sample] = scales[sample] != 0.0f ? (int32_t)dropped : -1;
+            dropped += scales[sample] != 0.0f ? 0 : length;
+            kept.n_sequences[g] += scales[sample] != 0.0f;
+        }
+    kept.n_rows = backbone->n_tokens - dropped;
+    return kept.n_rows > 0 && dropped > 0 ? kept : (struct block_kept){0};
+}
+
+/* Not of the last block: its chosen rows are those of all samples. */
+static void fill_kept(struct ibot *ibot, struct step_tables *t)
+{
+    struct backbone *backbone = &ibot->student.backbone;
+    int64_t drawn = 0;
+
+    for (int32_t i = 0; i + 1 < ibot->options.backbone.depth; i++) {
+        struct block_kept *branches[] = {&backbone->depths[i].attention, &backbone->depths[i].mlp};
+        if (backbone_drop_rate(&ibot->options.backbone, i) <= 0.0f)
+            continue;
+        for (int branch = 0; branch < 2; branch++, drawn++) {
+            int64_t at = drawn * ibot->n_cls;
+            *branches[branch] =
+                keep(backbone, t->depth + at, t->depth_shift + at, ibot->tables.depth_shift + at);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------------------ staging */
 
 enum status ibot_stage(struct ibot *ibot, const struct ibot_input *input,
@@ -203,6 +244,8 @@ enum status ibot_stage(struct ibot *ibot, const struct ibot_input *input,
     fill_cls_rows(ibot, t);
     fill_masked_rows(ibot, t, input->masks);
     fill_depth(ibot, t, input);
+    if (ibot->skips_dropped)
+        fill_kept(ibot, t);
     TRY(device->copy_in(device, ibot->tables.control, t->control, ibot->tables_bytes));
     TRY(device->mark(device, IBOT_MARK_STAGING + which));
     ibot->next_staging = 1 - which;

@@ -28,12 +28,13 @@ static struct block_next next_of(const struct swin *swin, int32_t block)
     const struct swin_stage *stage = swin_stage_of(swin, block);
 
     if (block + 1 == swin->options.depth)
-        return (struct block_next){swin->norm, swin->final_x, swin->final_y, swin->final_mean,
-                                   swin->final_rstd};
+        return (struct block_next){swin->norm,       swin->final_x,    swin->final_y,
+                                   swin->final_mean, swin->final_rstd, NULL};
     if (ends_stage(stage, block))
         return (struct block_next){.x = stage->end};
     const struct block_state *s = &swin->states[block + 1];
-    return (struct block_next){swin->weights[block + 1].norm1, s->x, s->y1, s->mean1, s->rstd1};
+    return (struct block_next){
+        swin->weights[block + 1].norm1, s->x, s->y1, s->mean1, s->rstd1, NULL};
 }
 
 struct tensor swin_stream(const struct swin *swin, int32_t block)

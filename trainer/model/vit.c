@@ -233,12 +233,16 @@ static struct block_next next_of(struct vit *vit, int32_t i)
 {
     if (i + 1 < vit->options.depth) {
         struct block_state *s = &vit->states[i + 1];
-        return (struct block_next){vit->weights[i + 1].norm1, s->x, s->y1, s->mean1, s->rstd1};
+        return (struct block_next){
+            vit->weights[i + 1].norm1,     s->x, s->y1, s->mean1, s->rstd1,
+            &vit->depths[i + 1].attention,
+        };
     }
     if (vit->without_norm)
         return (struct block_next){.x = vit->final_x};
-    return (struct block_next){vit->norm, vit->final_x, vit->features, vit->final_mean,
-                               vit->final_rstd};
+    return (struct block_next){
+        vit->norm, vit->final_x, vit->features, vit->final_mean, vit->final_rstd, NULL,
+    };
 }
 
 enum status vit_embed(struct vit *vit, uint8_t *mask)
@@ -246,6 +250,7 @@ enum status vit_embed(struct vit *vit, uint8_t *mask)
     struct block_pass *p = &vit->pass;
     struct block_state *first = &vit->states[0];
 
+    CHECK(vit->depths[0].attention.shift == NULL, "the first branch takes all samples");
     for (int32_t g = 0; g < vit->n_groups; g++)
         TRY(embed_group(vit, &vit->groups[g], g == 0 ? mask : NULL));
     struct residual_layernorm_args norm = {
