@@ -574,6 +574,7 @@ enum status golden_open(struct golden *g, const char *path, const struct golden_
     g->options.precision = with->precision;
     g->options.residual_stream = with->residual_stream;
     g->options.record_steps = with->record_steps;
+    g->options.skip_dropped = with->skip_dropped;
     TRY(alloc_buffers(g));
     TRY(with->open(&g->device));
     TRY(alloc_on_device(g));

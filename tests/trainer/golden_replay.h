@@ -25,7 +25,7 @@ struct golden_backend {
     const struct op_table *ops;
     enum status (*open)(struct device *);
     enum ibot_precision precision, residual_stream;
-    bool record_steps;
+    bool record_steps, skip_dropped;
     double slack[N_CATEGORIES];
 };
 

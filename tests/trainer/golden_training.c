@@ -1,8 +1,8 @@
 /* golden_training FILE [--backend cpu|queued|cuda] [--precision f32|bf16] [--residual_stream
- * f32|bf16] [--cuda_graph on|off] [--attention auto|own|cudnn]: replays the training steps stored
- * in a golden file through the model and compares every stored value. Any file of the layout is
- * accepted: all hyper-parameters are in its metadata. Exit 0 only when everything is within
- * tolerance, 77 where the backend has no device.
+ * f32|bf16] [--cuda_graph on|off] [--skip_dropped on|off] [--attention auto|own|cudnn]: replays the
+ * training steps stored in a golden file through the model and compares every stored value. Any
+ * file of the layout is accepted: all hyper-parameters are in its metadata. Exit 0 only when
+ * everything is within tolerance, 77 where the backend has no device.
  *
  * `queued` is the stand-in of tests/support for an accelerator. The program that is linked with the
  * emulated kernels calls that backend cuda_emulated. */
@@ -58,7 +58,7 @@ static int usage(void)
 {
     fprintf(stderr, "usage: golden_training FILE [--backend cpu|queued|cuda|cuda_emulated] "
                     "[--precision f32|bf16] [--residual_stream f32|bf16] [--cuda_graph on|off] "
-                    "[--attention auto|own|cudnn]\n");
+                    "[--skip_dropped on|off] [--attention auto|own|cudnn]\n");
     return 2;
 }
 
@@ -88,7 +88,7 @@ static int maker_of(const char *name)
 static int choose(struct golden_backend *out, int argc, char **argv)
 {
     const char *backend = "cpu", *precision = "f32", *graph = "on", *attention = "auto";
-    const char *stream = "f32";
+    const char *stream = "f32", *skip = "off";
     int at = 0;
 
     for (int i = 2; i + 1 < argc; i += 2)
@@ -100,22 +100,25 @@ static int choose(struct golden_backend *out, int argc, char **argv)
             stream = argv[i + 1];
         else if (strcmp(argv[i], "--cuda_graph") == 0)
             graph = argv[i + 1];
+        else if (strcmp(argv[i], "--skip_dropped") == 0)
+            skip = argv[i + 1];
         else if (strcmp(argv[i], "--attention") == 0)
             attention = argv[i + 1];
         else
             return usage();
     bool bf16 = strcmp(precision, "bf16") == 0, on = strcmp(graph, "on") == 0;
-    bool narrow = strcmp(stream, "bf16") == 0;
+    bool narrow = strcmp(stream, "bf16") == 0, skips = strcmp(skip, "on") == 0;
     while (at < N_BACKENDS && strcmp(backends[at].name, backend) != 0)
         at++;
     if (argc < 2 || argc % 2 != 0 || at == N_BACKENDS || (!bf16 && strcmp(precision, "f32") != 0) ||
         (!narrow && strcmp(stream, "f32") != 0) || (!on && strcmp(graph, "off") != 0) ||
-        maker_of(attention) > ATTENTION_BY_CUDNN)
+        (!skips && strcmp(skip, "off") != 0) || maker_of(attention) > ATTENTION_BY_CUDNN)
         return usage();
     *out = (struct golden_backend){.open = backends[at].open,
                                    .precision = bf16 ? PRECISION_BF16 : PRECISION_F32,
                                    .residual_stream = narrow ? PRECISION_BF16 : PRECISION_F32,
-                                   .record_steps = on};
+                                   .record_steps = on,
+                                   .skip_dropped = skips};
     wanted_attention = (enum attention_maker)maker_of(attention);
     memcpy(out->slack, bf16 ? half : backends[at].slack, sizeof(out->slack));
     struct device device = {0};
