@@ -148,8 +148,8 @@ def resized(rgb, short):
     return rgb if size == (w, h) else cv2.resize(rgb, size)
 
 
-def find(w, rgb):
-    image = normalised(resized(rgb, CROP))
+def slide(w, image, size):
+    """[3, h, w] -> [K, *size]"""
     h, width = image.shape[1:]
     total, count = torch.zeros(CLASSES, h, width), torch.zeros(h, width)
     for row in range(max(h - CROP + STRIDE - 1, 0) // STRIDE + 1):
@@ -158,8 +158,17 @@ def find(w, rgb):
             total[:, y:y + CROP, x:x + CROP] += logits_of(w, image[None, :, y:y + CROP, x:x + CROP])[0]
             count[y:y + CROP, x:x + CROP] += 1
     assert count.min() > 0
-    whole = F.interpolate((total / count)[None], rgb.shape[:2], mode="bilinear", align_corners=False)
-    return whole[0].argmax(0).numpy()
+    return F.interpolate((total / count)[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def find(w, rgb, ratios, flip):
+    total = 0
+    for ratio in ratios:
+        image = normalised(resized(rgb, int(CROP * ratio)))
+        total = total + slide(w, image, rgb.shape[:2]).softmax(0)
+        if flip:
+            total = total + slide(w, image.flip(2), rgb.shape[:2]).softmax(0).flip(2)
+    return total.argmax(0).numpy()
 
 
 def scores_of(found, truth):
@@ -182,24 +191,26 @@ def run(args, work, *options):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def check_evaluation(args, work, w):
+def check_evaluation(args, work, w, ratios, flip):
     rng = np.random.default_rng(3)
     sizes = [(64, 64), (150, 64), (64, 106)] + ([(90, 70), (61, 200), (400, 300)] if cv2 else [])
     scenes = [make_scene(rng, *size, False) for size in sizes]
+    masks = os.path.join(work, f"masks{len(ratios)}{flip}")
     write_scenes(os.path.join(work, "data"), "validation", scenes)
     lines = run(args, work, "--eval", "--checkpoint", os.path.join(work, "weights.safetensors"),
-                "--masks", os.path.join(work, "masks"))
+                "--masks", masks, "--img_ratios", *ratios, "--flip", "on" if flip else "off")
     with torch.no_grad():
-        found = [find(w, rgb) for rgb, _ in scenes]
+        found = [find(w, rgb, ratios, flip) for rgb, _ in scenes]
     wrong = everything = 0
     for i, f in enumerate(found):
-        mine = np.asarray(Image.open(os.path.join(work, "masks", f"{i:03d}.png")))
+        mine = np.asarray(Image.open(os.path.join(masks, f"{i:03d}.png")))
         wrong += (mine != f + 1).sum()
         everything += f.size
     scores = scores_of(found, [label for _, label in scenes])
     mine = [lines[-1][key] for key in ("miou", "aacc", "macc")]
     bad = wrong > 1e-4 * everything or not np.allclose(mine, scores, atol=0.02)
-    print(f"evaluation of {len(sizes)} pictures: {wrong} of {everything} pixels have another label; "
+    print(f"evaluation of {len(sizes)} pictures at {len(ratios)} sizes{', mirrored too' if flip else ''}: "
+          f"{wrong} of {everything} pixels have another label; "
           f"mIoU {scores[0]:.4f}, ours {mine[0]:.4f}; aAcc {scores[1]:.4f}, {mine[1]:.4f}; "
           f"mAcc {scores[2]:.4f}, {mine[2]:.4f}")
     return bad
@@ -329,7 +340,9 @@ def main():
     work = args.keep or tempfile.mkdtemp()
     w = make_weights()
     write_weights(os.path.join(work, "weights.safetensors"), w)
-    bad = check_evaluation(args, work, w)
+    bad = check_evaluation(args, work, w, (1,), False)
+    if cv2 is not None:
+        bad |= check_evaluation(args, work, w, (1, 1.25, 1.75), True)
     bad |= check_training(args, work, w, True)
     bad |= check_training(args, work, w, False)
     bad |= check_crops(args.test)

@@ -68,6 +68,13 @@ grep -q '^{"which": "test", "miou": 100.0000, "aacc": 100.0000, "macc": 100.0000
 [ ! -s "$work/unlabelled.txt" ] || fail "scores without labels"
 diff -r "$work/masks" "$work/more/masks" || fail "labels or batches change masks"
 
+# several sizes, mirrored too: other labels, which do not depend on batches
+"${eval[@]}" --data_path "$scenes" --img_ratios 0.75 1 1.5 --flip --masks "$work/sizes" >"$work/sizes.log" 2>&1 || fail "at several sizes"
+awk -v a="$(miou "$work/sizes.log" test)" 'BEGIN { exit !(a > 60) }' || fail "at several sizes $(miou "$work/sizes.log" test)"
+diff -rq "$work/masks" "$work/sizes" >/dev/null && fail "sizes change no label"
+"${eval[@]}" --data_path "$scenes" --img_ratios 0.75 1 1.5 --flip --masks "$work/sizes1" --batch_size_per_gpu 1 >/dev/null 2>&1 || fail "in other batches"
+diff -r "$work/sizes" "$work/sizes1" || fail "batches change labels"
+
 # the backbone may be trained too
 "${segment[@]}" --frozen off --layer_decay 0.8 --lr 0.005 --photometric off -o "$work/tuned" >"$work/tuned.log" 2>&1 || fail "tuning"
 awk -v last="$(miou "$work/tuned.log" last)" 'BEGIN { exit !(last > 60) }' || fail "tuned: $(miou "$work/tuned.log" last)"
@@ -95,6 +102,7 @@ expect_error 2 'ratio_range' "${segment[@]}" --ratio_range 2 1
 expect_error 2 'warmup_steps 61 exceeds' "${segment[@]}" --warmup_steps 61
 expect_error 2 'would leave gaps' "${segment[@]}" --stride 33
 expect_error 2 'would leave gaps' "${eval[@]}" --data_path "$scenes" --stride 33
+expect_error 2 'wanted at least a patch' "${eval[@]}" --data_path "$scenes" --img_ratios 0.1
 expect_error 2 'multiple of the patch' "${segment[@]}" --crop_size 30
 expect_error 2 'taps: block 5' "${segment[@]}" --taps 5
 expect_error 2 'no number of a block' "${segment[@]}" --taps 0.5 1

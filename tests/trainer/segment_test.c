@@ -258,33 +258,36 @@ static struct scene_reader *open_reader(const struct scene_data *data, int32_t n
 
 static void labels_become_classes(void **state)
 {
+    static const struct scene_sizes sizes = {2, {8, 4}};
     struct scene scenes[3] = {{.whole = {.rgb = NULL}}};
     struct scene_reader *reader;
     struct scene_data data;
 
     open_data(&data, *state);
     reader = open_reader(&data, 4, false);
-    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, 8), STATUS_OK);
+    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, &sizes), STATUS_OK);
     assert_int_equal(scenes[0].truth.labels[0], 255);
     assert_int_equal(scenes[0].truth.labels[2], 2);
     assert_int_equal(scenes[1].truth.labels[2], 3);
-    assert_int_equal(scenes[0].resized.width, 13); /* 5 x 3 to 8 down */
-    assert_int_equal(scenes[0].resized.height, 8);
+    assert_int_equal(scenes[0].resized[0].width, 13); /* 5 x 3 to 8 down */
+    assert_int_equal(scenes[0].resized[0].height, 8);
+    assert_int_equal(scenes[0].resized[1].width, 7);
+    assert_int_equal(scenes[0].resized[1].height, 4);
     scene_reader_close(&reader);
     reader = open_reader(&data, 3, true);
-    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, 8), STATUS_OK);
+    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, &sizes), STATUS_OK);
     assert_int_equal(scenes[0].truth.labels[3], 255); /* 0 is none */
     assert_int_equal(scenes[0].truth.labels[0], 255);
     assert_int_equal(scenes[0].truth.labels[1], 0);
     assert_int_equal(scenes[1].truth.labels[2], 2);
     scene_reader_close(&reader);
     reader = open_reader(&data, 3, false);
-    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, 8), STATUS_INVALID);
+    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, &sizes), STATUS_INVALID);
     assert_non_null(strstr(status_message(), "b/c.png': label 3 at pixel 2, 0: wanted 0 to 2"));
     scene_reader_close(&reader);
     put_labels(*state, "labels/z.png", 4, 6, 0);
     reader = open_reader(&data, 4, false);
-    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, 8), STATUS_MISMATCH);
+    assert_int_equal(scene_reader_scenes(reader, scenes, 0, 3, &sizes), STATUS_MISMATCH);
     assert_non_null(strstr(status_message(), "z.png' is 4 x 6 px, its picture 6 x 4"));
     scene_reader_close(&reader);
     for (int i = 0; i < 3; i++)

@@ -94,8 +94,9 @@ static void expect_the_same(const struct problem *p, uint64_t seed)
         for (int c = 0; c < k; c++)
             whole[i * k + c] /= count[i];
     }
-    struct window_maps maps = {logits, &down, &across, rows, columns, k, p->height, p->width};
-    assert_int_equal(window_maps_classify(labels, got, p->to_width, p->to_height, &maps),
+    struct window_maps maps = {logits, &down,     &across,  rows, columns,
+                               k,      p->height, p->width, false};
+    assert_int_equal(window_maps_classify(labels, got, p->to_width, p->to_height, &maps, 1),
                      STATUS_OK);
     for (int y = 0; y < p->to_height; y++)
         for (int x = 0; x < p->to_width; x++) {
@@ -136,6 +137,63 @@ static void maps_are_put_together_as_the_long_way_does(void **state)
         expect_the_same(&problems[i], i);
 }
 
+/* Of several maps the sum of softmaxes, some of the picture mirrored; each map by itself is right.
+ */
+static void several_maps_add_their_softmaxes(void **state)
+{
+    enum { K = 4, PATCH = 8, WINDOW = 32, TO_WIDTH = 37, TO_HEIGHT = 29, MAPS = 3 };
+    static const struct {
+        int height, width;
+        bool mirrored;
+    } seen[MAPS] = {{32, 40, false}, {48, 61, true}, {16, 20, true}};
+    struct rng rng = rng_open((struct rng_key){99, 0, 0, 0, RNG_TEST});
+    static struct windows down[MAPS], across[MAPS];
+    static float logits[MAPS][6 * 16 * K], alone[MAPS][TO_HEIGHT * TO_WIDTH * K];
+    static float got[TO_HEIGHT * TO_WIDTH * K];
+    static uint8_t labels[TO_HEIGHT * TO_WIDTH], one[TO_HEIGHT * TO_WIDTH];
+    struct window_maps maps[MAPS];
+
+    (void)state;
+    for (int m = 0; m < MAPS; m++) {
+        assert_int_equal(windows_plan(&down[m], seen[m].height, WINDOW, 21), STATUS_OK);
+        assert_int_equal(windows_plan(&across[m], seen[m].width, WINDOW, 21), STATUS_OK);
+        assert_in_range(down[m].n * across[m].n, 1, 6);
+        for (int i = 0; i < 6 * 16 * K; i++)
+            logits[m][i] = (float)(20.0 * rng_normal(&rng)); /* some softmaxes are all of one */
+        maps[m] = (struct window_maps){
+            .logits = logits[m],
+            .down = &down[m],
+            .across = &across[m],
+            .rows = down[m].window / PATCH,
+            .columns = across[m].window / PATCH,
+            .n_classes = K,
+            .height = seen[m].height,
+            .width = seen[m].width,
+        };
+        assert_int_equal(window_maps_classify(one, alone[m], TO_WIDTH, TO_HEIGHT, &maps[m], 1),
+                         STATUS_OK);
+        maps[m].mirrored = seen[m].mirrored;
+    }
+    assert_int_equal(window_maps_classify(labels, got, TO_WIDTH, TO_HEIGHT, maps, MAPS), STATUS_OK);
+    for (int at = 0; at < TO_HEIGHT * TO_WIDTH; at++) {
+        int x = at % TO_WIDTH, best = 0;
+        double wanted[K] = {0.0};
+        for (int m = 0; m < MAPS; m++) {
+            const float *z = alone[m] + (at - x + (seen[m].mirrored ? TO_WIDTH - 1 - x : x)) * K;
+            double sum = 0.0;
+            for (int c = 0; c < K; c++)
+                sum += exp((double)z[c]);
+            for (int c = 0; c < K; c++)
+                wanted[c] += exp((double)z[c]) / sum;
+        }
+        for (int c = 0; c < K; c++) {
+            assert_true(fabs((double)got[at * K + c] - wanted[c]) < 2e-5);
+            best = got[at * K + c] > got[at * K + best] ? c : best;
+        }
+        assert_int_equal(labels[at], best);
+    }
+}
+
 static void of_equal_classes_the_first_is_taken(void **state)
 {
     static const float logits[2 * 3] = {1.0f, 2.0f, 2.0f, 5.0f, 5.0f, 5.0f};
@@ -145,8 +203,8 @@ static void of_equal_classes_the_first_is_taken(void **state)
     (void)state;
     assert_int_equal(windows_plan(&down, 4, 4, 4), STATUS_OK);
     assert_int_equal(windows_plan(&across, 8, 4, 4), STATUS_OK);
-    struct window_maps maps = {logits, &down, &across, 1, 1, 3, 4, 8};
-    assert_int_equal(window_maps_classify(labels, NULL, 8, 1, &maps), STATUS_OK);
+    struct window_maps maps = {logits, &down, &across, 1, 1, 3, 4, 8, false};
+    assert_int_equal(window_maps_classify(labels, NULL, 8, 1, &maps, 1), STATUS_OK);
     assert_memory_equal(labels, ((const uint8_t[8]){1, 1, 1, 1, 0, 0, 0, 0}), 8);
 }
 
@@ -155,6 +213,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(windows_cover_a_side_and_end_with_it),
         cmocka_unit_test(maps_are_put_together_as_the_long_way_does),
+        cmocka_unit_test(several_maps_add_their_softmaxes),
         cmocka_unit_test(of_equal_classes_the_first_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

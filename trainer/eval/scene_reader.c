@@ -53,7 +53,8 @@ out:
 void scene_release(struct scene *scene)
 {
     picture_release(&scene->whole);
-    picture_release(&scene->resized);
+    for (int i = 0; i < SCENE_MAX_SIZES; i++)
+        picture_release(&scene->resized[i]);
     label_image_release(&scene->truth);
 }
 
@@ -183,22 +184,25 @@ enum status scene_reader_crops(struct scene_reader *r, float *pixels, uint8_t *l
 /* ------------------------------------------------------------------------------ whole */
 
 static enum status one_scene(struct scene_reader *r, struct scene *out, int64_t number,
-                             int32_t resize_px)
+                             const struct scene_sizes *sizes)
 {
     TRY(read_scene(r, omp_get_thread_num(), out, number));
-    struct scene_size size = scene_size_within(out->whole.width, out->whole.height, resize_px,
-                                               SCENE_ELONGATION * resize_px);
-    return picture_resize(&out->resized, &out->whole, size.width, size.height);
+    for (int32_t i = 0; i < sizes->n; i++) {
+        struct scene_size size = scene_size_within(out->whole.width, out->whole.height,
+                                                   sizes->px[i], SCENE_ELONGATION * sizes->px[i]);
+        TRY(picture_resize(&out->resized[i], &out->whole, size.width, size.height));
+    }
+    return STATUS_OK;
 }
 
 enum status scene_reader_scenes(struct scene_reader *r, struct scene *scenes, int64_t first,
-                                int32_t n, int32_t resize_px)
+                                int32_t n, const struct scene_sizes *sizes)
 {
     struct first_failure failure = FIRST_FAILURE_NONE;
 
-    CHECK(first >= 0 && first + n <= r->data->n);
+    CHECK(first >= 0 && first + n <= r->data->n && sizes->n <= SCENE_MAX_SIZES);
 #pragma omp parallel for schedule(dynamic) num_threads(r->n_threads)
     for (int32_t i = 0; i < n; i++)
-        first_failure_note(&failure, i, one_scene(r, &scenes[i], first + i, resize_px));
+        first_failure_note(&failure, i, one_scene(r, &scenes[i], first + i, sizes));
     return first_failure_take(&failure);
 }

@@ -31,15 +31,21 @@ enum status scene_reader_crops(struct scene_reader *reader, float *pixels, uint8
                                int64_t first, int32_t n,
                                const struct scene_crop_options *options) IBOT_WARN_UNUSED;
 
+enum { SCENE_MAX_SIZES = 8 };
+
+struct scene_sizes {
+    int32_t n, px[SCENE_MAX_SIZES];
+};
+
 /* Zeroed is valid and empty. */
 struct scene {
-    struct picture whole, resized;
+    struct picture whole, resized[SCENE_MAX_SIZES];
     struct label_image truth; /* of the size of `whole`; empty where there are no labels */
 };
-/* Scenes first .. first + n - 1 of the data, resized as scene_size_within does to resize_px and
- * SCENE_ELONGATION times that. Errors: the same. */
+/* Scenes first .. first + n - 1 of the data, resized as scene_size_within does to each of `sizes`
+ * and SCENE_ELONGATION times that. Errors: the same. */
 enum status scene_reader_scenes(struct scene_reader *reader, struct scene *scenes, int64_t first,
-                                int32_t n, int32_t resize_px) IBOT_WARN_UNUSED;
+                                int32_t n, const struct scene_sizes *sizes) IBOT_WARN_UNUSED;
 void scene_release(struct scene *scene);
 
 #endif

@@ -77,6 +77,17 @@ static const struct option_spec specs[] = {
     {WHOLE(stride, "auto", 1, 4096), .zero = "auto", .unit = "px",
      .help = "between windows that slide over a test picture; auto: two thirds of a window, 341 of "
              "512"},
+    {.name = "img_ratios",
+     .type = OPTION_FLOAT_LIST,
+     AT(img_ratios),
+     .count_offset = offsetof(struct segment_options, n_img_ratios),
+     .capacity = SEGMENT_MAX_RATIOS,
+     .text = "1",
+     .minimum = 0.01,
+     .maximum = 16,
+     .help = "sizes that a test picture is seen at, as parts of --resize_size: 0.5 0.75 1 1.25 1.5 "
+             "1.75 as mmsegmentation has them; their softmaxes are added"},
+    {SWITCH(flip, "off"), .help = "and mirrored too, at each"},
 
     {WHOLE(batch_size_per_gpu, "16", 1, 1024), .unit = "crops", .group = "Optimisation",
      .help = "at a time; of windows at most so many"},
@@ -203,6 +214,8 @@ static enum status check(const struct segment_options *o)
     TRY(check_data(o));
     if (o->n_ratio_range != 2 || o->ratio_range[0] > o->ratio_range[1])
         FAIL(STATUS_INVALID, "--ratio_range: wanted two values, the lower one first");
+    if (o->n_img_ratios < 1)
+        FAIL(STATUS_INVALID, "--img_ratios: wanted at least one");
     if (o->reduce_zero_label && o->num_classes > SEGMENT_MAX_CLASSES - 1)
         FAIL(STATUS_INVALID, "--num_classes %d: with --reduce_zero_label wanted at most %d",
              o->num_classes, SEGMENT_MAX_CLASSES - 1);

@@ -32,20 +32,26 @@ static enum status plan(const struct segment_run *run, struct grid *out, const s
     return STATUS_OK;
 }
 
-static void cut_window(uint8_t *to, const struct picture *from, const struct grid *grid, int32_t i)
+static void cut_window(uint8_t *to, const struct picture *from, const struct grid *grid, int32_t i,
+                       bool mirrored)
 {
-    int32_t top = grid->down.first[i / grid->across.n];
+    int32_t top = grid->down.first[i / grid->across.n], width = grid->across.window;
     int32_t left = grid->across.first[i % grid->across.n];
-    size_t line = 3 * (size_t)grid->across.window;
 
-    for (int32_t y = 0; y < grid->down.window; y++)
-        memcpy(to + (size_t)y * line,
-               from->rgb + 3 * ((size_t)(top + y) * (size_t)from->width + (size_t)left), line);
+    for (int32_t y = 0; y < grid->down.window; y++) {
+        const uint8_t *row = from->rgb + 3 * (size_t)(top + y) * (size_t)from->width;
+        for (int32_t x = 0; x < width && mirrored; x++)
+            memcpy(to + 3 * x, row + 3 * (from->width - 1 - left - x), 3);
+        if (!mirrored)
+            memcpy(to, row + 3 * left, 3 * (size_t)width);
+        to += 3 * width;
+    }
 }
 
-/* run->logits: the maps of all windows. */
-static enum status map_windows(struct segment_run *run, const struct picture *picture,
-                               const struct grid *grid)
+/* logits: the maps of all windows. */
+static enum status map_windows(struct segment_run *run, float *logits,
+                               const struct picture *picture, const struct grid *grid,
+                               bool mirrored)
 {
     struct device *device = &run->backend->device;
     int32_t all = grid->down.n * grid->across.n, most = run->model.batch_size;
@@ -53,37 +59,59 @@ static enum status map_windows(struct segment_run *run, const struct picture *pi
     size_t window = 3 * (size_t)height * (size_t)width;
     uint8_t *bytes = (uint8_t *)run->crops[0];
 
-    TRY(memory_grow(&run->logits, &run->logits_capacity, (size_t)(all * grid->map), sizeof(float),
-                    "logits of windows"));
     for (int32_t first = 0; first < all; first += most) {
         int32_t n = all - first < most ? all - first : most;
         struct tensor pixels = {run->pixels, DTYPE_U8, 4, {n, height, width, 3}};
         for (int32_t i = 0; i < n; i++)
-            cut_window(bytes + (size_t)i * window, picture, grid, first + i);
+            cut_window(bytes + (size_t)i * window, picture, grid, first + i, mirrored);
         TRY(device->copy_in(device, run->pixels, bytes, (size_t)n * window));
-        TRY(classifier_map(run->classifier, pixels, run->logits + first * grid->map));
+        TRY(classifier_map(run->classifier, pixels, logits + first * grid->map));
     }
     return STATUS_OK;
+}
+
+/* Room for the maps of a picture at all sizes. */
+static enum status plan_all(struct segment_run *run, struct grid *grids, const struct scene *scene)
+{
+    int64_t n = 0;
+
+    for (int32_t i = 0; i < run->sizes.n; i++) {
+        TRY(plan(run, &grids[i], &scene->resized[i]));
+        n += grids[i].down.n * grids[i].across.n * grids[i].map * (run->options->flip ? 2 : 1);
+    }
+    return memory_grow(&run->logits, &run->logits_capacity, (size_t)n, sizeof(float),
+                       "logits of windows");
 }
 
 /* found [whole]: classes. */
 static enum status classify(struct segment_run *run, uint8_t *found, const struct scene *scene)
 {
-    struct grid grid;
+    struct window_maps maps[WINDOWS_MAX_MAPS];
+    struct grid grids[SCENE_MAX_SIZES];
+    int32_t n_maps = 0;
 
-    TRY(plan(run, &grid, &scene->resized));
-    TRY(map_windows(run, &scene->resized, &grid));
-    struct window_maps maps = {
-        .logits = run->logits,
-        .down = &grid.down,
-        .across = &grid.across,
-        .rows = grid.rows,
-        .columns = grid.columns,
-        .n_classes = run->model.n_classes,
-        .height = scene->resized.height,
-        .width = scene->resized.width,
-    };
-    return window_maps_classify(found, NULL, scene->whole.width, scene->whole.height, &maps);
+    TRY(plan_all(run, grids, scene));
+    float *logits = run->logits;
+    for (int32_t i = 0; i < run->sizes.n; i++) {
+        const struct picture *picture = &scene->resized[i];
+        const struct grid *grid = &grids[i];
+        for (int mirrored = 0; mirrored < (run->options->flip ? 2 : 1); mirrored++) {
+            TRY(map_windows(run, logits, picture, grid, mirrored == 1));
+            maps[n_maps++] = (struct window_maps){
+                .logits = logits,
+                .down = &grid->down,
+                .across = &grid->across,
+                .rows = grid->rows,
+                .columns = grid->columns,
+                .n_classes = run->model.n_classes,
+                .height = picture->height,
+                .width = picture->width,
+                .mirrored = mirrored == 1,
+            };
+            logits += grid->down.n * grid->across.n * grid->map;
+        }
+    }
+    return window_maps_classify(found, NULL, scene->whole.width, scene->whole.height, maps, n_maps);
 }
 
 /* ------------------------------------------------------------------------------ masks */
@@ -151,7 +179,7 @@ enum status segment_evaluate(struct segment_run *run, struct segment_counts *cou
     for (int64_t first = 0; first < run->test.n; first += SCENES_AT_A_TIME) {
         int32_t n = run->test.n - first < SCENES_AT_A_TIME ? (int32_t)(run->test.n - first)
                                                            : SCENES_AT_A_TIME;
-        TRY_OUT(scene_reader_scenes(run->test_reader, scenes, first, n, run->crop.resize_px));
+        TRY_OUT(scene_reader_scenes(run->test_reader, scenes, first, n, &run->sizes));
         for (int32_t i = 0; i < n; i++) {
             if (run->stop != NULL && atomic_load(run->stop) != 0)
                 FAIL_OUT(STATUS_INTERRUPTED, "interrupted at test picture %lld of %lld%s",

@@ -27,6 +27,7 @@ struct segment_run {
     struct scene_reader *train_reader, *test_reader;
     struct scene_crop_options crop;
     int32_t stride;
+    struct scene_sizes sizes; /* of test pictures */
 
     /* Crops of two micro-batches, pinned, and windows of test pictures in the place of one; their
      * labels; the pixels on the device. */

@@ -250,6 +250,13 @@ static enum status plan_crops(struct segment_run *run)
         .distortion = o->photometric,
         .seed = (uint64_t)o->seed,
     };
+    run->sizes.n = o->n_img_ratios;
+    for (int32_t i = 0; i < o->n_img_ratios; i++) {
+        run->sizes.px[i] = (int32_t)((double)run->crop.resize_px * (double)o->img_ratios[i]);
+        if (run->sizes.px[i] < run->model.backbone.patch_size_px)
+            FAIL(STATUS_INVALID, "--img_ratios %g of %d px: wanted at least a patch, %d px",
+                 (double)o->img_ratios[i], run->crop.resize_px, run->model.backbone.patch_size_px);
+    }
     run->stride = o->stride > 0 ? o->stride : side * 2 / 3;
     run->stride = run->stride > 0 ? run->stride : 1;
     if (run->stride > side)

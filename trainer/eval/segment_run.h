@@ -16,6 +16,8 @@
 #include "trainer/model/classifier.h"
 #include "trainer/pretrained.h"
 
+enum { SEGMENT_MAX_RATIOS = 8 };
+
 /* As the option table has them. */
 struct segment_options {
     struct pretrained_options weights;
@@ -33,6 +35,9 @@ struct segment_options {
     int32_t crop_size, resize_size, stride; /* 0: as others say */
     float ratio_range[2];
     int32_t n_ratio_range;
+    float img_ratios[SEGMENT_MAX_RATIOS]; /* of test pictures */
+    int32_t n_img_ratios;
+    bool flip;
     double cat_max_ratio;
     bool photometric;
 

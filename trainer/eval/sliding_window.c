@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "ops/bilinear.h"
+#include "ops/vector_math.h"
 #include "proto/base/memory.h"
 
 /* ------------------------------------------------------------------------------ windows */
@@ -144,36 +145,110 @@ static uint8_t greatest(const float *values, int32_t n)
     return (uint8_t)best;
 }
 
-enum status window_maps_classify(uint8_t *labels, float *logits, int32_t to_width,
-                                 int32_t to_height, const struct window_maps *m)
+/* Adds exp(values) over their sum; values are lost. */
+static void add_softmax(float *restrict total, float *restrict values, int32_t n)
 {
-    struct cell_weights down = {0}, across = {0};
-    int64_t k = m->n_classes, line = (int64_t)m->across->n * m->columns * k;
-    float *memory = NULL; /* of each thread: columns [line], a pixel [k] */
-    enum status status;
+    float top = values[0], sum = 0.0f;
 
-    CHECK(k >= 1 && k <= 256 && m->rows >= 1 && m->columns >= 1 && to_width >= 1 && to_height >= 1);
-    TRY_OUT(weights_fill(&down, &(struct side){m->down, m->rows, m->height, to_height}));
-    TRY_OUT(weights_fill(&across, &(struct side){m->across, m->columns, m->width, to_width}));
-    TRY_OUT(memory_alloc(&memory, (size_t)omp_get_max_threads(), (size_t)(line + k) * sizeof(float),
-                         "logits of a row"));
+    for (int32_t i = 1; i < n; i++)
+        top = values[i] > top ? values[i] : top;
+    for (int32_t i = 0; i < n; i++) {
+        values[i] = vector_exp(values[i] - top);
+        sum += values[i];
+    }
+    add_scaled(total, values, 1.0f / sum, n);
+}
+
+/* Maps with their weights. */
+struct seen {
+    const struct window_maps *maps;
+    struct cell_weights down, across;
+};
+
+/* Memory of a thread: columns of all maps; a pixel of one [K]; of all [K]. */
+struct row_room {
+    float *columns, *pixel, *total;
+};
+
+static int64_t columns_of(const struct window_maps *m)
+{
+    return (int64_t)m->across->n * m->columns * m->n_classes;
+}
+
+/* room->total: of pixel x of the row whose columns there are. */
+static void sum_pixel(const struct row_room *room, const struct seen *seen, int32_t n_maps,
+                      int32_t x, int32_t to_width)
+{
+    const float *columns = room->columns;
+    int32_t k = seen->maps->n_classes;
+    float *pixel = n_maps > 1 ? room->pixel : room->total;
+
+    memset(room->total, 0, (size_t)k * sizeof(float));
+    for (int32_t m = 0; m < n_maps; m++) {
+        const struct cell_weights *across = &seen[m].across;
+        int32_t place = seen[m].maps->mirrored ? to_width - 1 - x : x;
+        memset(pixel, 0, (size_t)k * sizeof(float));
+        for (int32_t i = across->begin[place]; i < across->begin[place + 1]; i++)
+            add_scaled(pixel, columns + (int64_t)across->cell[i] * k, across->weight[i], k);
+        if (n_maps > 1)
+            add_softmax(room->total, pixel, k);
+        columns += columns_of(seen[m].maps);
+    }
+}
+
+static void one_row(uint8_t *labels, float *values, const struct row_room *room,
+                    const struct seen *seen, int32_t n_maps, int32_t y, int32_t to_width)
+{
+    int32_t k = seen->maps->n_classes;
+    float *columns = room->columns;
+
+    for (int32_t m = 0; m < n_maps; m++) {
+        sum_rows(columns, seen[m].maps, &seen[m].down, y);
+        columns += columns_of(seen[m].maps);
+    }
+    for (int32_t x = 0; x < to_width; x++) {
+        sum_pixel(room, seen, n_maps, x, to_width);
+        labels[x] = greatest(room->total, k);
+        if (values != NULL)
+            memcpy(values + (int64_t)x * k, room->total, (size_t)k * sizeof(float));
+    }
+}
+
+enum status window_maps_classify(uint8_t *labels, float *values, int32_t to_width,
+                                 int32_t to_height, const struct window_maps *maps, int32_t n_maps)
+{
+    struct seen seen[WINDOWS_MAX_MAPS] = {{.maps = NULL}};
+    int64_t k = maps->n_classes, line = 0;
+    float *memory = NULL; /* of each thread */
+    enum status status = STATUS_OK;
+
+    CHECK(n_maps >= 1 && n_maps <= WINDOWS_MAX_MAPS && k >= 1 && k <= 256);
+    CHECK(to_width >= 1 && to_height >= 1);
+    for (int32_t i = 0; i < n_maps; i++) {
+        const struct window_maps *m = &maps[i];
+        CHECK(m->rows >= 1 && m->columns >= 1 && m->n_classes == k);
+        struct side down = {m->down, m->rows, m->height, to_height};
+        struct side across = {m->across, m->columns, m->width, to_width};
+        seen[i].maps = m;
+        TRY_OUT(weights_fill(&seen[i].down, &down));
+        TRY_OUT(weights_fill(&seen[i].across, &across));
+        line += columns_of(m);
+    }
+    TRY_OUT(memory_alloc(&memory, (size_t)omp_get_max_threads(),
+                         (size_t)(line + 2 * k) * sizeof(float), "logits of a row"));
 #pragma omp parallel for schedule(dynamic, 8)
     for (int32_t y = 0; y < to_height; y++) {
-        float *columns = memory + omp_get_thread_num() * (line + k), *pixel = columns + line;
-        sum_rows(columns, m, &down, y);
-        for (int32_t x = 0; x < to_width; x++) {
-            int64_t at = (int64_t)y * to_width + x;
-            memset(pixel, 0, (size_t)k * sizeof(float));
-            for (int32_t i = across.begin[x]; i < across.begin[x + 1]; i++)
-                add_scaled(pixel, columns + across.cell[i] * k, across.weight[i], k);
-            labels[at] = greatest(pixel, (int32_t)k);
-            if (logits != NULL)
-                memcpy(logits + at * k, pixel, (size_t)k * sizeof(float));
-        }
+        float *own = memory + omp_get_thread_num() * (line + 2 * k);
+        struct row_room room = {own, own + line, own + line + k};
+        int64_t at = (int64_t)y * to_width;
+        one_row(labels + at, values != NULL ? values + at * k : NULL, &room, seen, n_maps, y,
+                to_width);
     }
 out:
-    weights_release(&down);
-    weights_release(&across);
+    for (int32_t i = 0; i < n_maps; i++) {
+        weights_release(&seen[i].down);
+        weights_release(&seen[i].across);
+    }
     memory_free(memory);
     return status;
 }
