@@ -307,29 +307,74 @@ static void a_class_has_no_more_than_its_share_if_one_of_ten_tries_says_so(void 
     picture_release(&s.picture);
 }
 
-/* By what is left of a grey of 100 in many crops: how often each draw comes. */
+/* Of 4000 draws: how many change what, and the ends of each range. */
 static void colours_change_as_often_as_they_should(void **state)
+{
+    enum { N = 4000, LEAST = N / 2 - 130, MOST = N / 2 + 130 }; /* four deviations */
+    struct rng rng = rng_open((struct rng_key){4, 0, 0, 0, RNG_TEST});
+    int brighter = 0, contrasted = 0, last = 0, saturated = 0, shifted = 0, both = 0;
+    double low[3] = {1e9, 1e9, 1e9}, high[3] = {-1e9, -1e9, -1e9};
+    bool hues[OPENCV_HUES] = {false};
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        struct scene_colours c = scene_colours_draw(&rng);
+        const double values[3] = {(double)c.brightness, (double)c.contrast, (double)c.saturation};
+        brighter += c.brightness != 0.0f;
+        contrasted += c.contrast != 1.0f;
+        last += c.contrast_last;
+        both += c.contrast_last && c.contrast != 1.0f;
+        saturated += c.saturates;
+        shifted += c.shifts;
+        assert_true(c.saturates || c.saturation == 1.0f);
+        for (int k = 0; k < 3; k++) {
+            low[k] = fmin(low[k], values[k]);
+            high[k] = fmax(high[k], values[k]);
+        }
+        if (c.shifts)
+            hues[c.hue] = true;
+    }
+    assert_in_range(brighter, LEAST, MOST);
+    assert_in_range(contrasted, LEAST, MOST);
+    assert_in_range(last, LEAST, MOST);
+    assert_in_range(both, N / 4 - 110, N / 4 + 110);
+    assert_in_range(saturated, LEAST, MOST);
+    assert_in_range(shifted, LEAST, MOST);
+    for (int i = 0; i < OPENCV_HUES; i++) /* -18 .. 17 */
+        assert_int_equal(hues[i], i < 18 || i >= OPENCV_HUES - 18);
+    assert_true(low[0] >= -32.0 && low[0] < -31.0 && high[0] <= 32.0 && high[0] > 31.0);
+    for (int k = 1; k < 3; k++)
+        assert_true(low[k] >= 0.5 && low[k] < 0.51 && high[k] <= 1.5 && high[k] > 1.49);
+}
+
+/* What is drawn is what a crop gets. */
+static void crops_get_the_colours_that_are_drawn(void **state)
 {
     struct scene_crop_options o = as_it_is(8);
     static struct scene_of_places s;
-    static float pixels[3 * 8 * 8];
+    static float pixels[2][3 * 8 * 8];
     static uint8_t labels[8 * 8];
     struct scene_crop_room room = {.labels = NULL};
-    int same = 0, n = 4000;
+    int different = 0;
 
     (void)state;
     draw_places(&s, 1);
-    memset(s.picture.rgb, 100, 3 * WIDTH * HEIGHT);
-    o.distortion = true;
-    for (uint32_t epoch = 0; epoch < (uint32_t)n; epoch++) {
-        make(pixels, labels, &s, epoch, &o, &room);
-        int grey = byte_of(pixels, 8, 0, 4, 4);
-        assert_int_equal(byte_of(pixels, 8, 1, 4, 4), grey);
-        assert_in_range(grey, 33, 198); /* (100 +- 32) * 0.5 .. 1.5 */
-        same += grey == 100;
+    for (uint32_t epoch = 0; epoch < 64; epoch++) {
+        struct rng rng = rng_open((struct rng_key){o.seed, epoch, 3, 0, RNG_JITTER});
+        struct scene_colours colours = scene_colours_draw(&rng);
+        uint8_t rgb[3];
+        o.distortion = false;
+        make(pixels[0], labels, &s, epoch, &o, &room);
+        for (int c = 0; c < 3; c++)
+            rgb[c] = (uint8_t)byte_of(pixels[0], 8, c, 4, 5);
+        scene_colours_apply(rgb, 1, &colours);
+        o.distortion = true;
+        make(pixels[1], labels, &s, epoch, &o, &room);
+        for (int c = 0; c < 3; c++)
+            assert_int_equal(byte_of(pixels[1], 8, c, 4, 5), rgb[c]);
+        different += memcmp(pixels[0], pixels[1], sizeof(pixels[0])) != 0;
     }
-    /* neither brightness nor contrast: a quarter; and what rounds to nothing of the others */
-    assert_in_range(same, 1000 - 90, 1000 + 150);
+    assert_in_range(different, 45, 64);
     scene_crop_room_release(&room);
     picture_release(&s.picture);
 }
@@ -372,6 +417,7 @@ int main(void)
         cmocka_unit_test(sizes_are_uniform_between_their_ends),
         cmocka_unit_test(a_class_has_no_more_than_its_share_if_one_of_ten_tries_says_so),
         cmocka_unit_test(colours_change_as_often_as_they_should),
+        cmocka_unit_test(crops_get_the_colours_that_are_drawn),
         cmocka_unit_test(a_crop_follows_from_seed_scene_and_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,17 +50,15 @@ struct box {
 static bool is_varied(const uint8_t *labels, int32_t width, const struct box *box, double most)
 {
     int64_t counts[256] = {0}, all = 0, greatest = 0;
-    int32_t classes = 0;
 
     for (int32_t y = box->top; y < box->top + box->height; y++)
         for (int32_t x = box->left; x < box->left + box->width; x++)
             counts[labels[(int64_t)y * width + x]]++;
     for (int i = 0; i < SCENE_IGNORED; i++) {
-        classes += counts[i] > 0;
         all += counts[i];
         greatest = counts[i] > greatest ? counts[i] : greatest;
     }
-    return classes > 1 && (double)greatest / (double)all < most;
+    return (double)greatest < most * (double)all;
 }
 
 static struct box draw_box(struct rng *rng, struct scene_size size, int32_t crop)
@@ -124,7 +122,7 @@ void scene_colours_apply(uint8_t *rgb, int64_t n, const struct scene_colours *c)
 }
 
 /* Each with probability one half, as mmsegmentation has it. */
-static struct scene_colours draw_colours(struct rng *rng)
+struct scene_colours scene_colours_draw(struct rng *rng)
 {
     struct scene_colours c = {.contrast = 1.0f, .saturation = 1.0f};
 
@@ -218,7 +216,7 @@ enum status scene_crop_make(float *pixels, uint8_t *labels, const struct scene_v
     TRY(picture_reserve(&room->crop, box.width, box.height));
     cut(room, labels, &box, rng_below(&mirror, 2) == 1, o->crop_px);
     if (o->distortion) {
-        struct scene_colours colours = draw_colours(&jitter);
+        struct scene_colours colours = scene_colours_draw(&jitter);
         scene_colours_apply(room->crop.rgb, (int64_t)box.width * box.height, &colours);
     }
     normalise(pixels, &room->crop, o->crop_px);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "proto/base/rng.h"
 #include "trainer/eval/picture_file.h"
 
 enum {
@@ -46,6 +47,8 @@ struct scene_colours {
     int32_t hue;            /* 0 .. 179 */
     bool saturates, shifts; /* each goes through HSV, and comes back not quite the same */
 };
+/* Each change with probability one half. */
+struct scene_colours scene_colours_draw(struct rng *rng);
 void scene_colours_apply(uint8_t *rgb, int64_t n, const struct scene_colours *colours);
 
 /* Memory of a thread; zeroed is valid and empty. */
