@@ -61,7 +61,9 @@ enum status attention_by_choice(struct device *device, const struct attention_ca
     enum attention_maker maker = attention_maker_of(device);
     struct attention_cudnn_plan *plan = NULL;
 
-    if (maker != ATTENTION_BY_OWN && maker != ATTENTION_BY_FORMER && is_open(call, shape.head_dim))
+    bool planned = maker == ATTENTION_BY_CUDNN || !call->changing;
+    if (maker != ATTENTION_BY_OWN && maker != ATTENTION_BY_FORMER && planned &&
+        is_open(call, shape.head_dim))
         TRY(attention_cudnn_find(device, kind, &shape, &plan));
     if (plan == NULL)
         return attention_by_own(device, call, maker == ATTENTION_BY_FORMER);

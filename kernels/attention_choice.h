@@ -15,11 +15,14 @@ struct attention_call {
     struct tensor qkv, out, lse, d_out, d_qkv;
     struct attention_group group;
     int32_t n_heads;
+    bool changing;
 };
 
-/* Computes it by what kernels_attention_by has said. Plans are made, and if the device is to tune
- * itself all are measured, at the first call of a shape, which must not be in a captured step.
- * Errors: STATUS_UNSUPPORTED (the type), STATUS_DEVICE. */
+/* Computes it by what kernels_attention_by has said. A plan of cuDNN's is for one number of
+ * sequences: where that changes it is computed by the own kernels, unless cuDNN was asked for.
+ * Plans are made, and if the device is to tune itself all are measured, at the first call of a
+ * shape, which must not be in a captured step. Errors: STATUS_UNSUPPORTED (the type),
+ * STATUS_DEVICE. */
 enum status attention_by_choice(struct device *device,
                                 const struct attention_call *call) IBOT_WARN_UNUSED;
 

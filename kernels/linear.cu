@@ -285,6 +285,7 @@ enum status linear_forward_cuda(struct device *device, const struct linear_args 
         return STATUS_OK;
     product.m = n_out;
     product.n = n;
+    product.most_n = args->most_rows;
     product.k = n_in;
     product.a_transposed = true;
     product.operand = args->x.dtype;
@@ -326,6 +327,7 @@ static enum status input_gradient(struct device *device, const struct linear_bac
     TRY(check_operands(&args->d_y, &args->weight, "linear_backward"));
     product.m = n_in;
     product.n = n;
+    product.most_n = args->most_rows;
     product.k = n_out;
     product.operand = args->d_y.dtype;
     product.result = args->d_x.dtype;
@@ -358,6 +360,7 @@ static enum status weight_gradient(struct device *device, const struct linear_ba
     product.m = n_in;
     product.n = n_out;
     product.k = n;
+    product.most_k = args->most_rows;
     product.b_transposed = true;
     product.operand = args->d_y.dtype;
     product.result = DTYPE_F32;

@@ -39,6 +39,16 @@ static int32_t alignment_of(const void *pointer)
     return pointer == NULL || alignment > MOST_ALIGNMENT ? MOST_ALIGNMENT : (int32_t)alignment;
 }
 
+/* The product that the plan of one of changing sizes is made for. */
+static struct matmul at_most(const struct matmul *m)
+{
+    struct matmul most = *m;
+
+    most.n = m->most_n > m->n ? m->most_n : m->n;
+    most.k = m->most_k > m->k ? m->most_k : m->k;
+    return most;
+}
+
 static struct matmul_key key_of(const struct matmul *m)
 {
     struct matmul_key key;
@@ -115,6 +125,8 @@ enum status matmul_describe(struct matmul_plan *plan, const struct matmul *m)
     cudaDataType_t operand = type_of(m->operand), result = type_of(m->result);
 
     plan->key = key_of(m);
+    plan->n = m->n;
+    plan->k = m->k;
     CUBLAS_TRY(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     TRY(set(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof(op_a)));
     TRY(set(plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof(op_b)));
@@ -242,7 +254,8 @@ static enum status find_plan(struct device *device, const struct matmul *m,
                              struct matmul_plan **out)
 {
     struct cuda_device *cuda = cuda_device_of(device);
-    struct matmul_key key = key_of(m);
+    struct matmul most = at_most(m);
+    struct matmul_key key = key_of(&most);
     struct matmul_plans *plans;
 
     TRY(find_plans(cuda, &plans));
@@ -255,7 +268,7 @@ static enum status find_plan(struct device *device, const struct matmul *m,
                     "matrix product plans"));
     struct matmul_plan *plan = &plans->plans[plans->n];
     memset(plan, 0, sizeof(*plan));
-    enum status status = make_plan(&plans->tuning, cuda, plan, m);
+    enum status status = make_plan(&plans->tuning, cuda, plan, &most);
     if (status != STATUS_OK) {
         matmul_plan_release(plan);
         return status;
@@ -290,6 +303,61 @@ cublasStatus_t matmul_launch(struct cuda_device *cuda, const struct matmul_plan 
                           branch->matmul_workspace, candidate->workspace_bytes, branch->stream);
 }
 
+static enum status set_size(cublasLtMatrixLayout_t layout, bool transposed, int64_t rows,
+                            int64_t columns)
+{
+    uint64_t n_rows = (uint64_t)(transposed ? columns : rows);
+    uint64_t n_columns = (uint64_t)(transposed ? rows : columns);
+
+    CUBLAS_TRY(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &n_rows,
+                                                sizeof(n_rows)));
+    CUBLAS_TRY(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &n_columns,
+                                                sizeof(n_columns)));
+    return STATUS_OK;
+}
+
+/* The plan's layouts become those of a product of n and k. */
+static enum status lay_out(struct matmul_plan *plan, int64_t n, int64_t k)
+{
+    const struct matmul_key *key = &plan->key;
+
+    if (plan->n == n && plan->k == k)
+        return STATUS_OK;
+    TRY(set_size(plan->a, key->a_transposed, key->m, k));
+    TRY(set_size(plan->b, key->b_transposed, k, n));
+    TRY(set_size(plan->d, false, key->m, n));
+    plan->n = n;
+    plan->k = k;
+    return STATUS_OK;
+}
+
+/* The plan's algorithm where it does for a product of another size, else the library's first
+ * choice. */
+static enum status choose_for_size(const struct cuda_device *cuda, const struct matmul_plan *plan,
+                                   struct matmul_candidate *out)
+{
+    cublasLtMatmulHeuristicResult_t result;
+    int n = 0;
+
+    *out = plan->choice;
+    memset(&result, 0, sizeof(result));
+    if (cublasLtMatmulAlgoCheck(cuda->matmul, plan->product, plan->a, plan->b, plan->d, plan->d,
+                                &out->algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+        result.state == CUBLAS_STATUS_SUCCESS &&
+        result.workspaceSize <= cuda->matmul_workspace_bytes) {
+        out->workspace_bytes = result.workspaceSize;
+        return STATUS_OK;
+    }
+    TRY(matmul_candidates(cuda, plan, out, 1, &n));
+    if (n == 0)
+        FAIL(STATUS_UNSUPPORTED,
+             "cuBLASLt has an algorithm for a product of %lld x %lld x %lld, and none for %lld x "
+             "%lld x %lld",
+             (long long)plan->key.m, (long long)plan->key.n, (long long)plan->key.k,
+             (long long)plan->key.m, (long long)plan->n, (long long)plan->k);
+    return STATUS_OK;
+}
+
 enum status matmul_run(struct device *device, const struct matmul *m)
 {
     struct cuda_device *cuda = cuda_device_of(device);
@@ -303,11 +371,18 @@ enum status matmul_run(struct device *device, const struct matmul *m)
              (long long)m->m, (long long)m->n, (long long)m->k, (int)m->operand, (int)m->result,
              (int)m->epilogue);
     TRY(set_pointers(plan, m));
+    struct matmul most = at_most(m);
+    struct matmul_candidate choice;
     if (!plan->settled && !cuda->capturing) {
         struct matmul_plans *plans = cuda->matmul_plans.state;
-        TRY(matmul_tune(&plans->tuning, device, plan, m));
+        TRY(lay_out(plan, most.n, most.k));
+        TRY(matmul_tune(&plans->tuning, device, plan, &most));
     }
-    CUBLAS_TRY(matmul_launch(cuda, plan, m, &plan->choice));
+    TRY(lay_out(plan, m->n, m->k));
+    choice = plan->choice;
+    if (m->n != most.n || m->k != most.k)
+        TRY(choose_for_size(cuda, plan, &choice));
+    CUBLAS_TRY(matmul_launch(cuda, plan, m, &choice));
     return STATUS_OK;
 }
 

@@ -39,6 +39,9 @@ struct matmul {
     enum dtype bias_type;
     void *aux; /* [m, n], leading dimension ld_aux, of the type of d */
     int64_t ld_aux;
+    /* Where n or k is another one at each call: the most it will be, for which algorithms are
+     * chosen, and measured if so; 0: n, k. All matrices have memory for that many. */
+    int64_t most_n, most_k;
 };
 
 /* Does the library have an algorithm for it? The pointers count by their alignment alone. */

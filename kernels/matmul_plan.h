@@ -29,6 +29,7 @@ struct matmul_plan {
     bool supported;
     bool settled; /* the choice is final: kept in the file, measured, or not to be measured */
     struct matmul_candidate choice;
+    int64_t n, k; /* that the layouts say now: a product of fewer rows may have been the last */
 };
 
 /* How choices are made, and what is known of them. */

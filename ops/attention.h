@@ -26,6 +26,7 @@ struct attention_args {
     struct tensor qkv, out, lse;
     struct attention_group groups[ATTENTION_MAX_GROUPS];
     int32_t n_groups, n_heads;
+    bool changing; /* the next call has other numbers of sequences: nothing is planned for these */
 };
 
 /* d_qkv [T, 3D] out, from d_out [T, D] and the forward's qkv, out, lse. */
@@ -33,6 +34,7 @@ struct attention_backward_args {
     struct tensor d_out, qkv, out, lse, d_qkv;
     struct attention_group groups[ATTENTION_MAX_GROUPS];
     int32_t n_groups, n_heads;
+    bool changing;
 };
 
 /* map [n_sequences, H, L, L] f32 out: the attention probabilities of one group (analysis). */

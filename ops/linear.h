@@ -23,9 +23,12 @@ enum activation { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_RELU, ACTIVATION_
  *                     of the next layer needs; absent with ACTIVATION_NONE, or without a backward
  * Aliasing: none. Errors: STATUS_UNSUPPORTED for the dtypes, STATUS_DEVICE. Shapes are CHECKed.
  * CPU ops/linear.c (CBLAS), CUDA kernels/linear.cu (cuBLASLt; fastest where bias, pre and y have
- * one type and the activation is none or GELU by tanh). */
+ * one type and the activation is none or GELU by tanh).
+ * most_rows: where N is another one at each call, the most it will be, for which a library's
+ * algorithms are chosen; x, y and pre have memory for that many. 0: N. */
 struct linear_args {
     struct tensor x, weight, bias, y, pre;
+    int64_t most_rows;
     enum activation activation;
 };
 
@@ -41,6 +44,7 @@ struct linear_args {
  * Aliasing: none. */
 struct linear_backward_args {
     struct tensor d_y, x, weight, pre, d_x, d_weight, d_bias;
+    int64_t most_rows; /* as above, of d_y, x, pre and d_x */
     enum activation activation;
 };
 

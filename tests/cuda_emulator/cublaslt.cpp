@@ -96,7 +96,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     cublasStatus_t status = check_product(descriptor, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS)
         return status;
-    if (!is_algorithm(algorithm, &chosen) || chosen.product != hash_of(*descriptor, a, b, c, d))
+    if (!is_algorithm(algorithm, &chosen) || !suits(chosen, *descriptor, a, b, c, d))
         return refuse_product(CUBLAS_STATUS_INVALID_VALUE,
                               "the algorithm was chosen for another product");
     product p = {};

@@ -39,11 +39,12 @@ namespace emulator
 /* What an algorithm was chosen for, and how it sums: cublasLtMatmulAlgo_t holds this. */
 struct choice {
     uint64_t check;   /* of what follows */
-    uint64_t product; /* hash */
+    uint64_t product; /* hash, without n and k */
     uint64_t workspace_bytes;
     uint32_t alignment[4];
     uint32_t n_parts; /* of the sum over k */
     uint32_t scheme;  /* that puts them together */
+    uint32_t n, k;    /* columns of d, and what is summed over */
 };
 static_assert(sizeof(choice) <= sizeof(cublasLtMatmulAlgo_t), "an algorithm holds a choice");
 
@@ -55,9 +56,17 @@ cublasStatus_t refuse_product(cublasStatus_t status, const char *format, ...)
 cublasStatus_t check_product(const cublasLtMatmulDescOpaque *product, cublasLtMatrixLayout_t a,
                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
                              cublasLtMatrixLayout_t d);
-/* Of all that an algorithm is chosen by. */
+/* Of all that an algorithm is chosen by but n and k. */
 uint64_t hash_of(const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t a,
                  cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d);
+
+/* Does an algorithm do for a product? For one with other n and k than it was chosen for it may; as
+ * with the library, whether it does is to be asked (cublasLtMatmulAlgoCheck). */
+bool suits(const choice &chosen, const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t a,
+           cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d);
+
+/* What is summed over. */
+uint64_t depth_of(const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t a);
 
 /* Does the epilogue read or write a vector, another matrix? */
 bool wants_bias(unsigned epilogue);

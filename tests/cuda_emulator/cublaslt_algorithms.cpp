@@ -54,7 +54,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     cublasStatus_t status = check_product(product, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS)
         return status;
-    uint64_t k = product->trans_a == CUBLAS_OP_T ? a->rows : a->columns;
+    uint64_t k = depth_of(*product, a);
     uint64_t most = preference->most_workspace_bytes;
     for (const auto &kind : kinds) {
         bool parts = kind.scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
@@ -68,6 +68,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
         if (!parts && kind.wants_workspace)
             chosen.workspace_bytes = most < WORKSPACE_BYTES ? most : (uint64_t)WORKSPACE_BYTES;
         memcpy(chosen.alignment, preference->alignment, sizeof(chosen.alignment));
+        chosen.n = (uint32_t)d->columns;
+        chosen.k = (uint32_t)k;
         chosen.n_parts = kind.n_parts;
         chosen.scheme = kind.scheme;
         chosen.check = check_of(chosen);
@@ -95,7 +97,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
     cublasStatus_t status = check_product(product, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS)
         return status;
-    if (!is_algorithm(algorithm, &chosen) || chosen.product != hash_of(*product, a, b, c, d))
+    if (!is_algorithm(algorithm, &chosen) || !suits(chosen, *product, a, b, c, d))
         return CUBLAS_STATUS_INVALID_VALUE;
     result->state = CUBLAS_STATUS_SUCCESS;
     result->workspaceSize = chosen.workspace_bytes;

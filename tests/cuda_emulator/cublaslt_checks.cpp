@@ -137,12 +137,30 @@ uint64_t hash_of(const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t
     auto add = [&hash](uint64_t value) { hash = (hash ^ value) * 0x100000001b3u; };
 
     for (const cublasLtMatrixLayoutOpaque *layout : {a, b, c, d})
-        for (uint64_t value : {(uint64_t)layout->type, layout->rows, layout->columns,
-                               (uint64_t)layout->ld, (uint64_t)layout->n_batches})
+        for (uint64_t value :
+             {(uint64_t)layout->type, (uint64_t)layout->ld, (uint64_t)layout->n_batches})
             add(value);
-    for (uint64_t value : {(uint64_t)product.trans_a, (uint64_t)product.trans_b,
+    for (uint64_t value : {d->rows, (uint64_t)product.trans_a, (uint64_t)product.trans_b,
                            (uint64_t)product.epilogue, (uint64_t)product.aux_ld})
         add(value);
     return hash;
+}
+
+uint64_t depth_of(const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t a)
+{
+    return product.trans_a == CUBLAS_OP_T ? a->rows : a->columns;
+}
+
+bool suits(const choice &chosen, const cublasLtMatmulDescOpaque &product, cublasLtMatrixLayout_t a,
+           cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d)
+{
+    uint64_t n = d->columns, k = depth_of(product, a);
+
+    if (chosen.product != hash_of(product, a, b, c, d))
+        return false;
+    if (n == chosen.n && k == chosen.k)
+        return true;
+    /* some do, some don't */
+    return n <= chosen.n && k >= chosen.n_parts && (n + k) % 3 != 1;
 }
 } // namespace emulator

@@ -115,21 +115,6 @@ enum status block_plan_gradients(struct block_gradients *g, enum dtype dtype, en
 
 /* ------------------------------------------------------------------------------ forward */
 
-static enum status linear(const struct block_pass *p, const struct affine *w, struct tensor x,
-                          int64_t n, struct tensor y, struct tensor pre, enum activation activation)
-{
-    int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
-    struct linear_args args = {
-        .x = shaped(x, n, n_in),
-        .weight = w->weight,
-        .bias = w->bias,
-        .y = shaped(y, n, n_out),
-        .pre = pre.data != NULL ? shaped(pre, n, n_out) : absent(),
-        .activation = activation,
-    };
-    return p->ops->linear_forward(p->device, &args);
-}
-
 /* Rows of what is kept of n rows. */
 static int64_t rows_kept(const struct block_kept *kept, int64_t n)
 {
@@ -140,6 +125,27 @@ static struct tensor shift_of(const struct block_kept *kept, int64_t n_samples)
 {
     return kept != NULL && kept->shift != NULL ? tensor_1d(kept->shift, DTYPE_I32, n_samples)
                                                : absent();
+}
+
+/* Of what is kept of n rows. */
+static enum status linear(const struct block_pass *p, const struct affine *w, struct tensor x,
+                          const struct block_kept *kept, int64_t n, struct tensor y,
+                          struct tensor pre, enum activation activation)
+{
+    int64_t most = kept->shift != NULL ? n : 0; /* there are others at the next step */
+    int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
+
+    n = rows_kept(kept, n);
+    struct linear_args args = {
+        .x = shaped(x, n, n_in),
+        .weight = w->weight,
+        .bias = w->bias,
+        .y = shaped(y, n, n_out),
+        .pre = pre.data != NULL ? shaped(pre, n, n_out) : absent(),
+        .most_rows = most,
+        .activation = activation,
+    };
+    return p->ops->linear_forward(p->device, &args);
 }
 
 /* What adds the branch up, and goes on to the next. */
@@ -245,6 +251,7 @@ static enum status attend(const struct block_pass *p, const struct block_weights
     if (w->window.side == 0) {
         struct attention_args args = {.qkv = qkv, .out = out, .lse = lse, .n_heads = p->n_heads};
         args.n_groups = kept_groups(p, kept, args.groups);
+        args.changing = kept->shift != NULL;
         return p->ops->attention_forward(p->device, &args);
     }
     CHECK(kept->shift == NULL, "windows take all samples");
@@ -284,6 +291,7 @@ static enum status attend_back(const struct block_pass *p, const struct block_we
             .n_heads = p->n_heads,
         };
         args.n_groups = kept_groups(p, kept, args.groups);
+        args.changing = kept->shift != NULL;
         return p->ops->attention_backward(p->device, &args);
     }
     struct window_attention_backward_args args = {
@@ -327,25 +335,24 @@ static enum status to_hidden(const struct block_pass *p, const struct block_weig
                              struct block_state *s, const struct block_depth *depth,
                              const struct block_rows *rows)
 {
-    int64_t n = rows->n_rows, n_attention = rows_kept(&depth->attention, p->n_tokens);
+    int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
     struct tensor attention = s->attention, x = s->x, none = absent();
     struct residual_ends ends = attention_ends(p, depth, rows);
 
     CHECK(!chosen || (depth->attention.shift == NULL && depth->mlp.shift == NULL));
-    TRY(linear(p, &w->qkv, s->y1, n_attention, s->qkv, none, ACTIVATION_NONE));
+    TRY(linear(p, &w->qkv, s->y1, &depth->attention, p->n_tokens, s->qkv, none, ACTIVATION_NONE));
     TRY(attend(p, w, s, &depth->attention));
     if (chosen) {
-        n_attention = n;
         TRY(gather(p, rows, s->x, s->x_rows));
         TRY(gather(p, rows, s->attention, s->attention_rows));
         x = s->x_rows;
         attention = s->attention_rows;
     }
-    TRY(linear(p, &w->proj, attention, n_attention, s->branch, none, ACTIVATION_NONE));
+    TRY(linear(p, &w->proj, attention, &depth->attention, n, s->branch, none, ACTIVATION_NONE));
     TRY(residual(p, x, s->branch, &ends, s->sum1, &w->norm2, s->y2, s->mean2, s->rstd2, n));
-    return linear(p, &w->fc1, s->y2, rows_kept(&depth->mlp, n), s->hidden,
-                  p->backward ? s->pre : none, p->gelu);
+    return linear(p, &w->fc1, s->y2, &depth->mlp, n, s->hidden, p->backward ? s->pre : none,
+                  p->gelu);
 }
 
 enum status block_forward(const struct block_pass *p, const struct block_weights *w,
@@ -357,8 +364,7 @@ enum status block_forward(const struct block_pass *p, const struct block_weights
     struct residual_ends ends = mlp_ends(p, depth, rows, next);
 
     TRY(to_hidden(p, w, s, depth, rows));
-    TRY(linear(p, &w->fc2, s->hidden, rows_kept(&depth->mlp, n), s->branch, absent(),
-               ACTIVATION_NONE));
+    TRY(linear(p, &w->fc2, s->hidden, &depth->mlp, n, s->branch, absent(), ACTIVATION_NONE));
     return residual(p, s->sum1, s->branch, &ends, next->x, &next->norm, next->y, next->mean,
                     next->rstd, n);
 }
@@ -481,9 +487,13 @@ static enum status end_turn(const struct block_pass *p, struct block_gradients *
 /* d_bias absent: it is done. */
 static enum status linear_back(const struct block_pass *p, struct block_gradients *g,
                                const struct affine *w, struct tensor d_bias, struct tensor d_y,
-                               struct tensor x, int64_t n, struct tensor pre, struct tensor d_x)
+                               struct tensor x, const struct block_kept *kept, int64_t n,
+                               struct tensor pre, struct tensor d_x)
 {
     int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
+    int64_t most = kept->shift != NULL ? n : 0;
+
+    n = rows_kept(kept, n);
     struct linear_backward_args args = {
         .d_y = shaped(d_y, n, n_out),
         .x = shaped(x, n, n_in),
@@ -492,6 +502,7 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
         .d_x = shaped(d_x, n, n_in),
         .d_weight = w->d_weight,
         .d_bias = d_bias,
+        .most_rows = most,
         .activation = pre.data != NULL ? p->gelu : ACTIVATION_NONE,
     };
     if (g->apart) {
@@ -536,8 +547,7 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
                            const struct block_rows *rows, const struct block_next *next,
                            struct block_gradients *g)
 {
-    int64_t n = rows->n_rows, n_mlp = rows_kept(&depth->mlp, n);
-    int64_t n_attention = rows_kept(&depth->attention, n);
+    int64_t n = rows->n_rows;
     bool chosen = rows->index != NULL;
     struct residual_ends attention = attention_ends(p, depth, rows);
     struct residual_ends mlp = mlp_ends(p, depth, rows, next);
@@ -548,12 +558,12 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     TRY(wait_for_set(p->device, g, turn));
     TRY(residual_back(p, next->y.data != NULL ? g->d_y : none, g->d_stream, next->x, next->mean,
                       next->rstd, &next->norm, &mlp, d_branch, w->fc2.d_bias, n));
-    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, n_mlp, s->pre, d_hidden));
-    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, n_mlp, none, g->d_y));
+    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, &depth->mlp, n, s->pre, d_hidden));
+    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, &depth->mlp, n, none, g->d_y));
     TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2, &attention,
                       d_proj, w->proj.d_bias, n));
     TRY(linear_back(p, g, &w->proj, none, d_proj, chosen ? s->attention_rows : s->attention,
-                    n_attention, none, g->d_y));
+                    &depth->attention, n, none, g->d_y));
     if (chosen) {
         struct tensor full = g->d_rows;
         TRY(scatter(p, rows, g->d_stream, full));
@@ -565,7 +575,7 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
         TRY(scatter(p, rows, g->d_y, d_attention));
     }
     TRY(attend_back(p, w, s, &depth->attention, d_attention, g->d_qkv[turn]));
-    TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1,
-                    rows_kept(&depth->attention, p->n_tokens), none, g->d_y));
+    TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1, &depth->attention,
+                    p->n_tokens, none, g->d_y));
     return end_turn(p, g);
 }
