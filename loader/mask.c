@@ -6,6 +6,12 @@
 
 #include "loader/log_uniform.h"
 
+/* The decimal fraction that a share was written as: 0.7 as a float is less, and 69 of 100 cells. */
+static double as_written(float share)
+{
+    return rint((double)share * 1e7) / 1e7;
+}
+
 double mask_ratio_draw(struct rng *rng, const struct data_spec *spec, int32_t epoch)
 {
     double ratios[DATA_SPEC_MAX_RATIOS] = {0};
@@ -14,7 +20,7 @@ double mask_ratio_draw(struct rng *rng, const struct data_spec *spec, int32_t ep
     if (n == 0 || epoch < spec->pred_start_epoch)
         return 0.0;
     for (int32_t i = 0; i < n; i++) {
-        double ratio = (double)spec->pred_ratio[i], half = (double)spec->pred_ratio_var[i];
+        double ratio = as_written(spec->pred_ratio[i]), half = as_written(spec->pred_ratio_var[i]);
         ratios[i] = half > 0.0 ? rng_range(rng, ratio - half, ratio + half) : ratio;
     }
     return ratios[n > 1 ? rng_below(rng, (uint32_t)n) : 0];
@@ -59,10 +65,10 @@ static int32_t draw_blocks(struct rng *rng, const float aspect[2], double high, 
     return count;
 }
 
-/* Exactly trunc(high) cells, by selection sampling in cell order. */
+/* Exactly trunc(high) cells, all where there are no more, by selection sampling in cell order. */
 static int32_t draw_random(struct rng *rng, double high, int32_t n, uint8_t *cells)
 {
-    int32_t wanted = (int32_t)high, left = wanted;
+    int32_t wanted = high < n ? (int32_t)high : n, left = wanted;
 
     for (int32_t i = 0; i < n && left > 0; i++)
         if ((int32_t)rng_below(rng, (uint32_t)(n - i)) < left) {

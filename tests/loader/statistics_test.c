@@ -152,6 +152,57 @@ static void before_the_start_epoch_nothing_is_masked(void **state)
     }
 }
 
+/* trunc(ratio * cells), of the ratio in decimal: 0.7 and 0.9 are less as floats. */
+static void single_patches_are_as_many_as_the_ratio_says(void **state)
+{
+    static const struct {
+        float ratio;
+        int grid, n;
+    } cases[] = {{0.7f, 10, 70}, {0.9f, 10, 90},  {0.3f, 10, 30}, {0.35f, 20, 140},
+                 {0.3f, 14, 58}, {1.0f, 14, 196}, {0.0f, 14, 0},  {0.255f, 2, 1}};
+    uint8_t mask[400];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct data_spec spec = data_spec_default();
+        struct rng rng = stream((uint32_t)i, RNG_MASK);
+        int grid = cases[i].grid, sum = 0;
+        spec.mask_shape = MASK_RANDOM;
+        spec.n_pred_ratios = 1;
+        spec.pred_ratio[0] = cases[i].ratio;
+        spec.pred_ratio_var[0] = 0.0f;
+        double ratio = mask_ratio_draw(&rng, &spec, 0);
+        assert_int_equal(mask_draw(&rng, &spec, ratio, grid, mask), cases[i].n);
+        for (int c = 0; c < grid * grid; c++)
+            sum += mask[c];
+        assert_int_equal(sum, cases[i].n);
+    }
+}
+
+/* 1 +- 0.5 of the cells: never more than there are, and what is returned is what is set. */
+static void no_more_cells_are_masked_than_there_are(void **state)
+{
+    struct data_spec spec = data_spec_default();
+    uint8_t mask[36];
+    int n_full = 0;
+
+    (void)state;
+    spec.n_pred_ratios = 1;
+    spec.pred_ratio[0] = 1.0f;
+    spec.pred_ratio_var[0] = 0.5f;
+    for (uint32_t i = 0; i < 400; i++) {
+        struct rng rng = stream(i, RNG_MASK);
+        int32_t n, sum = 0;
+        spec.mask_shape = i % 2 ? MASK_RANDOM : MASK_BLOCK;
+        n = mask_draw(&rng, &spec, mask_ratio_draw(&rng, &spec, 0), 6, mask);
+        for (int c = 0; c < 36; c++)
+            sum += mask[c];
+        assert_int_equal(n, sum);
+        n_full += n == 36;
+    }
+    assert_in_range(n_full, 60, 260);
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -257,6 +308,82 @@ static void extreme_pictures_have_a_crop_too(void **state)
             }
 }
 
+static const float usual_aspect[2] = {3.0f / 4.0f, 4.0f / 3.0f};
+
+/* Of 200 squares in a picture twice as high as wide, all are as wide as it and lie anywhere. */
+static void a_crop_may_be_as_wide_or_as_high_as_the_picture(void **state)
+{
+    const float half[2] = {0.5f, 0.5f}, square[2] = {1.0f, 1.0f};
+
+    (void)state;
+    for (int turned = 0; turned < 2; turned++) {
+        int32_t least = 100, most = 0;
+        for (uint32_t i = 0; i < 200; i++) {
+            struct rng rng = stream(i, RNG_CROP);
+            struct region r = crop_draw(&rng, turned ? 200 : 100, turned ? 100 : 200, half, square);
+            int32_t at = turned ? r.left : r.top;
+            assert_int_equal(turned ? r.top : r.left, 0);
+            assert_int_equal(r.width, 100);
+            assert_int_equal(r.height, 100);
+            least = at < least ? at : least;
+            most = at > most ? at : most;
+        }
+        assert_in_range(least, 0, 9);
+        assert_in_range(most, 91, 100);
+    }
+}
+
+/* The nearest shape that is allowed, rounded, in the middle. */
+static void where_no_crop_fits_the_middle_is_taken(void **state)
+{
+    static const struct region high = {0, 492, 11, 15}, wide = {492, 0, 15, 11};
+    const float whole[2] = {1.0f, 1.0f};
+
+    (void)state;
+    for (uint32_t i = 0; i < 20; i++) {
+        struct rng rng = stream(i, RNG_CROP);
+        struct region r = crop_draw(&rng, 11, 1000, whole, usual_aspect);
+        assert_memory_equal(&r, &high, sizeof(r));
+        r = crop_draw(&rng, 1000, 11, whole, usual_aspect);
+        assert_memory_equal(&r, &wide, sizeof(r));
+    }
+}
+
+/* Of a picture of 120 x 100, 0.95 of the area fits in few shapes; without one there is the whole.
+ */
+static void a_crop_is_tried_ten_times(void **state)
+{
+    const float most[2] = {0.95f, 0.95f};
+    double area = (double)most[0] * 120.0 * 100.0;
+    double fits = log(120.5 * 120.5 / area * (100.5 * 100.5 / area)) / log(16.0 / 9.0);
+    double missed = pow(1.0 - fits, 10.0), slack = sqrt(missed * (1.0 - missed) / N_DRAWS);
+    int n_whole = 0;
+
+    (void)state;
+    for (uint32_t i = 0; i < N_DRAWS; i++) {
+        struct rng rng = stream(i, RNG_CROP);
+        struct region r = crop_draw(&rng, 120, 100, most, usual_aspect);
+        n_whole += r.width == 120 && r.height == 100;
+    }
+    if (fabs((double)n_whole / N_DRAWS - missed) > MAX_SIGMA * slack)
+        fail_msg("no crop was found in %g of all draws, wanted %g", (double)n_whole / N_DRAWS,
+                 missed);
+}
+
+/* Rectangles are less wide and less high than the grid: one of a single cell has none. */
+static void a_block_never_spans_the_grid(void **state)
+{
+    struct data_spec spec = data_spec_default();
+    uint8_t cell;
+
+    (void)state;
+    for (uint32_t i = 0; i < 50; i++) {
+        struct rng rng = stream(i, RNG_MASK);
+        assert_int_equal(mask_draw(&rng, &spec, 1.0, 1, &cell), 0);
+        assert_int_equal(cell, 0);
+    }
+}
+
 static void our_exp_and_log_are_right(void **state)
 {
     (void)state;
@@ -278,9 +405,15 @@ int main(void)
         cmocka_unit_test_setup_teardown(masks_have_the_official_distributions, load_statistics,
                                         release_statistics),
         cmocka_unit_test(before_the_start_epoch_nothing_is_masked),
+        cmocka_unit_test(single_patches_are_as_many_as_the_ratio_says),
+        cmocka_unit_test(no_more_cells_are_masked_than_there_are),
         cmocka_unit_test_setup_teardown(crops_have_the_official_distributions, load_statistics,
                                         release_statistics),
         cmocka_unit_test(extreme_pictures_have_a_crop_too),
+        cmocka_unit_test(a_crop_may_be_as_wide_or_as_high_as_the_picture),
+        cmocka_unit_test(where_no_crop_fits_the_middle_is_taken),
+        cmocka_unit_test(a_crop_is_tried_ten_times),
+        cmocka_unit_test(a_block_never_spans_the_grid),
         cmocka_unit_test(our_exp_and_log_are_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
