@@ -98,6 +98,23 @@ static void threads_in_different_epochs_read_the_right_ones(void **state)
     order_close(&order);
 }
 
+static void orders_of_other_seeds_are_others(void **state)
+{
+    uint32_t wanted[2][N], sample;
+    struct order *order = NULL;
+
+    (void)state;
+    assert_int_equal(order_open(&order, N), STATUS_OK);
+    for (uint32_t seed = 0; seed < 2; seed++)
+        order_permutation(seed, 4, N, wanted[seed]);
+    for (uint64_t i = 0; i < N; i++)
+        for (uint32_t seed = 0; seed < 2; seed++) {
+            assert_int_equal(order_sample(order, true, seed, 4, i, &sample), STATUS_OK);
+            assert_int_equal(sample, wanted[seed][i]);
+        }
+    order_close(&order);
+}
+
 /* Eight runs, each at the end of an epoch of its own: none displaces the orders of another. One
  * that nobody asks for any more gives its place away. */
 static void orders_in_use_are_made_once(void **state)
@@ -137,6 +154,7 @@ int main(void)
         cmocka_unit_test(long_permutations_and_other_seeds_are_too),
         cmocka_unit_test(ranks_take_strided_positions_and_the_list_goes_round),
         cmocka_unit_test(threads_in_different_epochs_read_the_right_ones),
+        cmocka_unit_test(orders_of_other_seeds_are_others),
         cmocka_unit_test(orders_in_use_are_made_once),
         cmocka_unit_test(an_order_of_nothing_is_refused),
     };

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "loader/draw.h"
 #include "loader/self_test.h"
 #include "proto/base/hash.h"
 #include "tests/loader/folder.h"
@@ -434,6 +435,35 @@ static void each_transform_has_its_probability(void **state)
         }
 }
 
+/* Four samples in a hundred that two transforms of a fifth each fall upon together. */
+static void transforms_fall_upon_samples_independently(void **state)
+{
+    enum { N = 6000, TRANSFORMS = 4 };
+    static const enum photometric_step steps[TRANSFORMS] = {
+        PHOTOMETRIC_JITTER, PHOTOMETRIC_GRAYSCALE, PHOTOMETRIC_BLUR, PHOTOMETRIC_SOLARIZE};
+    struct data_spec spec = bare_spec();
+    int n_both[TRANSFORMS + 1][TRANSFORMS + 1] = {0};
+
+    (void)state;
+    spec.first = (struct view_transform){0.2f, 0.2f, 0.2f, 0.2f, 0.2f};
+    for (uint32_t sample = 0; sample < N; sample++) {
+        struct draw draw = {.spec = &spec, .sample = sample};
+        struct photometric_params params = draw_photometric(&draw);
+        bool falls[TRANSFORMS + 1] = {false};
+        for (int i = 0; i < TRANSFORMS; i++)
+            falls[i] = (params.steps & steps[i]) != 0;
+        falls[TRANSFORMS] = draw_flip(&draw);
+        for (int i = 0; i <= TRANSFORMS; i++)
+            for (int j = 0; j < i; j++)
+                n_both[i][j] += falls[i] && falls[j];
+    }
+    for (int i = 0; i <= TRANSFORMS; i++)
+        for (int j = 0; j < i; j++)
+            if (fabs(n_both[i][j] / (double)N - 0.04) > 5.0 * sqrt(0.04 * 0.96 / N))
+                fail_msg("transforms %d and %d fall together upon %d of %d samples", j, i,
+                         n_both[i][j], N);
+}
+
 /* Repeated augmentation: each sample of the permutation three times in a row, never the same crop;
  * a bad image is replaced by the next sample, not by a repeat of itself. */
 static void repeats_are_crops_of_one_sample_that_differ(void **state)
@@ -548,7 +578,7 @@ static void views_of_one_sample_differ(void **state)
 
 static void evaluation_takes_the_centre_at_any_shape(void **state)
 {
-    static const int32_t sizes[][2] = {{20, 20}, {20, 31}, {57, 20}, {300, 7}, {1, 90}};
+    static const int32_t sizes[][2] = {{20, 20}, {20, 31}, {31, 20}, {57, 20}, {300, 7}, {1, 90}};
     struct scene *scene = *state;
     struct data_spec spec = data_spec_centre_crop(20, 16);
     uint8_t record[16 * 16 * 3];
@@ -643,6 +673,7 @@ int main(void)
         TEST(fetched_images_are_those_that_are_made),
         TEST(a_data_set_of_bad_images_ends_in_an_error),
         TEST(each_transform_has_its_probability),
+        cmocka_unit_test(transforms_fall_upon_samples_independently),
         TEST(repeats_are_crops_of_one_sample_that_differ),
         TEST(a_flip_mirrors_whatever_else_is_done),
         TEST(resampling_is_as_the_spec_says),

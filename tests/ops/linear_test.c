@@ -22,7 +22,7 @@ static const struct linear_case cases[] = {
     {37, 197, 17, ACTIVATION_NONE, false, 1.0, 0.1},
     {17, 3, 197, ACTIVATION_GELU, false, 1.0, 1.0},
     {197, 64, 128, ACTIVATION_GELU, true, 1.0, 0.1},
-    {1100, 5, 9, ACTIVATION_GELU, true, 1.0, 1.0}, /* more rows than one block */
+    {4200, 5, 9, ACTIVATION_GELU, true, 1.0, 1.0}, /* many blocks, of each thread */
     {37, 17, 37, ACTIVATION_GELU, true, 1000.0, 10.0},
     {37, 17, 37, ACTIVATION_GELU, true, 1e-6, 1e-6},
     {17, 17, 17, ACTIVATION_RELU, true, 1e6, 1e6},

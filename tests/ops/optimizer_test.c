@@ -17,7 +17,7 @@ enum { N_SEGMENTS = 7, TOTAL = 41000, TEACHER_TOTAL = 36000, STEPS = 4 };
  * element, of many chunks; with gaps between them. */
 static const struct segment segments[N_SEGMENTS] = {
     {0, 35, 100, SEGMENT_DECAY, 0.65f},
-    {40, 9, 0, SEGMENT_VECTOR, 0},
+    {40, 9, 0, SEGMENT_VECTOR | SEGMENT_DECAY, 0}, /* which LARS does not heed */
     {64, 300, -1, SEGMENT_DECAY, 0},
     {512, 1000, 512, SEGMENT_DECAY | SEGMENT_LAST_LAYER, 0},
     {1600, 64, 1600, SEGMENT_FIXED | SEGMENT_LAST_LAYER | SEGMENT_DECAY, 0},

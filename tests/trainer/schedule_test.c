@@ -94,7 +94,42 @@ static void temperatures_warm_up_by_epoch(void **state)
     assert_close(schedule_teacher_patch_temp(&s, 4), 0.04, 1e-15);
     assert_close(schedule_teacher_patch_temp(&s, 5), 0.04, 1e-15);
     assert_close(schedule_teacher_patch_temp(&s, 6), 0.0410345, 1e-6);
+    assert_close(schedule_teacher_patch_temp(&s, 30), 0.04 + 0.03 * 25 / 29, 1e-12);
+    assert_close(schedule_teacher_patch_temp(&s, 33), 0.04 + 0.03 * 28 / 29, 1e-12);
     assert_close(schedule_teacher_patch_temp(&s, 34), 0.07, 1e-15);
+    assert_close(schedule_teacher_patch_temp(&s, 99), 0.07, 1e-15);
+    assert_close(schedule_teacher_temp(&s, 29), 0.07, 1e-15); /* which waits for no masks */
+    s.warmup_teacher_temp_epochs = 0;
+    assert_close(schedule_teacher_temp(&s, 0), 0.07, 1e-15);
+    assert_close(schedule_teacher_patch_temp(&s, 4), 0.04, 1e-15);
+    assert_close(schedule_teacher_patch_temp(&s, 5), 0.07, 1e-15);
+}
+
+/* Each number in its own field; temperatures are those of the step's epoch. */
+static void a_step_is_told_everything(void **state)
+{
+    struct schedule s = published();
+    struct step_control control;
+    int64_t step = 20 * 1251 + 7;
+
+    (void)state;
+    s.teacher_temp = 0.06;
+    s.warmup_teacher_patch_temp = 0.05;
+    s.pred_start_epoch = 5;
+    s.student_temp = 0.2;
+    s.centre_momentum = 0.8;
+    s.centre_patch_momentum = 0.7;
+    s.clip_grad = 0.3;
+    schedule_fill(&s, step, &control);
+    assert_true(control.lr == (float)schedule_lr(&s, step));
+    assert_true(control.weight_decay == (float)schedule_weight_decay(&s, step));
+    assert_true(control.teacher_momentum == (float)schedule_momentum(&s, step));
+    assert_true(control.student_temp == 0.2f);
+    assert_true(control.teacher_temp == (float)schedule_teacher_temp(&s, 20));
+    assert_true(control.teacher_patch_temp == (float)schedule_teacher_patch_temp(&s, 20));
+    assert_true(control.centre_momentum == 0.8f);
+    assert_true(control.centre_patch_momentum == 0.7f);
+    assert_true(control.clip_grad == 0.3f);
 }
 
 static void the_frozen_last_layer_counts_its_own_steps(void **state)
@@ -121,6 +156,10 @@ static void contradictions_name_the_option(void **state)
 
     (void)state;
     assert_int_equal(schedule_check(&s), STATUS_OK);
+    s.warmup_epochs = 100;
+    s.warmup_teacher_temp_epochs = 80;
+    s.pred_start_epoch = 20;
+    assert_int_equal(schedule_check(&s), STATUS_OK);
     s.warmup_epochs = 101;
     assert_int_equal(schedule_check(&s), STATUS_INVALID);
     assert_non_null(strstr(status_message(), "--warmup_epochs"));
@@ -140,6 +179,7 @@ int main(void)
         cmocka_unit_test(the_published_schedule_has_the_reference_values),
         cmocka_unit_test(a_short_schedule_has_the_reference_values),
         cmocka_unit_test(temperatures_warm_up_by_epoch),
+        cmocka_unit_test(a_step_is_told_everything),
         cmocka_unit_test(the_frozen_last_layer_counts_its_own_steps),
         cmocka_unit_test(contradictions_name_the_option),
     };

@@ -71,6 +71,16 @@ static struct ibot_options options_of(int batch_size, int accumulation)
     return o;
 }
 
+static int32_t count_masked(void)
+{
+    const uint8_t *masks = &images.masks[0][0][0];
+    int32_t n = 0;
+
+    for (size_t i = 0; i < sizeof(images.masks); i++)
+        n += masks[i];
+    return n;
+}
+
 /* One step over MOST_IMAGES images in micro-batches of n. */
 static void run_step(struct model_fixture *f, int n, int32_t step, struct ibot_result *result)
 {
@@ -109,6 +119,7 @@ static void two_micro_batches_equal_one_of_twice_the_size(void **state)
         assert_near(two.teacher_entropy_cls, one.teacher_entropy_cls, 1e-5);
         assert_near(two.teacher_entropy_patch, one.teacher_entropy_patch, 1e-5);
         assert_int_equal(two.n_samples, 4);
+        assert_int_equal(one.n_masked, count_masked());
         assert_int_equal(two.n_masked, one.n_masked);
         assert_memory_equal(two.teacher_cluster, one.teacher_cluster, 4 * sizeof(int32_t));
         assert_memory_equal(two.student_cluster, one.student_cluster, 4 * sizeof(int32_t));
@@ -247,6 +258,128 @@ static void no_masks_mean_no_patch_loss(void **state)
     assert_true(without.loss_patch == 0.0 && without.n_masked == 0);
     assert_int_equal(ibot_update(f.ibot), STATUS_OK);
     model_fixture_close(&f);
+}
+
+/* Weights in [-1, 1), nothing added to what comes from the picture: then pictures differ. */
+static void fill_lively(struct ibot *ibot)
+{
+    const struct param_table *table = &ibot->student.table;
+
+    fill_random(ibot->student.parameters, table->n_elements, 3);
+    for (size_t i = 0; i < table->n_params; i++) {
+        const struct param *param = &table->params[i];
+        bool added = strstr(param->name, ".bias") != NULL || strstr(param->name, "cls_token") ||
+                     strstr(param->name, "pos_embed");
+        for (int64_t j = 0; j < param->n && added; j++)
+            ibot->student.parameters[param->offset + j] = 0.0f;
+    }
+    assert_int_equal(ibot_teacher_from_student(ibot), STATUS_OK);
+}
+
+/* Losses, clusters and centres of the first step of a new model. */
+static void run_first_step(struct model_fixture *f, const struct ibot_options *o,
+                           const struct ibot_input *input, const struct step_control *control,
+                           struct ibot_result *result)
+{
+    model_fixture_open(f, o);
+    fill_lively(f->ibot);
+    assert_int_equal(ibot_zero_gradients(f->ibot), STATUS_OK);
+    assert_int_equal(ibot_accumulate(f->ibot, input, control), STATUS_OK);
+    assert_int_equal(ibot_update(f->ibot), STATUS_OK);
+    assert_int_equal(ibot_result(f->ibot, result), STATUS_OK);
+}
+
+/* The student sees whole pictures, and the patch loss is taken where they would be masked. */
+static void without_masked_modelling_nothing_is_masked(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct step_control control = plain_control(1e-3, 0);
+    struct ibot_result masked, dense, whole;
+    struct model_fixture f[3];
+
+    (void)state;
+    o.backbone.drop_path = 0.0f;
+    make_images(4);
+    struct ibot_input input = take(&batch, 0, 4, 0), unmasked = input;
+    unmasked.masks = NULL;
+    run_first_step(&f[0], &o, &input, &control, &masked);
+    run_first_step(&f[1], &o, &unmasked, &control, &whole);
+    o.masked_im_modeling = false;
+    run_first_step(&f[2], &o, &input, &control, &dense);
+    assert_int_equal(dense.n_masked, masked.n_masked);
+    assert_near(dense.loss_cls, whole.loss_cls, 1e-6);
+    assert_true(fabs(dense.loss_cls - masked.loss_cls) > 1e-5);
+    assert_true(dense.loss_patch > 0.0 && whole.loss_patch == 0.0);
+    /* student and teacher are alike, and see the same: with one temperature the loss is entropy */
+    control.student_temp = control.teacher_patch_temp;
+    model_fixture_close(&f[2]);
+    run_first_step(&f[2], &o, &input, &control, &dense);
+    int images_with_masks = 0;
+    double entropy = 0.0;
+    for (int crop = 0; crop < 2; crop++)
+        for (int i = 0; i < MOST_IMAGES; i++)
+            images_with_masks += (crop + i) % 3 != 0;
+    entropy = dense.teacher_entropy_patch * images_with_masks / (2.0 * MOST_IMAGES);
+    assert_near(dense.loss_patch, entropy, 1e-4);
+    for (int i = 0; i < 3; i++)
+        model_fixture_close(&f[i]);
+}
+
+/* The teacher's on the first global crop, the student's on the second. */
+static void clusters_are_of_two_crops(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct step_control control = plain_control(1e-3, 0);
+    struct ibot_result one, other;
+    struct model_fixture f[2];
+    bool differ = false;
+
+    (void)state;
+    o.backbone.drop_path = 0.0f;
+    make_images(4);
+    struct ibot_input input = take(&batch, 0, 4, 0);
+    input.masks = NULL;
+    run_first_step(&f[0], &o, &input, &control, &one);
+    for (int i = 0; i < 4 * GLOBAL; i++) { /* crops change places */
+        float value = batch.globals[i];
+        batch.globals[i] = batch.globals[4 * GLOBAL + i];
+        batch.globals[4 * GLOBAL + i] = value;
+    }
+    run_first_step(&f[1], &o, &input, &control, &other);
+    for (int i = 0; i < 4; i++) { /* the student is the teacher's double still */
+        assert_int_equal(one.student_cluster[i], other.teacher_cluster[i]);
+        assert_int_equal(other.student_cluster[i], one.teacher_cluster[i]);
+        differ |= one.student_cluster[i] != one.teacher_cluster[i];
+    }
+    assert_true(differ);
+    model_fixture_close(&f[0]);
+    model_fixture_close(&f[1]);
+}
+
+static void each_centre_has_a_momentum_of_its_own(void **state)
+{
+    static struct batch batch;
+    struct ibot_options o = options_of(4, 1);
+    struct step_control control = plain_control(1e-3, 0);
+    struct ibot_result result;
+
+    (void)state;
+    make_images(4);
+    for (int which = 0; which < 2; which++) {
+        struct model_fixture f;
+        struct ibot_input input = take(&batch, 0, 4, 0);
+        control.centre_momentum = which == 0 ? 1.0f : 0.5f;
+        control.centre_patch_momentum = which == 1 ? 1.0f : 0.5f;
+        run_first_step(&f, &o, &input, &control, &result);
+        for (int i = 0; i < 2; i++) {
+            struct tensor centre = state_tensor(f.ibot, i == 0 ? "centre.cls" : "centre.patch");
+            double moved = absolute_sum(centre.data, tensor_n_elements(&centre));
+            assert_true(i == which ? moved == 0.0 : moved > 0.0);
+        }
+        model_fixture_close(&f);
+    }
 }
 
 static void a_loss_that_is_not_finite_is_reported(void **state)
@@ -426,6 +559,9 @@ int main(void)
         cmocka_unit_test(a_restored_state_goes_on_bit_by_bit),
         cmocka_unit_test(state_names_are_unique),
         cmocka_unit_test(no_masks_mean_no_patch_loss),
+        cmocka_unit_test(without_masked_modelling_nothing_is_masked),
+        cmocka_unit_test(clusters_are_of_two_crops),
+        cmocka_unit_test(each_centre_has_a_momentum_of_its_own),
         cmocka_unit_test(a_loss_that_is_not_finite_is_reported),
         cmocka_unit_test(dropped_branches_follow_their_rate),
         cmocka_unit_test(features_are_those_of_each_mode),

@@ -181,6 +181,26 @@ static void a_loader_that_is_late_again_and_again_rests_longer_each_time(void **
     session_close(&session);
 }
 
+/* Its rest is over, its late copy has not come: what is on time goes first, however busy. */
+static void a_loader_that_owes_a_late_copy_comes_after_those_on_time(void **state)
+{
+    struct session *session = open(8, second_ns);
+
+    (void)state;
+    session_start(session, 0);
+    session_allow(session, 8);
+    int32_t late = session_join(session, 4), punctual = session_join(session, 4);
+    lease_is(session, 0, late, 0);
+    lease_is(session, 0, punctual, 1);
+    session_done(session, punctual, 1, 1);
+    lease_is(session, second_ns, punctual, 0);
+    session_done(session, punctual, 0, second_ns);
+    for (uint64_t slice = 2; slice < 6; slice++)
+        lease_is(session, 4 * second_ns, punctual, slice);
+    lease_is(session, 4 * second_ns, late, 6);
+    session_close(&session);
+}
+
 static void loaders_that_are_all_late_are_used_all_the_same(void **state)
 {
     (void)state;
@@ -525,6 +545,7 @@ int main(void)
         cmocka_unit_test(a_late_lease_goes_to_another_loader_and_the_first_copy_counts),
         cmocka_unit_test(a_copy_that_comes_after_its_batch_is_over_is_a_duplicate),
         cmocka_unit_test(a_loader_that_is_late_again_and_again_rests_longer_each_time),
+        cmocka_unit_test(a_loader_that_owes_a_late_copy_comes_after_those_on_time),
         cmocka_unit_test(loaders_that_are_all_late_are_used_all_the_same),
         cmocka_unit_test(a_troubled_slice_is_for_loaders_that_have_delivered),
         cmocka_unit_test(the_only_loader_is_not_given_the_same_slice_twice),
