@@ -21,6 +21,9 @@
 
 enum { RANKS = 3, SECRET = 128 };
 
+/* What these end a process with; scenes use other numbers. */
+enum { ADDRESS_SANITIZER = 1, THREAD_SANITIZER = 66 };
+
 static const int64_t ms_ns = 1000000;
 
 /* ---- tries ---- */
@@ -33,7 +36,7 @@ static struct {
 } tries;
 
 /* A rank that the machine does not run for a second is as late as one that is stuck: a scene is
- * played up to five times, and comes out right once. */
+ * played up to five times, and comes out right once. A rank that crashes is never forgiven. */
 static bool again(void)
 {
     bool done = tries.n > 0 && tries.right;
@@ -188,6 +191,18 @@ static void start(struct scene *scene, pid_t pids[RANKS],
     }
 }
 
+/* A crash, or what a sanitizer found: no machine that stands still explains it. */
+static bool is_fault(int status)
+{
+    static const int crashes[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
+    bool crashed = false;
+
+    for (size_t i = 0; i < sizeof(crashes) / sizeof(crashes[0]); i++)
+        crashed |= WIFSIGNALED(status) && WTERMSIG(status) == crashes[i];
+    return crashed || (WIFEXITED(status) && (WEXITSTATUS(status) == ADDRESS_SANITIZER ||
+                                             WEXITSTATUS(status) == THREAD_SANITIZER));
+}
+
 static void expect_exits(const pid_t pids[RANKS], const int wanted[RANKS])
 {
     char what[96];
@@ -195,6 +210,8 @@ static void expect_exits(const pid_t pids[RANKS], const int wanted[RANKS])
     for (int rank = 0; rank < RANKS; rank++) {
         int status;
         assert_int_equal(waitpid(pids[rank], &status, 0), pids[rank]);
+        if (is_fault(status))
+            fail_msg("rank %d crashed, with status 0x%x", rank, (unsigned)status);
         int got = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
         snprintf(what, sizeof(what), "rank %d ended with %d, wanted %d", rank, got, wanted[rank]);
         expect(got == wanted[rank], what);
@@ -230,7 +247,7 @@ static int make_progress(struct scene *scene, struct rank_monitor *monitor, int 
         rank_monitor_progress(monitor, step, "computes");
         usleep(30000);
     }
-    return atomic_load(&scene->n_failed) == 0 ? 0 : 1;
+    return atomic_load(&scene->n_failed) == 0 ? 0 : 6;
 }
 
 static void ranks_meet_and_go_on_while_all_move(void **state)
@@ -333,7 +350,7 @@ static int wait_for_data(struct scene *scene, struct rank_monitor *monitor, int 
     (void)rank;
     rank_monitor_progress(monitor, 5, RANK_WAITS_FOR_DATA);
     usleep(2200000);
-    return atomic_load(&scene->n_failed) == 0 ? 0 : 1;
+    return atomic_load(&scene->n_failed) == 0 ? 0 : 6;
 }
 
 static void waiting_for_data_together_is_no_failure(void **state)
