@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "ops/pixels/photometric.h"
 #include "tests/support/queued_device.h"
 
 enum { BATCH = 2, GLOBAL_BYTES = BATCH * 2 * 8 * 8 * 3, LOCAL_BYTES = BATCH * 2 * 4 * 4 * 3 };
@@ -16,17 +17,18 @@ enum { BATCH = 2, GLOBAL_BYTES = BATCH * 2 * 8 * 8 * 3, LOCAL_BYTES = BATCH * 2 
 struct slot {
     struct batch batch;
     uint8_t globals[GLOBAL_BYTES], locals[LOCAL_BYTES];
+    struct photometric_params params[4 * BATCH]; /* of a spec that leaves colours to the trainer */
 };
 
 static struct device device;
 static struct batch_upload upload;
 static struct slot slots[3];
 
-static int open_upload(void **state)
+static int open_for(enum photometric_place place)
 {
     struct data_spec spec = data_spec_default();
 
-    (void)state;
+    spec.photometric = place;
     spec.n_global = spec.n_local = 2;
     spec.global_size_px = 8;
     spec.local_size_px = 4;
@@ -39,6 +41,22 @@ static int open_upload(void **state)
     return batch_upload_open(&upload, &device, &op_table_queued, &spec, BATCH, false) == STATUS_OK
                ? 0
                : -1;
+}
+
+static int open_upload(void **state)
+{
+    (void)state;
+    return open_for(PHOTOMETRIC_BY_LOADER);
+}
+
+static int open_with_colours(void **state)
+{
+    (void)state;
+    if (open_for(PHOTOMETRIC_BY_TRAINER) != 0)
+        return -1;
+    for (int i = 0; i < 3; i++)
+        slots[i].batch.photometric = (uint8_t *)slots[i].params;
+    return 0;
 }
 
 static int close_upload(void **state)
@@ -128,6 +146,34 @@ static void slots_come_again_in_any_order(void **state)
     }
 }
 
+/* Parameters lie in the order of the views: those of global crops, then of local ones. */
+static void each_crop_has_its_own_colours(void **state)
+{
+    struct ibot_input input;
+
+    (void)state;
+    for (int i = 0; i < 4 * BATCH; i++) /* local crops are inverted */
+        slots[0].params[i].steps = i < 2 * BATCH ? 0 : PHOTOMETRIC_SOLARIZE;
+    begin(0, 10);
+    input = take(0);
+    give_back(0);
+    assert_int_equal(device.synchronize(&device), STATUS_OK);
+    for (int i = 0; i < GLOBAL_BYTES; i++)
+        assert_int_equal(((const uint8_t *)input.globals.data)[i], 10);
+    for (int i = 0; i < LOCAL_BYTES; i++)
+        assert_int_equal(((const uint8_t *)input.locals.data)[i], 245);
+}
+
+static void colours_that_no_operation_is_defined_for_are_refused(void **state)
+{
+    struct ibot_input input = {0};
+
+    (void)state;
+    slots[0].params[4 * BATCH - 1].order[3] = 9;
+    begin(0, 10);
+    assert_int_equal(batch_upload_take(&upload, &slots[0].batch, &input), STATUS_CORRUPT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -135,6 +181,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_next_batch_comes_beside_the_step_on_this_one,
                                         open_upload, close_upload),
         cmocka_unit_test_setup_teardown(slots_come_again_in_any_order, open_upload, close_upload),
+        cmocka_unit_test_setup_teardown(each_crop_has_its_own_colours, open_with_colours,
+                                        close_upload),
+        cmocka_unit_test_setup_teardown(colours_that_no_operation_is_defined_for_are_refused,
+                                        open_with_colours, close_upload),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -297,6 +297,10 @@ static void old_ones_are_removed_but_the_first_the_newest_and_every_nth(void **s
     assert_false(is_there(f, "step_00000050"));
     assert_true(is_there(f, "step_00000060"));
     assert_true(is_there(f, "step_00000070"));
+    assert_int_equal(checkpoint_prune(f->folder, 70, 1, 0), STATUS_OK);
+    assert_true(is_there(f, "step_00000000"));
+    assert_false(is_there(f, "step_00000060"));
+    assert_true(is_there(f, "step_00000070"));
 }
 
 static void damaged_ones_beyond_the_run_do_not_push_out_good_ones(void **state)
@@ -327,9 +331,10 @@ static void what_a_killed_save_left_is_neither_taken_nor_in_the_way(void **state
     struct fixture *f = *state;
     char path[160];
 
-    save(f, 5);
     snprintf(path, sizeof(path), "%s/step_00000009.tmp", f->folder);
     mkdir(path, 0777);
+    assert_int_equal(newest(f), -1); /* nothing that could be good, nor an error */
+    save(f, 5);
     snprintf(path, sizeof(path), "%s/step_00000009.tmp/model.safetensors.tmp-77-0", f->folder);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);

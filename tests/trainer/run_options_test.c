@@ -212,6 +212,11 @@ static void a_ratio_without_a_range_stays_fixed_as_in_the_original(void **state)
     assert_int_equal(spec.n_pred_ratios, 1);
     assert_true(spec.pred_ratio[0] == 0.3f && spec.pred_ratio_var[0] == 0.0f);
     options_release(&options);
+    parse_good(&options, &values, "--data /tmp --pred_ratio 0.2 0.3 --pred_ratio_var 0.1");
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_int_equal(spec.n_pred_ratios, 2); /* one range serves all */
+    assert_true(spec.pred_ratio_var[0] == 0.1f && spec.pred_ratio_var[1] == 0.1f);
+    options_release(&options);
     parse_good(&options, &values, "--data /tmp --pred_ratio 0");
     assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
     assert_int_equal(spec.n_pred_ratios, 0);

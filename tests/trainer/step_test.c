@@ -408,7 +408,7 @@ static void dropped_branches_follow_their_rate(void **state)
     static struct batch batch;
     struct ibot_options o = options_of(4, 1);
     struct model_fixture f;
-    int kept = 0, total = 0;
+    int kept = 0, total = 0, agreeing = 0, pairs = 0;
 
     (void)state;
     model_fixture_open(&f, &o);
@@ -425,10 +425,15 @@ static void dropped_branches_follow_their_rate(void **state)
             assert_true(scale == 0.0f || fabsf(scale - 1.0f / 0.6f) < 1e-6f);
             kept += scale != 0.0f;
             total++;
+            if (i < 4) /* with the next view of the same image */
+                continue;
+            agreeing += (scale != 0.0f) == (vit->depths[1].attention_scale[i - 4] != 0.0f);
+            pairs++;
         }
     }
     double share = (double)kept / total; /* 5 sigma of 3200 draws: 0.043 */
     assert_near(share, 0.6, 0.044);
+    assert_near((double)agreeing / pairs, 0.52, 0.06); /* views are samples of their own */
     model_fixture_close(&f);
 }
 

@@ -301,6 +301,8 @@ static void counts_beyond_their_limits_are_refused(void **state)
     slice.n_index = slice.n_label = 2;
     slice.n_hash = 1;
     corrupt(pack_raw(&envelope));
+    slice.n_hash = 3;
+    corrupt(pack_raw(&envelope));
     slice.n_hash = 2;
     slice.stride = 0;
     corrupt(pack_raw(&envelope));
@@ -320,7 +322,7 @@ static void counts_beyond_their_limits_are_refused(void **state)
     slice.n_bad_images = MESSAGE_MAX_BAD_IMAGES + 1;
     corrupt(pack_raw(&envelope));
     slice.n_bad_images = 1;
-    image.kind = (Ibot__BadImageKind)1000; /* of a later release */
+    image.kind = (Ibot__BadImageKind)BAD_IMAGE_KINDS; /* of a later release */
     image.sample = 1;
     assert_int_equal(message_unpack(&in, bytes, pack_raw(&envelope)), STATUS_OK);
     assert_int_equal(in.slice.bad_images[0].kind, BAD_IMAGE_UNKNOWN);
@@ -329,6 +331,36 @@ static void counts_beyond_their_limits_are_refused(void **state)
     slice.n_bad_images = 0;
     slice.n_repaired = index;
     slice.n_n_repaired = 1;
+    corrupt(pack_raw(&envelope));
+}
+
+static void leases_and_credits_beyond_their_limits_are_refused(void **state)
+{
+    Ibot__StreamMessage envelope = IBOT__STREAM_MESSAGE__INIT;
+    Ibot__Lease lease = IBOT__LEASE__INIT;
+    Ibot__Lease__Item item = IBOT__LEASE__ITEM__INIT, *items[MESSAGE_MAX_LEASES + 1];
+    Ibot__Hello hello = IBOT__HELLO__INIT;
+
+    (void)state;
+    item.stride = item.n_samples = 1;
+    for (int i = 0; i <= MESSAGE_MAX_LEASES; i++)
+        items[i] = &item;
+    lease.items = items;
+    lease.n_items = MESSAGE_MAX_LEASES;
+    envelope.lease = &lease;
+    assert_int_equal(message_unpack(&in, bytes, pack_raw(&envelope)), STATUS_OK);
+    lease.n_items = MESSAGE_MAX_LEASES + 1;
+    corrupt(pack_raw(&envelope));
+    lease.n_items = 0;
+    corrupt(pack_raw(&envelope));
+    envelope.lease = NULL;
+    envelope.hello = &hello;
+    hello.protocol_version = WIRE_VERSION;
+    hello.credit = MESSAGE_MAX_LEASES;
+    assert_int_equal(message_unpack(&in, bytes, pack_raw(&envelope)), STATUS_OK);
+    hello.credit = MESSAGE_MAX_LEASES + 1;
+    corrupt(pack_raw(&envelope));
+    hello.credit = 0;
     corrupt(pack_raw(&envelope));
 }
 
@@ -459,6 +491,7 @@ int main(void)
         cmocka_unit_test(frames_that_are_empty_too_long_or_cut_are_refused),
         cmocka_unit_test(a_frame_has_exactly_one_message),
         cmocka_unit_test(counts_beyond_their_limits_are_refused),
+        cmocka_unit_test(leases_and_credits_beyond_their_limits_are_refused),
         cmocka_unit_test(a_small_frame_cannot_make_protobuf_take_much_memory),
         cmocka_unit_test(a_status_comes_back_with_the_stream_it_is_of),
         cmocka_unit_test(a_status_with_impossible_counts_is_refused),
