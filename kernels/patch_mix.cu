@@ -45,8 +45,8 @@ __device__ __forceinline__ float angle_of(uint32_t word)
 __device__ __forceinline__ void noise_of(const patch_mix &mix, int64_t image, uint32_t pixel,
                                          float (&out)[CHANNELS])
 {
-    uint32_t words[4] = {pixel, (uint32_t)RNG_ERASE << 16, mix.first_sample + (uint32_t)image,
-                         mix.step};
+    uint32_t words[4] = {pixel, (uint32_t)RNG_ERASE << 16,
+                         mix.first_sample + (uint32_t)image * (1 + mix.sample_skip), mix.step};
 
     philox(words, (uint32_t)mix.seed, (uint32_t)(mix.seed >> 32));
     out[0] = radius_of(words[0]) * cospif(angle_of(words[1]));

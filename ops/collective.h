@@ -4,6 +4,7 @@
 #ifndef IBOT_OPS_COLLECTIVE_H
 #define IBOT_OPS_COLLECTIVE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ struct collective {
     int rank, world; /* 0, 1 when alone */
     int local_rank;  /* on this machine */
     void *state;     /* of the implementation */
+    bool ending;     /* all ranks know that the run ends: nobody waits for one that leaves */
     /* Sum over ranks, in place; f32, f64 or i32, in device memory. */
     enum status (*all_reduce)(struct collective *, struct device *, struct tensor *);
     /* Rank 0's bytes to every rank; device memory. */

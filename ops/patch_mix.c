@@ -26,7 +26,8 @@ static void noise_of(const struct patch_mix *mix, int64_t image, int64_t pixel, 
 {
     const uint32_t key[2] = {(uint32_t)mix->seed, (uint32_t)(mix->seed >> 32)};
     const uint32_t counter[4] = {(uint32_t)pixel, (uint32_t)RNG_ERASE << 16,
-                                 mix->first_sample + (uint32_t)image, mix->step};
+                                 mix->first_sample + (uint32_t)image * (1 + mix->sample_skip),
+                                 mix->step};
     uint32_t words[4];
 
     rng_philox4x32(counter, key, words);

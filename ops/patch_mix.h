@@ -19,8 +19,11 @@ struct pixel_box {
 struct patch_mix {
     float share;          /* of the image itself outside of `cut`: 1 - share is the partner's */
     struct pixel_box cut; /* where there is the partner alone; empty: nowhere */
-    uint64_t seed;        /* of the noise: stream (seed, step, first_sample + i), RNG_ERASE */
-    uint32_t step, first_sample;
+    uint64_t seed;        /* of the noise: stream (seed, step, number of the image), RNG_ERASE */
+    uint32_t step;
+    /* image i has the number first_sample + i (1 + sample_skip): of a rank among several, that of
+     * its sample among those of all */
+    uint32_t first_sample, sample_skip;
 };
 
 /* First each image: pixels in its box become noise, N(0, 1), each channel its own. Then the pairs:

@@ -59,6 +59,29 @@ void backend_fail(struct backend *backend, const char *text)
     rank_monitor_close(&backend->ranks);
 }
 
+void backend_leave(struct backend *backend, bool accelerated, enum status status)
+{
+    struct collective *ranks = &backend->collective;
+
+    if (status == STATUS_OK || ranks->ending)
+        return;
+    if (ranks->world > 1)
+        ranks->abort(ranks, status_exit_code(status));
+    if (accelerated)
+        backend_fail(backend, status_message());
+}
+
+const char *backend_log_name(const char *program)
+{
+    static char name[64];
+    struct collective_environment ranks;
+
+    snprintf(name, sizeof(name), "%s", program);
+    if (collective_environment_read(&ranks) == STATUS_OK && ranks.world > 1)
+        snprintf(name, sizeof(name), "%s rank %d", program, ranks.rank);
+    return name;
+}
+
 static enum status open_collective(struct backend *backend, enum backend_kind kind)
 {
     struct collective_environment environment;

@@ -4,6 +4,7 @@
 #define IBOT_TRAINER_BACKEND_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "ops/collective.h"
@@ -42,6 +43,15 @@ enum status backend_meet(struct backend *out, enum backend_kind kind,
  * have met, and whether or not this one has begun to. Nothing for one process alone, nor for CPU
  * ranks, whom mpirun ends. The backend may be a zeroed one. */
 void backend_fail(struct backend *backend, const char *text);
+
+/* This process ends with `status` and nothing of it is left to do but closing: unless all ranks
+ * know that (collective->ending), or it is well, it takes the others with it, which would wait for
+ * it. May not return. `accelerated`: the ranks have one each, or nobody knows yet. */
+void backend_leave(struct backend *backend, bool accelerated, enum status status);
+
+/* The program's name in the log: of one rank among several "NAME rank 3", since their lines come
+ * together. Valid for ever; once in a process. */
+const char *backend_log_name(const char *program);
 
 /* *out: zeroed, or after backend_meet; the caller's to close, on failure too. Rank and world come
  * from the environment (torchrun, Open MPI, Slurm); one process alone needs nothing. n_threads: of

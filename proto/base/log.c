@@ -54,7 +54,7 @@ void log_write(enum log_level level, const char *format, ...)
 
 void log_status_line(const char *text)
 {
-    if (!isatty(STDERR_FILENO))
+    if (least_level > LOG_INFO || !isatty(STDERR_FILENO))
         return;
     pthread_mutex_lock(&lock);
     if (text != NULL)

@@ -27,7 +27,8 @@ void log_write(enum log_level level, const char *format, ...) IBOT_PRINTF(2, 3);
 #define log_error(...)   log_write(LOG_ERROR, __VA_ARGS__)
 
 /* A terminal status line (no newline, redrawn in place with \r) that log lines do not tear: it is
- * cleared before a log line is printed. NULL clears it. Only for a tty; does nothing otherwise. */
+ * cleared before a log line is printed. NULL clears it. Only for a tty, where info lines are
+ * printed; does nothing otherwise. */
 void log_status_line(const char *text);
 
 #ifdef __cplusplus

@@ -35,10 +35,11 @@ static bool is_inside(const struct pixel_box *box, int64_t y, int64_t x)
 /* The contract's noise, drawn through the stream of its key. */
 static double noise_of(const struct patch_mix *mix, int64_t image, int64_t pixel, int64_t c)
 {
-    struct rng rng = rng_open((struct rng_key){.seed = mix->seed,
-                                               .epoch = mix->step,
-                                               .sample = mix->first_sample + (uint32_t)image,
-                                               .purpose = RNG_ERASE});
+    struct rng rng = rng_open(
+        (struct rng_key){.seed = mix->seed,
+                         .epoch = mix->step,
+                         .sample = mix->first_sample + (uint32_t)image * (1 + mix->sample_skip),
+                         .purpose = RNG_ERASE});
     double w[4];
 
     rng.counter[0] = (uint32_t)pixel;
@@ -152,6 +153,8 @@ static void boxes_become_noise_before_images_are_mixed(void **state)
     (void)state;
     run((struct shape){5, 3, 4}, boxes, &mix);
     mix.share = 0.6f;
+    run((struct shape){5, 3, 4}, boxes, &mix);
+    mix.sample_skip = 2; /* of a rank among three */
     run((struct shape){5, 3, 4}, boxes, &mix);
     mix.share = 1.0f;
     mix.cut = (struct pixel_box){2, 2, 8, 9};

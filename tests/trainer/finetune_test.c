@@ -31,17 +31,18 @@ static void rates_by_step_are_a_ramp_and_a_cosine(void **state)
     };
 
     (void)state;
-    expect_near("first", finetune_lr(&o, 0, 5), 0.0, 0.0);
-    expect_near("ramp", finetune_lr(&o, 3, 5), 4e-3 * 3 / 9, 1e-12);
-    expect_near("top", finetune_lr(&o, 9, 5), 4e-3, 1e-12);
-    expect_near("cosine", finetune_lr(&o, 10, 5), 4e-3, 1e-12);
-    expect_near("middle", finetune_lr(&o, 30, 5), (4e-3 + 1e-6) / 2, 1e-12);
-    expect_near("last", finetune_lr(&o, 49, 5),
+    expect_near("first", finetune_lr(&o, 0, 5, 1), 0.0, 0.0);
+    expect_near("ramp", finetune_lr(&o, 3, 5, 1), 4e-3 * 3 / 9, 1e-12);
+    expect_near("top", finetune_lr(&o, 9, 5, 1), 4e-3, 1e-12);
+    expect_near("cosine", finetune_lr(&o, 10, 5, 1), 4e-3, 1e-12);
+    expect_near("middle", finetune_lr(&o, 30, 5, 1), (4e-3 + 1e-6) / 2, 1e-12);
+    expect_near("last", finetune_lr(&o, 49, 5, 1),
                 1e-6 + 0.5 * (4e-3 - 1e-6) * (1.0 + cos(acos(-1.0) * 39 / 40)), 1e-12);
     o.lr_batch = 512;
     o.batch_size_per_gpu = 96;
     o.update_freq = 8;
-    expect_near("scaled", finetune_lr(&o, 9, 5), 4e-3 * 768 / 512, 1e-12);
+    expect_near("scaled", finetune_lr(&o, 9, 5, 1), 4e-3 * 768 / 512, 1e-12);
+    expect_near("of 8 ranks", finetune_lr(&o, 9, 5, 8), 4e-3 * 8 * 768 / 512, 1e-12);
 }
 
 static void rates_by_epoch_are_timms(void **state)
@@ -62,9 +63,10 @@ static void rates_by_epoch_are_timms(void **state)
     (void)state;
     for (int epoch = 0; epoch < EPOCHS; epoch++)
         for (int update = 0; update < 3; update++)
-            expect_near("rate", finetune_lr(&o, epoch * 3 + update, 3), torch_rates[epoch], 1e-11);
+            expect_near("rate", finetune_lr(&o, epoch * 3 + update, 3, 1), torch_rates[epoch],
+                        1e-11);
     o.warmup_epochs = 0;
-    expect_near("no warm-up", finetune_lr(&o, 0, 3), 7.5e-4, 1e-12);
+    expect_near("no warm-up", finetune_lr(&o, 0, 3, 1), 7.5e-4, 1e-12);
 }
 
 /* ------------------------------------------------------------------------------ mixing */
@@ -173,6 +175,34 @@ static void what_is_off_is_not_drawn(void **state)
     assert_false(mixing_draw_boxes(&o, 3, 4, boxes));
 }
 
+static void ranks_mix_each_in_ways_of_its_own_and_erase_an_image_whoever_has_it(void **state)
+{
+    enum { RANKS = 3, B = 4, N = 500 };
+    int apart = 0;
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        struct pixel_box all[RANKS * B], own[B];
+        float shares[RANKS];
+        mixing_draw_boxes(&both, i, RANKS * B, all);
+        for (uint32_t r = 0; r < RANKS; r++) {
+            struct mixing_options o = both;
+            o.rank = r;
+            o.n_ranks = RANKS;
+            struct mixing m = mixing_draw(&o, i);
+            shares[r] = m.label_share;
+            assert_int_equal(m.mix.first_sample, r);
+            assert_int_equal(m.mix.sample_skip, RANKS - 1);
+            mixing_draw_boxes(&o, i, B, own);
+            for (uint32_t k = 0; k < B; k++)
+                assert_memory_equal(&own[k], &all[r + k * RANKS], sizeof(own[k]));
+        }
+        assert_true(shares[0] == mixing_draw(&both, i).label_share);
+        apart += shares[0] != shares[1] && shares[1] != shares[2] && shares[2] != shares[0];
+    }
+    assert_true(apart > N / 2); /* cuts of nothing are alike */
+}
+
 static void boxes_are_timms(void **state)
 {
     enum { N = 4000, B = 4 };
@@ -215,6 +245,7 @@ int main(void)
         cmocka_unit_test(batches_are_mixed_as_often_and_as_much_as_timms),
         cmocka_unit_test(shares_are_of_the_beta_distribution),
         cmocka_unit_test(what_is_off_is_not_drawn),
+        cmocka_unit_test(ranks_mix_each_in_ways_of_its_own_and_erase_an_image_whoever_has_it),
         cmocka_unit_test(boxes_are_timms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

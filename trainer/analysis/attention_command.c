@@ -381,5 +381,8 @@ out:
     return status;
 }
 
-const struct program_command attention_command = {&attention_program,
-                                                  sizeof(struct attention_options), attention};
+const struct program_command attention_command = {
+    .program = &attention_program,
+    .values_bytes = sizeof(struct attention_options),
+    .run = attention,
+};

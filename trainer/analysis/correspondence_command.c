@@ -412,4 +412,7 @@ out:
 }
 
 const struct program_command correspondence_command = {
-    &correspondence_program, sizeof(struct correspondence_options), correspondence};
+    .program = &correspondence_program,
+    .values_bytes = sizeof(struct correspondence_options),
+    .run = correspondence,
+};

@@ -372,5 +372,8 @@ out:
     return status;
 }
 
-const struct program_command patterns_command = {&patterns_program, sizeof(struct patterns_options),
-                                                 patterns};
+const struct program_command patterns_command = {
+    .program = &patterns_program,
+    .values_bytes = sizeof(struct patterns_options),
+    .run = patterns,
+};

@@ -124,4 +124,8 @@ out:
     return status;
 }
 
-const struct program_command cluster_command = {&program, sizeof(struct cluster_options), cluster};
+const struct program_command cluster_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct cluster_options),
+    .run = cluster,
+};

@@ -267,5 +267,8 @@ out:
     return status;
 }
 
-const struct program_command copy_detection_command = {&program, sizeof(struct copy_options),
-                                                       copy_detection};
+const struct program_command copy_detection_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct copy_options),
+    .run = copy_detection,
+};

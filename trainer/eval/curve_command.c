@@ -53,4 +53,8 @@ static enum status curve(void *values, const struct options *parsed, const atomi
     return plot_accuracies(o->out, o->log);
 }
 
-const struct program_command curve_command = {&program, sizeof(struct curve_options), curve};
+const struct program_command curve_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct curve_options),
+    .run = curve,
+};

@@ -220,37 +220,45 @@ static enum status check_data(const struct finetune_options *o)
     return o->eval ? STATUS_OK : class_folders_check(o->data.train, o->data.test);
 }
 
-static enum status finetune(void *values, const struct options *parsed, const atomic_int *stop)
+static void print_all(const struct finetune_options *o, const struct finetune_results *results)
+{
+    if (o->eval) {
+        print(o, "test", &results->last);
+        return;
+    }
+    print(o, "best", &results->best);
+    print(o, "last", &results->last);
+    if (o->model_ema) {
+        print(o, "best average", &results->best_average);
+        print(o, "last average", &results->last_average);
+    }
+}
+
+static enum status finetune(void *values, const struct options *parsed, struct backend *backend,
+                            const atomic_int *stop)
 {
     struct finetune_options *o = values;
     struct finetune_results results;
-    struct backend backend = {0};
-    enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
     TRY(check(o));
     if (o->check)
         return options_dump(parsed, stdout);
+    TRY(backend_meet(backend, (enum backend_kind)o->backend.kind, stop));
     TRY(check_data(o));
     if (o->eval)
         o->drop_path = 0.0;
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
-    TRY_OUT(finetune_run(&results, o, parsed, &backend, stop));
-    if (o->eval) {
-        print(o, "test", &results.last);
-        goto out;
-    }
-    print(o, "best", &results.best);
-    print(o, "last", &results.last);
-    if (o->model_ema) {
-        print(o, "best average", &results.best_average);
-        print(o, "last average", &results.last_average);
-    }
-out:
-    backend_close(&backend);
-    return status;
+    TRY(backend_options_open(backend, &o->backend, &o->network));
+    TRY(finetune_run(&results, o, parsed, backend, stop));
+    if (backend->collective.rank == 0)
+        print_all(o, &results);
+    return STATUS_OK;
 }
 
-const struct program_command finetune_command = {&program, sizeof(struct finetune_options),
-                                                 finetune};
+const struct program_command finetune_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct finetune_options),
+    .run_ranks = finetune,
+    .backend_at = offsetof(struct finetune_options, backend),
+};

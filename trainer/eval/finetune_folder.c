@@ -9,6 +9,7 @@
 #include "trainer/eval/finetune_weights.h"
 #include "trainer/eval/run_state.h"
 #include "trainer/log_line.h"
+#include "trainer/rank_agreement.h"
 
 enum { DATA_BYTES = 256 };
 
@@ -80,7 +81,27 @@ static struct run_state state_of(struct finetune_run *run, struct run_number num
         .n_numbers = list_numbers(run, numbers),
         .data = data,
         .weights = run->weights,
+        .ranks = run->ranks,
     };
+}
+
+enum status finetune_folder_compare(struct finetune_run *run)
+{
+    char text[DATA_BYTES];
+
+    describe_data(run, text, sizeof(text));
+    TRY(rank_compare(run->ranks, "the images", text, "give all ranks the same data and crops"));
+    TRY(rank_compare(run->ranks, "the weights", run->weights, "give all ranks the same file"));
+    snprintf(text, sizeof(text), "%d", run->options->checkpoint_every_steps);
+    return rank_compare(run->ranks, "--checkpoint_every_steps", text,
+                        "start all ranks with the same options");
+}
+
+/* After what rank 0 did alone. */
+static enum status all_know(struct finetune_run *run, enum status status)
+{
+    struct rank_word word = {0};
+    return rank_agree(run->ranks, status, &word);
 }
 
 enum status finetune_folder_save(struct finetune_run *run)
@@ -99,6 +120,16 @@ enum status finetune_folder_save(struct finetune_run *run)
 
 /* ------------------------------------------------------------------------------ going on */
 
+/* The ranks have read the same folder. */
+static enum status compare_batches(struct finetune_run *run)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), "%lld", (long long)run->batch);
+    return rank_compare(run->ranks, "to go on after batch", text,
+                        "--output_dir must be one folder that all ranks see");
+}
+
 enum status finetune_folder_open(struct finetune_run *run)
 {
     struct state_view view = classifier_state_view(run->classifier);
@@ -113,14 +144,17 @@ enum status finetune_folder_open(struct finetune_run *run)
     if (run->batch < 0 || run->batch > run->options->epochs * run->batches_per_epoch)
         FAIL(STATUS_CORRUPT, "%s: batch %lld of %lld", run->options->output_dir,
              (long long)run->batch, (long long)(run->options->epochs * run->batches_per_epoch));
+    TRY(compare_batches(run));
     run->saved_batch = resumed ? run->batch : -1;
     if (resumed)
         log_info("%s: goes on after batch %lld of epoch %lld of %d, best Top1 so far %.4f",
                  run->options->output_dir, (long long)(run->batch % run->batches_per_epoch),
                  (long long)(run->batch / run->batches_per_epoch) + 1, run->options->epochs,
                  run->results.best.top1);
-    return log_file_rewind(path_in(run, "log.txt", path),
-                           (int32_t)(run->batch / run->batches_per_epoch));
+    int32_t epoch = (int32_t)(run->batch / run->batches_per_epoch);
+    return all_know(run, run->ranks->rank == 0
+                             ? log_file_rewind(path_in(run, "log.txt", path), epoch)
+                             : STATUS_OK);
 }
 
 /* ------------------------------------------------------------------------------ results */
@@ -128,13 +162,16 @@ enum status finetune_folder_open(struct finetune_run *run)
 enum status finetune_folder_write_best(struct finetune_run *run, bool average)
 {
     char path[CHECKPOINT_MAX_PATH];
+    enum status status = STATUS_OK;
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
-    return finetune_weights_write(
-        path_in(run, average ? "average.safetensors" : "best.safetensors", path), run->classifier,
-        &run->model, average, &run->backend->device,
-        average ? run->results.best_average.top1 : run->results.best.top1);
+    if (run->ranks->rank == 0)
+        status = finetune_weights_write(
+            path_in(run, average ? "average.safetensors" : "best.safetensors", path),
+            run->classifier, &run->model, average, &run->backend->device,
+            average ? run->results.best_average.top1 : run->results.best.top1);
+    return all_know(run, status);
 }
 
 enum status finetune_folder_log(struct finetune_run *run, bool validated)
@@ -148,7 +185,8 @@ enum status finetune_folder_log(struct finetune_run *run, bool validated)
 
     if (o->output_dir == NULL)
         return STATUS_OK;
-    double lr = finetune_lr(o, epoch * run->updates_per_epoch - 1, run->updates_per_epoch);
+    double lr = finetune_lr(o, epoch * run->updates_per_epoch - 1, run->updates_per_epoch,
+                            run->ranks->world);
     log_line_number(&line, "train_lr", lr);
     log_line_number(&line, "train_min_lr",
                     lr * classifier_lr_scale(&run->model, "backbone.patch_embed.proj.weight"));
@@ -168,5 +206,7 @@ enum status finetune_folder_log(struct finetune_run *run, bool validated)
     }
     log_line_integer(&line, "epoch", epoch - 1);
     log_line_integer(&line, "n_parameters", classifier_n_parameters(run->classifier));
-    return log_line_append(&line, path_in(run, "log.txt", path));
+    return all_know(run, run->ranks->rank == 0
+                             ? log_line_append(&line, path_in(run, "log.txt", path))
+                             : STATUS_OK);
 }

@@ -5,7 +5,7 @@
 #include "trainer/eval/finetune_run.h"
 #include "trainer/receiver.h"
 
-/* Sums over the epoch under way, of updates and of their images. */
+/* Sums over the epoch under way, of updates and of their images, of all ranks. */
 struct finetune_meters {
     double loss, gradient_norm;
     int64_t updates, images, top1;
@@ -15,7 +15,9 @@ struct finetune_run {
     const struct finetune_options *options; /* borrowed */
     const struct options *parsed;
     struct backend *backend;
-    const atomic_int *stop; /* NULL: never */
+    struct collective *ranks; /* of the backend */
+    const atomic_int *stop;   /* NULL: never */
+    bool stopping;            /* a rank was asked to stop: all know */
     struct classifier_options model;
     struct classifier *classifier;
     struct mixing_options mixing;
@@ -35,6 +37,10 @@ struct finetune_run {
     int64_t saved_batch;
 };
 
+/* Ranks call these together: all read, the first one writes, and none goes on when it can't. */
+
+/* Ranks have the same weights, images and crops. */
+enum status finetune_folder_compare(struct finetune_run *run) IBOT_WARN_UNUSED;
 /* Makes the folder and goes on with what it has, if it has something. */
 enum status finetune_folder_open(struct finetune_run *run) IBOT_WARN_UNUSED;
 /* Everything to go on from. */

@@ -4,20 +4,23 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/cosine.h"
 #include "trainer/eval/finetune_internal.h"
 #include "trainer/eval/finetune_weights.h"
+#include "trainer/rank_agreement.h"
 
 enum { REPEATS = 3 }; /* of repeated augmentation, as the original has it */
 
 /* ------------------------------------------------------------------------------ rates */
 
-double finetune_lr(const struct finetune_options *o, int64_t update, int64_t updates_per_epoch)
+double finetune_lr(const struct finetune_options *o, int64_t update, int64_t updates_per_epoch,
+                   int n_ranks)
 {
-    double scale =
-        o->lr_batch > 0 ? (double)o->batch_size_per_gpu * o->update_freq / o->lr_batch : 1.0;
+    double images = (double)o->batch_size_per_gpu * o->update_freq * n_ranks;
+    double scale = o->lr_batch > 0 ? images / o->lr_batch : 1.0;
     double lr = o->lr * scale;
 
     if (o->lr_schedule == FINETUNE_BY_STEP)
@@ -36,7 +39,7 @@ static struct step_control control_of(const struct finetune_run *run, int64_t up
     const struct finetune_options *o = run->options;
 
     return (struct step_control){
-        .lr = (float)finetune_lr(o, update, run->updates_per_epoch),
+        .lr = (float)finetune_lr(o, update, run->updates_per_epoch, run->ranks->world),
         .weight_decay = (float)o->weight_decay,
         .teacher_momentum = (float)o->model_ema_decay,
         .clip_grad = (float)o->clip_grad,
@@ -46,25 +49,55 @@ static struct step_control control_of(const struct finetune_run *run, int64_t up
 
 /* ------------------------------------------------------------------------------ validation */
 
-static enum status score_test_images(struct finetune_run *run, struct classifier_score *score)
+/* For whoever watches the ranks: a constant string. */
+static void tell_progress(struct finetune_run *run, const char *doing)
 {
+    run->ranks->progress(run->ranks, run->batch, doing);
+}
+
+/* Those of this rank. Positions behind the last image would be the first ones once more. */
+static enum status score_own_images(struct finetune_run *run, struct classifier_score *score)
+{
+    uint64_t n_images = run->test_set.n_samples;
+    int64_t n =
+        (int64_t)data_spec_epoch_positions(&run->test_spec, n_images, (uint32_t)run->ranks->world);
     struct ibot_input input = {0};
     struct batch *batch;
+    char line[80];
 
-    *score = (struct classifier_score){0};
-    TRY(receiver_settle(&run->train));
-    while (score->n < (int64_t)run->test_set.n_samples) {
+    for (int64_t seen = 0; seen < n; seen += batch->n_samples) {
+        int64_t of_images = 0;
+        tell_progress(run, RANK_WAITS_FOR_DATA);
         TRY(receiver_next(&run->test, &batch, &input));
-        for (int32_t i = 0; i < batch->n_samples; i++)
+        tell_progress(run, "measures");
+        for (int32_t i = 0; i < batch->n_samples; i++) {
             run->labels[i] = batch->samples[i].label;
-        TRY(classifier_evaluate(run->classifier, input.globals, run->labels, score, NULL));
-        char line[80];
-        snprintf(line, sizeof(line), "test: %lld of %lld images", (long long)score->n,
-                 (long long)run->test_set.n_samples);
+            of_images += batch->samples[i].position < n_images;
+        }
+        input.globals.shape[0] = of_images;
+        if (of_images > 0)
+            TRY(classifier_evaluate(run->classifier, input.globals, run->labels, score, NULL));
+        snprintf(line, sizeof(line), "test: %lld of %lld images", (long long)seen, (long long)n);
         log_status_line(line);
     }
     log_status_line(NULL);
     return receiver_settle(&run->test);
+}
+
+/* Of all ranks: each image once. */
+static enum status score_test_images(struct finetune_run *run, struct classifier_score *score)
+{
+    struct classifier_score own = {0};
+
+    TRY(receiver_settle(&run->train));
+    enum status status = score_own_images(run, &own);
+    struct rank_word word = {.sums = {(double)own.n, (double)own.top1, (double)own.top5, own.loss}};
+    TRY(rank_agree(run->ranks, status, &word));
+    *score = (struct classifier_score){(int64_t)word.sums[0], (int64_t)word.sums[1],
+                                       (int64_t)word.sums[2], word.sums[3]};
+    CHECK(score->n == (int64_t)run->test_set.n_samples, "%lld of %llu images were measured",
+          (long long)score->n, (unsigned long long)run->test_set.n_samples);
+    return STATUS_OK;
 }
 
 static enum status validate_one(struct finetune_run *run, struct finetune_result *out)
@@ -112,15 +145,16 @@ static enum status validate(struct finetune_run *run)
 /* Numbers of updates into the meters: all but the newest `but` ones, which may be under way. */
 static enum status read_numbers(struct finetune_run *run, int64_t but)
 {
-    struct classifier_result result;
-
     for (; run->n_unread > but; run->n_unread--) {
-        TRY(classifier_result(run->classifier, (int)run->n_unread - 1, &result));
-        run->meters.loss += result.loss;
-        run->meters.gradient_norm += result.gradient_norm;
+        struct classifier_result result = {0};
+        enum status status = classifier_result(run->classifier, (int)run->n_unread - 1, &result);
+        struct rank_word word = {.sums = {result.loss, (double)result.n, (double)result.top1}};
+        TRY(rank_agree(run->ranks, status, &word));
+        run->meters.loss += word.sums[0] / run->ranks->world;
+        run->meters.gradient_norm += result.gradient_norm; /* the same on all */
         run->meters.updates++;
-        run->meters.images += result.n;
-        run->meters.top1 += result.top1;
+        run->meters.images += (int64_t)word.sums[1];
+        run->meters.top1 += (int64_t)word.sums[2];
     }
     return STATUS_OK;
 }
@@ -155,6 +189,8 @@ static enum status train_batch(struct finetune_run *run, const struct batch *bat
         .label_share = mixing.label_share,
         .keep_seed = (uint64_t)o->seed,
         .step = run->batch,
+        .first_sample = run->ranks->rank,
+        .sample_stride = run->ranks->world,
     };
 
     if (at >= run->updates_per_epoch * o->update_freq)
@@ -213,6 +249,7 @@ static enum status interrupt(struct finetune_run *run)
     if (at < run->updates_per_epoch * run->options->update_freq)
         run->batch -= at % run->options->update_freq;
     TRY(save(run));
+    run->ranks->ending = true;
     FAIL(STATUS_INTERRUPTED, "interrupted after batch %lld of epoch %lld of %d%s", (long long)at,
          (long long)(run->batch / run->batches_per_epoch) + 1, run->options->epochs,
          run->options->output_dir != NULL ? "; the same command goes on" : "");
@@ -227,11 +264,24 @@ static enum status after_batch(struct finetune_run *run)
 
     if (at % o->update_freq != 0 || epoch == o->epochs)
         return STATUS_OK;
-    if (run->stop != NULL && atomic_load(run->stop) != 0)
+    if (run->stopping)
         return interrupt(run);
     bool due = o->checkpoint_every_steps > 0 && update % o->checkpoint_every_steps == 0 &&
                at <= run->updates_per_epoch * o->update_freq;
     return due ? save(run) : STATUS_OK;
+}
+
+/* The next batch of each rank, and whether one of them was asked to stop. */
+static enum status next_batch(struct finetune_run *run, struct batch **batch,
+                              struct ibot_input *input)
+{
+    tell_progress(run, RANK_WAITS_FOR_DATA);
+    enum status status = receiver_next(&run->train, batch, input);
+    struct rank_word word = {.stop = run->stop != NULL && atomic_load(run->stop) != 0};
+    status = rank_agree(run->ranks, status, &word);
+    run->stopping = word.stop;
+    tell_progress(run, "computes");
+    return status;
 }
 
 static enum status all_epochs(struct finetune_run *run)
@@ -240,8 +290,8 @@ static enum status all_epochs(struct finetune_run *run)
     struct batch *batch;
 
     while (run->batch < run->options->epochs * run->batches_per_epoch) {
-        enum status status = receiver_next(&run->train, &batch, &input);
-        if (status == STATUS_INTERRUPTED) /* while it waited for data */
+        enum status status = next_batch(run, &batch, &input);
+        if (status == STATUS_INTERRUPTED) /* while one waited for data */
             return interrupt(run);
         TRY(status);
         TRY(train_batch(run, batch, input.globals));
@@ -300,7 +350,8 @@ static enum status open_stream(struct finetune_run *run, struct receiver *out,
         .batch_size = o->batch_size_per_gpu,
         .slice_size = o->batch_size_per_gpu < 32 ? o->batch_size_per_gpu : 32,
         .prefetch = 4,
-        .world = 1,
+        .rank = run->ranks->rank,
+        .world = run->ranks->world,
         .drop_last = train,
         .data = data,
         .n_loaders = o->data.loaders,
@@ -330,6 +381,7 @@ static enum status open_model(struct finetune_run *run, const struct pretrained 
     m->precision = network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
     m->gelu_tanh = network_options_gelu_tanh(&o->network, m->precision);
     m->backbone.drop_path = (float)o->drop_path;
+    m->ranks = run->ranks;
     if (o->eval)
         TRY(finetune_weights_read_options(pretrained, m));
     if (classifier_is_dense(m))
@@ -371,14 +423,16 @@ static enum status open_training(struct finetune_run *run)
              run->train_set.n_classes, run->test_set.n_classes);
     run->model.n_classes = run->train_set.n_classes;
     run->batches_per_epoch =
-        (int64_t)data_spec_epoch_positions(&run->train_spec, run->train_set.n_samples, 1) /
+        (int64_t)data_spec_epoch_positions(&run->train_spec, run->train_set.n_samples,
+                                           (uint32_t)run->ranks->world) /
         o->batch_size_per_gpu;
     run->updates_per_epoch = run->batches_per_epoch / o->update_freq;
     if (run->updates_per_epoch == 0)
         FAIL(STATUS_INVALID,
-             "%llu training images make no step of %d batches of %d: lower --batch_size_per_gpu or "
-             "--update_freq",
-             (unsigned long long)run->train_set.n_samples, o->update_freq, o->batch_size_per_gpu);
+             "%llu training images make no step of %d batches of %d on %d ranks: lower "
+             "--batch_size_per_gpu or --update_freq",
+             (unsigned long long)run->train_set.n_samples, o->update_freq, o->batch_size_per_gpu,
+             run->ranks->world);
     run->mixing = (struct mixing_options){
         .mixup = o->mixup,
         .cutmix = o->cutmix,
@@ -387,6 +441,8 @@ static enum status open_training(struct finetune_run *run)
         .erase_probability = o->reprob,
         .side_px = run->model.image_size_px,
         .seed = (uint64_t)o->seed,
+        .rank = (uint32_t)run->ranks->rank,
+        .n_ranks = (uint32_t)run->ranks->world,
     };
     return STATUS_OK;
 }
@@ -398,6 +454,7 @@ static enum status open_run(struct finetune_run *run)
     enum status status;
     size_t batch = (size_t)o->batch_size_per_gpu;
 
+    TRY(rank_compare_options(run->ranks, run->parsed));
     TRY(memory_alloc(&run->labels, batch, sizeof(int32_t), "labels"));
     TRY(memory_alloc(&run->boxes, batch, sizeof(struct pixel_box), "boxes"));
     TRY(pretrained_open(&pretrained, &o->weights));
@@ -409,6 +466,7 @@ static enum status open_run(struct finetune_run *run)
     else if (run->test_set.n_classes != run->model.n_classes)
         FAIL_OUT(STATUS_MISMATCH, "'%s' tells %d classes apart, and --test has %d", run->weights,
                  run->model.n_classes, run->test_set.n_classes);
+    TRY_OUT(finetune_folder_compare(run));
     TRY_OUT(load_model(run, &pretrained));
 out:
     pretrained_close(&pretrained);
@@ -439,8 +497,8 @@ static enum status train(struct finetune_run *run)
     log_info("%llu images, %lld updates of %d images in each of %d epochs, %d classes, %.1f M "
              "parameters",
              (unsigned long long)run->train_set.n_samples, (long long)run->updates_per_epoch,
-             o->batch_size_per_gpu * o->update_freq, o->epochs, run->model.n_classes,
-             1e-6 * (double)classifier_n_parameters(run->classifier));
+             o->batch_size_per_gpu * o->update_freq * run->ranks->world, o->epochs,
+             run->model.n_classes, 1e-6 * (double)classifier_n_parameters(run->classifier));
     TRY(receiver_start(&run->test, 0, n_test_epochs(run)));
     if (run->batch < o->epochs * run->batches_per_epoch)
         TRY(receiver_start(&run->train, run->batch, o->epochs));
@@ -458,6 +516,7 @@ enum status finetune_run(struct finetune_results *out, const struct finetune_opt
     run->options = options;
     run->parsed = parsed;
     run->backend = backend;
+    run->ranks = &backend->collective;
     run->stop = stop;
     run->saved_batch = -1;
     TRY_OUT(open_run(run));

@@ -48,10 +48,10 @@ struct finetune_options {
 /* Learning rate of update `update`, of updates_per_epoch in each epoch. By step: as the BEiT
  * recipe, linear from warmup_lr over the warm-up's updates, then a cosine to min_lr. By epoch: as
  * timm's, which is asked for the epoch before, so that the first two are the same; its cosine
- * begins at epoch 0, behind the warm-up. The rate is lr, or lr for lr_batch images, scaled to the
- * step's. */
+ * begins at epoch 0, behind the warm-up. The rate is lr, or lr for lr_batch images, scaled to those
+ * of a step, of all ranks. */
 double finetune_lr(const struct finetune_options *options, int64_t update,
-                   int64_t updates_per_epoch);
+                   int64_t updates_per_epoch, int n_ranks);
 
 /* Accuracies in percent at one validation. */
 struct finetune_result {
@@ -64,8 +64,9 @@ struct finetune_results {
     struct finetune_result best_average, last_average; /* of the average */
 };
 
-/* Trains, or with options->eval measures alone (then `last` is set). Errors: STATUS_INVALID,
- * STATUS_MISMATCH (other classes in test, another run in the folder), STATUS_NOT_FINITE,
+/* Trains, or with options->eval measures alone (then `last` is set); every rank of the backend with
+ * its share of the images. Errors: STATUS_INVALID, STATUS_MISMATCH (other classes in test, another
+ * run in the folder, ranks that were started with other things), STATUS_NOT_FINITE,
  * STATUS_INTERRUPTED: the folder goes on. */
 enum status finetune_run(struct finetune_results *out, const struct finetune_options *options,
                          const struct options *parsed, struct backend *backend,

@@ -186,4 +186,8 @@ out:
     return status;
 }
 
-const struct program_command knn_command = {&knn_program, sizeof(struct knn_options), knn};
+const struct program_command knn_command = {
+    .program = &knn_program,
+    .values_bytes = sizeof(struct knn_options),
+    .run = knn,
+};

@@ -249,4 +249,8 @@ out:
     return status;
 }
 
-const struct program_command linear_command = {&program, sizeof(struct linear_options), linear};
+const struct program_command linear_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct linear_options),
+    .run = linear,
+};

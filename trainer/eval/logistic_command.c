@@ -124,5 +124,8 @@ out:
     return status;
 }
 
-const struct program_command logistic_command = {&program, sizeof(struct logistic_options),
-                                                 logistic};
+const struct program_command logistic_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct logistic_options),
+    .run = logistic,
+};

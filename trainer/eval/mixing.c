@@ -54,14 +54,23 @@ static struct pixel_box draw_cut(struct rng *rng, double share, int32_t side)
                               clipped(y + half, side), clipped(x + half, side)};
 }
 
+static uint32_t stride_of(const struct mixing_options *o)
+{
+    return o->n_ranks > 0 ? o->n_ranks : 1;
+}
+
 struct mixing mixing_draw(const struct mixing_options *o, int64_t batch)
 {
     struct mixing out = {
-        .mix = {.share = 1.0f, .seed = o->seed, .step = (uint32_t)batch},
+        .mix = {.share = 1.0f,
+                .seed = o->seed,
+                .step = (uint32_t)batch,
+                .first_sample = o->rank,
+                .sample_skip = stride_of(o) - 1},
         .label_share = 1.0f,
     };
-    struct rng rng =
-        rng_open((struct rng_key){.seed = o->seed, .epoch = (uint32_t)batch, .purpose = RNG_MIX});
+    struct rng rng = rng_open((struct rng_key){
+        .seed = o->seed, .epoch = (uint32_t)batch, .sample = o->rank, .purpose = RNG_MIX});
 
     if ((o->mixup <= 0.0 && o->cutmix <= 0.0) || rng_uniform(&rng) >= o->probability)
         return out;
@@ -106,7 +115,7 @@ bool mixing_draw_boxes(const struct mixing_options *o, int64_t batch, int32_t n,
         struct rng rng = rng_open((struct rng_key){
             .seed = o->seed,
             .epoch = (uint32_t)batch,
-            .sample = (uint32_t)i,
+            .sample = o->rank + (uint32_t)i * stride_of(o),
             .view = VIEW_OF_BOXES,
             .purpose = RNG_ERASE,
         });

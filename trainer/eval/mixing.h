@@ -1,5 +1,5 @@
 /* How a batch of labelled images is mixed and erased: the draws of mixup, CutMix (batch mode) and
- * random erasing, each a pure function of (seed, batch of the run), so that a run that is
+ * random erasing, each a pure function of (seed, batch of the run, rank), so that a run that is
  * interrupted goes on with the same ones. ops/patch_mix.h does it. */
 #ifndef IBOT_TRAINER_EVAL_MIXING_H
 #define IBOT_TRAINER_EVAL_MIXING_H
@@ -17,6 +17,9 @@ struct mixing_options {
     double erase_probability;  /* of an image */
     int32_t side_px;           /* of the images */
     uint64_t seed;
+    /* Ranks mix each its own batch, in ways of its own; an image is erased whichever rank has it.
+     * Image i of a rank is the one with the number rank + i n_ranks of all. 0 of 0: alone. */
+    uint32_t rank, n_ranks;
 };
 
 /* Of one batch: mixed or not; what the op does; the share of an image's own label, which after

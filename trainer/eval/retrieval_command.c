@@ -274,5 +274,8 @@ out:
     return status;
 }
 
-const struct program_command retrieval_command = {&program, sizeof(struct retrieval_options),
-                                                  retrieval};
+const struct program_command retrieval_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct retrieval_options),
+    .run = retrieval,
+};

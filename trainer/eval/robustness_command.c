@@ -416,5 +416,8 @@ out:
     return status;
 }
 
-const struct program_command robustness_command = {&program, sizeof(struct robustness_options),
-                                                   robustness};
+const struct program_command robustness_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct robustness_options),
+    .run = robustness,
+};

@@ -10,6 +10,7 @@
 
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
+#include "trainer/rank_agreement.h"
 #include "trainer/state_file.h"
 
 enum { NUMBER_BYTES = 32, OPTION_BYTES = CHECKPOINT_MAX_PATH, NAME_BYTES = 64, MAX_PAIRS = 192 };
@@ -66,8 +67,26 @@ static const char *path_in(const struct run_state *state, const char *name, char
     return out;
 }
 
-enum status run_state_write(const struct run_state *state, const struct state_view *view,
-                            struct device *device)
+static bool is_first_rank(const struct run_state *state)
+{
+    return state->ranks == NULL || state->ranks->rank == 0;
+}
+
+static int n_ranks(const struct run_state *state)
+{
+    return state->ranks != NULL ? state->ranks->world : 1;
+}
+
+/* After what rank 0 did alone: all go on, or none. */
+static enum status all_know(const struct run_state *state, enum status status)
+{
+    struct rank_word word = {0};
+
+    return state->ranks != NULL ? rank_agree(state->ranks, status, &word) : status;
+}
+
+static enum status write_state(const struct run_state *state, const struct state_view *view,
+                               struct device *device)
 {
     const struct options *parsed = state->parsed;
     struct state_file_options options = {0};
@@ -81,6 +100,8 @@ enum status run_state_write(const struct run_state *state, const struct state_vi
     }
     add_pair(pairs, "", "data", state->data);
     add_pair(pairs, "", "weights", state->weights);
+    snprintf(text, sizeof(text), "%d", n_ranks(state));
+    add_pair(pairs, "", "ranks", text);
     for (size_t i = 0; i < parsed->n_specs; i++)
         if (decides(&parsed->specs[i]))
             add_pair(pairs, option_prefix, parsed->specs[i].name,
@@ -91,6 +112,12 @@ enum status run_state_write(const struct run_state *state, const struct state_vi
         state_file_write(path_in(state, "state.safetensors", path), view, device, &options);
     memory_free(pairs);
     return status;
+}
+
+enum status run_state_write(const struct run_state *state, const struct state_view *view,
+                            struct device *device)
+{
+    return all_know(state, is_first_rank(state) ? write_state(state, view, device) : STATUS_OK);
 }
 
 /* ------------------------------------------------------------------------------ reading */
@@ -119,10 +146,25 @@ static enum status compare_options(const struct run_state *state, const struct s
     return STATUS_OK;
 }
 
+/* A run of one process once said nothing about it. */
+static enum status compare_ranks(const struct run_state *state, const struct safetensors *file)
+{
+    const char *text = safetensors_metadata(file, "ranks");
+    long then = text != NULL ? strtol(text, NULL, 10) : 1;
+
+    if (then != n_ranks(state))
+        FAIL(STATUS_MISMATCH,
+             "'%s' holds a run of %ld ranks, and here are %d: start as many, or give another "
+             "--output_dir",
+             state->folder, then, n_ranks(state));
+    return STATUS_OK;
+}
+
 static enum status read_numbers(const struct run_state *state, const struct safetensors *file,
                                 const char *path)
 {
     TRY(compare_options(state, file));
+    TRY(compare_ranks(state, file));
     const char *data = safetensors_metadata(file, "data");
     if (data == NULL || strcmp(data, state->data) != 0)
         FAIL(
@@ -170,15 +212,24 @@ static enum status write_options(const struct run_state *state)
     return status;
 }
 
+static enum status make_folder(const struct run_state *state)
+{
+    if (mkdir(state->folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", state->folder, strerror(errno));
+    return STATUS_OK;
+}
+
 enum status run_state_open(const struct run_state *state, const struct state_view *view,
                            struct device *device, bool *resumed)
 {
     char path[CHECKPOINT_MAX_PATH];
+    enum status status = STATUS_OK;
+    bool first = is_first_rank(state);
 
-    if (mkdir(state->folder, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", state->folder, strerror(errno));
+    TRY(all_know(state, first ? make_folder(state) : STATUS_OK));
     *resumed = access(path_in(state, "state.safetensors", path), F_OK) == 0;
     if (*resumed)
-        TRY(read_state(state, view, device, path));
-    return write_options(state);
+        status = read_state(state, view, device, path);
+    TRY(all_know(state, status));
+    return all_know(state, first ? write_options(state) : STATUS_OK);
 }

@@ -3,6 +3,7 @@
 #ifndef IBOT_TRAINER_EVAL_RUN_STATE_H
 #define IBOT_TRAINER_EVAL_RUN_STATE_H
 
+#include "ops/collective.h"
 #include "proto/config/options.h"
 #include "trainer/model/state_view.h"
 
@@ -23,6 +24,9 @@ struct run_state {
     size_t n_numbers;
     const char *data;    /* what must be the same besides options, as a text */
     const char *weights; /* the file that was loaded first */
+    /* Ranks that run together, and call all of this together: all read, rank 0 writes, and none
+     * goes on where it can't. NULL: one alone. */
+    struct collective *ranks;
 };
 
 /* Numbers, options and the tensors of `view` to FOLDER/state.safetensors. Errors: STATUS_IO,
@@ -31,8 +35,8 @@ enum status run_state_write(const struct run_state *state, const struct state_vi
                             struct device *device) IBOT_WARN_UNUSED;
 
 /* Makes the folder. If it has a state, its numbers and tensors become the run's (*resumed). Then
- * every effective option is in FOLDER/run.yaml. Errors: STATUS_MISMATCH (other options or data),
- * STATUS_CORRUPT, STATUS_IO. */
+ * every effective option is in FOLDER/run.yaml. Errors: STATUS_MISMATCH (other options, data or
+ * ranks), STATUS_CORRUPT, STATUS_IO. */
 enum status run_state_open(const struct run_state *state, const struct state_view *view,
                            struct device *device, bool *resumed) IBOT_WARN_UNUSED;
 

@@ -254,4 +254,8 @@ out:
     return status;
 }
 
-const struct program_command segment_command = {&program, sizeof(struct segment_options), segment};
+const struct program_command segment_command = {
+    .program = &program,
+    .values_bytes = sizeof(struct segment_options),
+    .run = segment,
+};

@@ -193,4 +193,8 @@ out:
     return status;
 }
 
-const struct program_command video_command = {&video_program, sizeof(struct video_options), video};
+const struct program_command video_command = {
+    .program = &video_program,
+    .values_bytes = sizeof(struct video_options),
+    .run = video,
+};

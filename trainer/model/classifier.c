@@ -268,6 +268,11 @@ int64_t classifier_n_scores(const struct classifier *c)
            (classifier_is_dense(&c->options) ? c->options.image_size_px : 1);
 }
 
+int64_t classifier_n_ranks(const struct classifier *c)
+{
+    return c->options.ranks != NULL ? c->options.ranks->world : 1;
+}
+
 static enum status plan_all(struct classifier *c)
 {
     const struct classifier_options *o = &c->options;

@@ -59,9 +59,11 @@ struct classifier_options {
     enum ibot_precision precision;
     bool gelu_tanh;
     enum recompute recompute;
+    /* Ranks that train together, each with batches of its own: borrowed; NULL: this one alone. */
+    struct collective *ranks;
 };
 
-/* One micro-batch. */
+/* One micro-batch, of this rank. */
 struct classifier_input {
     struct tensor pixels;      /* device memory: [B, S, S, 3] u8, or [B, 3, S, S] f32 normalised */
     const int32_t *labels;     /* host [B] */
@@ -69,11 +71,11 @@ struct classifier_input {
     const struct pixel_box *erase; /* host [B], or NULL: nothing is erased */
     const struct patch_mix *mix;   /* NULL: nothing is mixed */
     float label_share;  /* of an image's own label; the rest is its partner's. 1 unmixed */
-    uint64_t keep_seed; /* stochastic depth, as in ibot_input */
-    int64_t step, first_sample;
+    uint64_t keep_seed; /* stochastic depth, as in ibot_input, */
+    int64_t step, first_sample, sample_stride;
 };
 
-/* What one update measured, on the host. */
+/* What one update measured, on the host: of this rank's images; the norm is that of all ranks. */
 struct classifier_result {
     double loss;          /* mean over images (dense: all pixels), of the targets as they were */
     int64_t n, top1;      /* images (pixels); those whose own label came first */
@@ -120,8 +122,9 @@ enum status classifier_accumulate(struct classifier *classifier,
                                   const struct classifier_input *input,
                                   const struct step_control *control) IBOT_WARN_UNUSED;
 
-/* Clips by the norm of all gradients (control->clip_grad), steps AdamW, moves the average by
- * control->teacher_momentum. A step whose gradient is not finite changes nothing. */
+/* Sums gradients over ranks, clips by the norm of all of them (control->clip_grad), steps AdamW,
+ * moves the average by control->teacher_momentum. A step whose gradient is not finite changes
+ * nothing. */
 enum status classifier_update(struct classifier *classifier) IBOT_WARN_UNUSED;
 
 /* Waits for the last update (back 0), or for the one before it alone (back 1), and reads what it

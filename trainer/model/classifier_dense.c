@@ -191,7 +191,7 @@ enum status dense_loss(struct classifier *c)
         .width = side / patch,
         .label_height = side,
         .label_width = side,
-        .scale = 1.0f / (float)(pixels * c->options.accumulation_steps),
+        .scale = 1.0f / (float)(pixels * c->options.accumulation_steps * classifier_n_ranks(c)),
     };
 
     return c->ops->dense_cross_entropy(c->device, &args);

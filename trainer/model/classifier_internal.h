@@ -105,6 +105,9 @@ size_t classifier_tables_layout(const struct classifier *c, char *base,
 /* Losses of a micro-batch: of images, or of rows of pixels. */
 int64_t classifier_n_scores(const struct classifier *c);
 
+/* That train together. */
+int64_t classifier_n_ranks(const struct classifier *c);
+
 /* Elements of the flat array before the first parameter that is trained. */
 int64_t classifier_untrained(const struct classifier *c);
 

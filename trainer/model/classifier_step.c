@@ -10,6 +10,7 @@ static void fill_depth(const struct classifier *c, const struct classifier_input
                        float *scales)
 {
     const struct backbone_options *o = &c->options.backbone;
+    int64_t stride = input->sample_stride > 0 ? input->sample_stride : 1;
     int32_t b = c->options.batch_size;
 
     for (int32_t block = 0; block < o->depth; block++)
@@ -17,7 +18,7 @@ static void fill_depth(const struct classifier *c, const struct classifier_input
             for (int32_t i = 0; i < b; i++)
                 *scales++ =
                     backbone_draw_scale(o, block, branch, input->keep_seed, (uint32_t)input->step,
-                                        (uint32_t)(input->first_sample + i));
+                                        (uint32_t)(input->first_sample + i * stride));
 }
 
 /* Fills the tables and queues their copy to the device. */
@@ -98,13 +99,14 @@ static struct cross_entropy_args loss_of(struct classifier *c, int64_t n)
 
 static enum status train_loss(struct classifier *c)
 {
-    int64_t b = c->options.batch_size;
+    int64_t b = c->options.batch_size,
+            n = b * c->options.accumulation_steps * classifier_n_ranks(c);
     struct cross_entropy_args args = loss_of(c, b);
 
     args.other = tensor_1d(c->tables.other, DTYPE_I32, b);
     args.share = vector(c->tables.share, b);
     args.d_logits = args.logits;
-    args.scale = 1.0f / (float)(b * c->options.accumulation_steps);
+    args.scale = 1.0f / (float)n;
     args.smoothing = c->options.smoothing;
     return c->ops->cross_entropy(c->device, &args);
 }
@@ -180,6 +182,8 @@ enum status classifier_update(struct classifier *c)
         step.parameter_half = shaped_from(c->operands, before, 1, n);
         step.parameter_half = tensor_1d(step.parameter_half.data, c->dtype, n);
     }
+    if (classifier_n_ranks(c) > 1)
+        TRY(c->options.ranks->all_reduce(c->options.ranks, c->device, &norms.gradient));
     TRY(c->ops->gradient_norms(c->device, &norms));
     TRY(c->ops->optimizer_step(c->device, &step));
     TRY(c->device->copy_out(c->device, current(c)->norms, c->norms,

@@ -8,6 +8,7 @@
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "trainer/rank_agreement.h"
 #include "trainer/train/batch_size.h"
 
 /* ------------------------------------------------------------------------------ opening */
@@ -171,6 +172,7 @@ enum status run_open(struct run *run, struct run_options *options, const struct 
         memory_free(state.clusters);
     }
     TRY_OUT(backend_options_open(&run->backend, &run->options->backend, &run->options->network));
+    TRY_OUT(rank_compare_options(&run->backend.collective, parsed));
     TRY_OUT(choose_batch_size(run, options));
     TRY_OUT(open_monitor(run));
     TRY_OUT(open_receiver(run, state.index_digest));
@@ -269,9 +271,11 @@ enum status run_train(struct run *run)
             notify_stopping(&run->notify);
         if (stop || run->step == last || save_is_due(run))
             TRY(save(run, stop || run->step == last));
-        if (stop && run->step < last)
+        if (stop && run->step < last) {
+            run->backend.collective.ending = true;
             FAIL(STATUS_INTERRUPTED, "stopped after step %lld; the same command goes on from there",
                  (long long)run->step);
+        }
     }
     return STATUS_OK;
 }

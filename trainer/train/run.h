@@ -22,8 +22,6 @@
 #include "trainer/train/run_monitor.h"
 #include "trainer/train/run_options.h"
 
-enum { RUN_MAX_RANKS = 4096 };
-
 struct run {
     const struct run_options *options; /* borrowed */
     const struct options *parsed;      /* borrowed: texts, digest */
@@ -31,7 +29,6 @@ struct run {
     struct notify notify;              /* the manager of this service, if there is one */
     struct run_monitor monitor;        /* whoever watches over HTTP */
     struct backend backend;
-    bool opened; /* all of it: what ends one rank from now on is agreed on, or aborts all */
     struct receiver receiver;
     struct ibot *ibot;
     struct dataset_info dataset;

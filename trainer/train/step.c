@@ -4,17 +4,10 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/log.h"
+#include "trainer/rank_agreement.h"
 #include "trainer/train/run.h"
 
 /* ------------------------------------------------------------------------------ ranks */
-
-enum outcome { OUTCOME_OK, OUTCOME_NO_BATCH, OUTCOME_FAILED };
-
-/* What every rank must know before it touches the weights of the next step. */
-struct agreement {
-    int32_t stop, outcome, save;
-    int32_t n_masked; /* of the last micro-batch: what ranks do together must look alike to all */
-};
 
 static bool clock_says_save(const struct run *run)
 {
@@ -23,40 +16,21 @@ static bool clock_says_save(const struct run *run)
     return run->backend.collective.rank == 0 && minutes > 0.0 && since >= 60.0 * minutes;
 }
 
-/* Does any rank want to stop, has one failed, is it time to save? Own failures come first.
- * *n_masked becomes the greatest of the ranks. */
+/* Before a rank touches the weights of the next step. *n_masked, of the last micro-batch, becomes
+ * the greatest of the ranks: what they do together must look alike to all. */
 static enum status agree(struct run *run, enum status status, int64_t *n_masked, bool *stop)
 {
-    struct collective *ranks = &run->backend.collective;
-    static struct agreement all[RUN_MAX_RANKS];
-    struct agreement own = {
+    struct rank_word word = {
         .stop = atomic_load(run->stop) != 0,
-        .outcome = status == STATUS_OK            ? OUTCOME_OK
-                   : status == STATUS_INTERRUPTED ? OUTCOME_NO_BATCH
-                                                  : OUTCOME_FAILED,
         .save = clock_says_save(run),
-        .n_masked = (int32_t)*n_masked,
+        .most = (int32_t)*n_masked,
     };
-    int failed = -1, without = -1;
 
-    TRY(ranks->all_gather(ranks, all, &own, sizeof(own)));
-    *stop = false;
-    for (int r = 0; r < ranks->world; r++) {
-        *stop = *stop || all[r].stop != 0;
-        *n_masked = all[r].n_masked > *n_masked ? all[r].n_masked : *n_masked;
-        if (all[r].outcome == OUTCOME_FAILED)
-            failed = r;
-        if (all[r].outcome == OUTCOME_NO_BATCH)
-            without = r;
-    }
-    run->save_due = all[0].save != 0;
-    if (own.outcome == OUTCOME_FAILED)
-        return status;
-    if (failed >= 0)
-        FAIL(STATUS_DEVICE, "rank %d failed: it says why itself", failed);
-    if (without >= 0)
-        FAIL(STATUS_INTERRUPTED, "rank %d was interrupted while it waited for data", without);
-    return STATUS_OK;
+    status = rank_agree(&run->backend.collective, status, &word);
+    *stop = word.stop;
+    *n_masked = word.most;
+    run->save_due = word.save;
+    return status;
 }
 
 /* ------------------------------------------------------------------------------ oddities */

@@ -31,36 +31,10 @@ static enum status train(struct run *run, struct run_options *values, const stru
     if (values->check)
         return options_dump(parsed, stdout);
     TRY(run_open(run, values, parsed, stop));
-    run->opened = true;
     TRY(run_train(run));
     if (run->backend.collective.rank == 0)
         tell_end(run);
     return STATUS_OK;
-}
-
-/* Ranks agree on a stop between steps; whatever else ends one leaves the others waiting. `values`:
- * NULL when they are wrong, and nobody knows with what the ranks were to compute. */
-static void tell_ranks(struct run *run, const struct run_options *values, enum status status)
-{
-    struct collective *ranks = &run->backend.collective;
-
-    if (status == STATUS_OK || (status == STATUS_INTERRUPTED && run->opened))
-        return;
-    if (ranks->world > 1)
-        ranks->abort(ranks, status_exit_code(status));
-    if (values == NULL || values->backend.kind == BACKEND_CUDA)
-        backend_fail(&run->backend, status_message());
-}
-
-/* Lines of several ranks come together in one log: each says whose it is. */
-static const char *name_in_log(void)
-{
-    static char name[32] = "ibot-train";
-    struct collective_environment ranks;
-
-    if (collective_environment_read(&ranks) == STATUS_OK && ranks.world > 1)
-        snprintf(name, sizeof(name), "ibot-train rank %d", ranks.rank);
-    return name;
 }
 
 int main(int argc, char **argv)
@@ -70,7 +44,7 @@ int main(int argc, char **argv)
     struct options options = {0};
 
     backend_start_process(argv);
-    log_start(name_in_log(), LOG_INFO);
+    log_start(backend_log_name("ibot-train"), LOG_INFO);
     const atomic_int *stop = stop_on_signals();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk: an error of write */
@@ -82,7 +56,7 @@ int main(int argc, char **argv)
         log_warning("%s", status_message());
     else if (status != STATUS_OK)
         log_error("%s", status_message());
-    tell_ranks(&run, parsed ? &values : NULL, status);
+    backend_leave(&run.backend, !parsed || values.backend.kind == BACKEND_CUDA, status);
     run_close(&run);
     options_release(&options);
     return status_exit_code(status);
