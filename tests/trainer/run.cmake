@@ -12,6 +12,7 @@ endif()
 ibot_test(NAME trainer.linear_probe SOURCES linear_probe_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.finetune SOURCES finetune_test.c LIBS ibot_eval)
 ibot_test(NAME trainer.rank_agreement SOURCES rank_agreement_test.c LIBS ibot_trainer)
+ibot_test(NAME trainer.rank_rows SOURCES rank_rows_test.c LIBS ibot_trainer)
 ibot_test(NAME trainer.batch_upload SOURCES batch_upload_test.c LIBS ibot_trainer queued_device)
 ibot_test(NAME trainer.analysis_golden SOURCES analysis_golden_test.c
   LIBS model_fixture ibot_analysis)

@@ -9,9 +9,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
+#include "trainer/rank_agreement.h"
+#include "trainer/rank_rows.h"
 
 /* Limits of a file of features. */
 enum { MAX_DIM = 1 << 24, MAX_CLASSES = 1 << 24 };
@@ -63,48 +66,96 @@ bool features_are_finite(const float *row, int64_t n)
     return true;
 }
 
-static enum status take_batches(struct features *out, const struct feature_model *model,
-                                bool unit_length, struct receiver *receiver)
+/* Features of the images of a batch, each to its place in `out`. `rows`: room for a batch.
+ * Positions behind the last image are the first ones once more: they are left out. */
+static enum status take_batch(struct features *out, const struct feature_model *model,
+                              bool unit_length, const struct batch *batch, struct tensor pixels,
+                              float *rows)
 {
+    int64_t n = 0;
+
+    while (n < batch->n_samples && (int64_t)batch->samples[n].position < out->n)
+        n++;
+    if (n == 0)
+        return STATUS_OK;
+    pixels.shape[0] = n;
+    TRY(ibot_features(model->network.ibot, pixels, &model->options, rows));
+    for (int64_t i = 0; i < n; i++) {
+        float *row = rows + i * out->dim;
+        int64_t at = (int64_t)batch->samples[i].position;
+        if (unit_length)
+            features_unit_length(row, out->dim);
+        if (!features_are_finite(row, out->dim))
+            FAIL(STATUS_NOT_FINITE,
+                 "the features of image %lld are not finite: the weights are broken, or too "
+                 "large for --precision",
+                 (long long)at);
+        memcpy(out->values + at * out->dim, row, (size_t)out->dim * sizeof(float));
+        out->labels[at] = batch->samples[i].label;
+    }
+    return STATUS_OK;
+}
+
+/* Those of this rank, n_own of them. */
+static enum status take_batches(struct features *out, const struct feature_model *model,
+                                bool unit_length, struct receiver *receiver, int64_t n_own)
+{
+    struct collective *ranks = &model->network.backend->collective;
     struct ibot_input input;
     struct batch *batch;
-    int64_t filled = 0;
+    float *rows = NULL;
+    enum status status;
+    char line[80];
 
-    while (filled < out->n) {
-        TRY(receiver_next(receiver, &batch, &input));
-        CHECK(filled + batch->n_samples <= out->n);
-        float *rows = out->values + filled * out->dim;
-        TRY(ibot_features(model->network.ibot, input.globals, &model->options, rows));
-        for (int32_t i = 0; i < batch->n_samples; i++) {
-            if (unit_length)
-                features_unit_length(rows + (int64_t)i * out->dim, out->dim);
-            if (!features_are_finite(rows + (int64_t)i * out->dim, out->dim))
-                FAIL(STATUS_NOT_FINITE,
-                     "the features of image %lld are not finite: the weights are broken, or too "
-                     "large for --precision",
-                     (long long)(filled + i));
-            out->labels[filled + i] = batch->samples[i].label;
-        }
-        filled += batch->n_samples;
-        char line[80];
-        snprintf(line, sizeof(line), "features: %lld of %lld images", (long long)filled,
-                 (long long)out->n);
+    TRY(memory_alloc(&rows, (size_t)model->network.batch_size * (size_t)out->dim, sizeof(float),
+                     "features"));
+    for (int64_t seen = 0; seen < n_own; seen += batch->n_samples) {
+        ranks->progress(ranks, seen, RANK_WAITS_FOR_DATA);
+        TRY_OUT(receiver_next(receiver, &batch, &input));
+        ranks->progress(ranks, seen, "computes features");
+        TRY_OUT(take_batch(out, model, unit_length, batch, input.globals, rows));
+        snprintf(line, sizeof(line), "features: %lld of %lld images",
+                 (long long)(seen + batch->n_samples), (long long)n_own);
         log_status_line(line);
     }
     log_status_line(NULL);
-    return STATUS_OK;
+out:
+    memory_free(rows);
+    return status;
+}
+
+/* `status`: how this rank has fared with its own. */
+static enum status gather(struct features *out, struct collective *ranks, enum status status)
+{
+    struct rank_word word = {0};
+
+    TRY(rank_agree(ranks, status, &word));
+    ranks->progress(ranks, out->n, "gathers features");
+    TRY(rank_gather_rows(ranks, out->values, (size_t)out->dim * sizeof(float), out->n));
+    return rank_gather_rows(ranks, out->labels, sizeof(int32_t), out->n);
+}
+
+enum status features_compare_images(struct collective *ranks, const struct dataset_info *dataset,
+                                    const struct data_spec *spec)
+{
+    char text[80];
+
+    snprintf(text, sizeof(text), "%016llx as %016llx", (unsigned long long)dataset->index_digest,
+             (unsigned long long)data_spec_digest(spec));
+    return rank_compare(ranks, "the images", text, "give all ranks the same data and crops");
 }
 
 enum status features_compute(struct features *out, const struct feature_model *model,
                              const struct feature_data_options *o, const atomic_int *stop)
 {
-    struct data_spec spec = data_spec_centre_crop(o->resize_px, model->network.size_px);
+    struct collective *ranks = &model->network.backend->collective;
     struct receiver_options options = {
-        .spec = spec,
+        .spec = data_spec_centre_crop(o->resize_px, model->network.size_px),
         .batch_size = model->network.batch_size,
         .slice_size = model->network.batch_size < 32 ? model->network.batch_size : 32,
         .prefetch = 4,
-        .world = 1,
+        .rank = ranks->rank,
+        .world = ranks->world,
         .data = o->data,
         .n_loaders = o->n_loaders,
         .loader_threads = o->loader_threads,
@@ -118,6 +169,7 @@ enum status features_compute(struct features *out, const struct feature_model *m
     TRY(data_spec_check(&options.spec));
     TRY(receiver_open(&receiver, &model->network.backend->device, &options, stop));
     TRY_OUT(receiver_dataset(&receiver, &dataset));
+    TRY_OUT(features_compare_images(ranks, &dataset, &options.spec));
     out->n = (int64_t)dataset.n_samples;
     out->dim = model->dim;
     out->n_classes = dataset.n_classes;
@@ -125,7 +177,9 @@ enum status features_compute(struct features *out, const struct feature_model *m
                          "features"));
     TRY_OUT(memory_alloc(&out->labels, dataset.n_samples, sizeof(int32_t), "labels"));
     TRY_OUT(consumer_start(receiver.consumer, 0, 1));
-    TRY_OUT(take_batches(out, model, o->unit_length, &receiver));
+    int64_t n_own = (int64_t)data_spec_epoch_positions(&options.spec, dataset.n_samples,
+                                                       (uint32_t)ranks->world);
+    TRY_OUT(gather(out, ranks, take_batches(out, model, o->unit_length, &receiver, n_own)));
 out:
     receiver_close(&receiver);
     if (status != STATUS_OK)

@@ -46,8 +46,13 @@ struct feature_data_options {
 void features_unit_length(float *row, int32_t dim);
 bool features_are_finite(const float *row, int64_t n);
 
-/* Every image of a folder. A bad image is an error: an evaluation leaves nothing out. Errors: those
- * of receiver_next, STATUS_NOT_FINITE, STATUS_NO_MEMORY. */
+/* Ranks have the same images and make the same of them. Errors: those of rank_compare. */
+enum status features_compare_images(struct collective *ranks, const struct dataset_info *dataset,
+                                    const struct data_spec *spec) IBOT_WARN_UNUSED;
+
+/* Every image of a folder: each rank of the backend computes its share, and has all in the end. A
+ * bad image is an error: an evaluation leaves nothing out. Errors: those of receiver_next,
+ * rank_agree and rank_compare; STATUS_NOT_FINITE, STATUS_NO_MEMORY. */
 enum status features_compute(struct features *out, const struct feature_model *model,
                              const struct feature_data_options *options,
                              const atomic_int *stop) IBOT_WARN_UNUSED;

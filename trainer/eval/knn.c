@@ -82,7 +82,7 @@ enum status knn_classify(struct device *device, const struct op_table *ops,
                  "k-NN with k = %d: wanted 1 to %lld, the number of training images", result->k,
                  (long long)args->n_train);
         k_max = result->k > k_max ? result->k : k_max;
-        result->top1 = result->top5 = 0.0;
+        result->top1 = result->top5 = 0;
     }
     size_t hits = BLOCK * (size_t)k_max;
     TRY_OUT(device->alloc(device, (void **)&work.train, train * sizeof(float), "k-NN features"));
@@ -99,10 +99,6 @@ enum status knn_classify(struct device *device, const struct op_table *ops,
         if (args->stop != NULL && atomic_load(args->stop) != 0)
             FAIL_OUT(STATUS_INTERRUPTED, "interrupted");
         TRY_OUT(classify_block(device, ops, args, &work, first, n, k_max));
-    }
-    for (int32_t r = 0; r < args->n_results; r++) {
-        args->results[r].top1 *= 100.0 / (double)args->n_test;
-        args->results[r].top5 *= 100.0 / (double)args->n_test;
     }
 out:
     device->free(device, work.train);

@@ -9,7 +9,7 @@
 
 struct knn_result {
     int32_t k;
-    double top1, top5; /* percent */
+    int64_t top1, top5; /* test rows whose class is the first, or among the first five */
 };
 
 /* Each test row is given the class with the greatest sum of exp(similarity / temperature) over its

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/config/rows.h"
@@ -11,6 +12,8 @@
 #include "trainer/eval/commands.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/knn.h"
+#include "trainer/rank_agreement.h"
+#include "trainer/rank_rows.h"
 
 enum { MAX_K = 16 };
 
@@ -32,17 +35,19 @@ struct knn_options {
 static const struct option_spec knn_specs[] = {
     {.part = &rows_pretrained, AT(weights), .group = "Model"},
     {.part = &rows_frozen_features, AT(features)},
-    {.part = &rows_frozen_data, AT(data), .group = "Data"},
+    {.part = &rows_frozen_data, AT(data), .group = "Data", .flags = OPTION_OUTSIDE_DIGEST},
     {.part = &row_frozen_batch, AT(batch_size_per_gpu)},
     {.name = "dump_features",
      .type = OPTION_STRING,
      AT(dump_features),
      .argument = "DIR",
+     .flags = OPTION_OUTSIDE_DIGEST,
      .help = "keep the features: train.safetensors and test.safetensors"},
     {.name = "load_features",
      .type = OPTION_STRING,
      AT(load_features),
      .argument = "DIR",
+     .flags = OPTION_OUTSIDE_DIGEST,
      .help = "classify kept features instead of images"},
     {.name = "nb_knn",
      .type = OPTION_FLOAT_LIST,
@@ -61,7 +66,7 @@ static const struct option_spec knn_specs[] = {
      .minimum = 1e-4,
      .maximum = 100,
      .help = "neighbours weigh exp(similarity / temperature)"},
-    {.part = &row_json, AT(json)},
+    {.part = &row_json, AT(json), .flags = OPTION_OUTSIDE_DIGEST},
     {.part = &rows_backend, AT(backend), .group = "Process"},
     {.part = &rows_network, AT(network)},
 };
@@ -109,6 +114,8 @@ static enum status both_splits(const struct knn_options *o, struct backend *back
     enum status status;
 
     TRY(frozen_model_open(&model, backend, &choice));
+    TRY_OUT(rank_compare(&backend->collective, "the weights", model.network.weights,
+                         "give all ranks the same file"));
     struct feature_data_options data = {
         .data = o->data.train,
         .resize_px = frozen_resize_px(&o->data, &model),
@@ -124,70 +131,127 @@ out:
     return status;
 }
 
+/* Of the test rows of all ranks, in the place of those of this one. */
+static enum status add_up(struct collective *ranks, enum status status, struct knn_args *args)
+{
+    for (int32_t i = 0; i < args->n_results; i++) {
+        struct knn_result *result = &args->results[i];
+        struct rank_word word = {.sums = {(double)result->top1, (double)result->top5}};
+        TRY(rank_agree(ranks, status, &word));
+        result->top1 = (int64_t)word.sums[0];
+        result->top5 = (int64_t)word.sums[1];
+    }
+    return STATUS_OK;
+}
+
+static void print(const struct knn_options *o, const struct knn_args *args, int64_t n_test)
+{
+    double percent = 100.0 / (double)n_test;
+
+    for (int32_t i = 0; i < args->n_results; i++)
+        printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
+                       : "%d-NN classifier result: Top1: %.4f, Top5: %.4f\n",
+               args->results[i].k, (double)args->results[i].top1 * percent,
+               (double)args->results[i].top5 * percent);
+}
+
+/* Each rank has all features, and classifies a part of the test rows. */
 static enum status classify(const struct knn_options *o, struct backend *backend,
                             const struct features *train, const struct features *test,
                             const atomic_int *stop)
 {
+    struct collective *ranks = &backend->collective;
     struct knn_result results[MAX_K];
+    int64_t first, end;
+
+    TRY(features_check_both(train, test));
+    rank_share(ranks, test->n, &first, &end);
     struct knn_args args = {
         .train = train->values,
-        .test = test->values,
+        .test = test->values + first * test->dim,
         .train_labels = train->labels,
-        .test_labels = test->labels,
+        .test_labels = test->labels + first,
         .n_train = train->n,
-        .n_test = test->n,
+        .n_test = end - first,
         .dim = train->dim,
         .n_classes = train->n_classes,
         .temperature = (float)o->temperature,
         .results = results,
         .stop = stop,
     };
-
-    TRY(features_check_both(train, test));
     for (int32_t i = 0; i < o->n_nb_knn; i++) {
-        if ((int64_t)o->nb_knn[i] > train->n)
+        if ((int64_t)o->nb_knn[i] <= train->n)
+            results[args.n_results++].k = (int32_t)o->nb_knn[i];
+        else if (ranks->rank == 0)
             log_warning("k = %g is left out: there are %lld training images", (double)o->nb_knn[i],
                         (long long)train->n);
-        else
-            results[args.n_results++].k = (int32_t)o->nb_knn[i];
     }
     if (args.n_results == 0)
         FAIL(STATUS_INVALID, "--nb_knn has no number within the %lld training images",
              (long long)train->n);
-    TRY(knn_classify(&backend->device, backend->ops, &args));
-    for (int32_t i = 0; i < args.n_results; i++)
-        printf(o->json ? "{\"k\": %d, \"top1\": %.4f, \"top5\": %.4f}\n"
-                       : "%d-NN classifier result: Top1: %.4f, Top5: %.4f\n",
-               results[i].k, results[i].top1, results[i].top5);
+    ranks->progress(ranks, 0, "classifies");
+    TRY(add_up(ranks, knn_classify(&backend->device, backend->ops, &args), &args));
+    if (ranks->rank == 0)
+        print(o, &args, test->n);
     return STATUS_OK;
 }
 
-static enum status knn(void *values, const struct options *parsed, const atomic_int *stop)
+/* Those that were kept, which all ranks read. */
+static enum status read_features(const struct knn_options *o, struct collective *ranks,
+                                 struct features *train, struct features *test)
+{
+    const struct features *both[] = {train, test};
+    char text[64];
+    int n = 0;
+
+    TRY(features_read_both(train, test, o->load_features));
+    for (int i = 0; i < 2; i++)
+        n += snprintf(text + n, sizeof(text) - (size_t)n, "%s%016llx", i > 0 ? " and " : "",
+                      (unsigned long long)hash_bytes(
+                          both[i]->values, (size_t)(both[i]->n * both[i]->dim) * sizeof(float)));
+    return rank_compare(ranks, "features", text, "give all ranks the same folder");
+}
+
+static enum status write_features(const struct knn_options *o, struct collective *ranks,
+                                  const struct features *train, const struct features *test)
+{
+    struct rank_word word = {0};
+    enum status status = STATUS_OK;
+
+    if (ranks->rank == 0)
+        status = features_write_both(train, test, o->dump_features);
+    return rank_agree(ranks, status, &word);
+}
+
+static enum status knn(void *values, const struct options *parsed, struct backend *backend,
+                       const atomic_int *stop)
 {
     struct knn_options *o = values;
     struct features train = {0}, test = {0};
-    struct backend backend = {0};
+    struct collective *ranks = &backend->collective;
     enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
+    TRY(backend_meet(backend, (enum backend_kind)o->backend.kind, stop));
     TRY(check(o));
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
+    TRY(backend_options_open(backend, &o->backend, &o->network));
+    TRY(rank_compare_options(ranks, parsed));
     if (o->load_features != NULL)
-        TRY_OUT(features_read_both(&train, &test, o->load_features));
+        TRY_OUT(read_features(o, ranks, &train, &test));
     else
-        TRY_OUT(both_splits(o, &backend, &train, &test, stop));
+        TRY_OUT(both_splits(o, backend, &train, &test, stop));
     if (o->dump_features != NULL)
-        TRY_OUT(features_write_both(&train, &test, o->dump_features));
-    TRY_OUT(classify(o, &backend, &train, &test, stop));
+        TRY_OUT(write_features(o, ranks, &train, &test));
+    TRY_OUT(classify(o, backend, &train, &test, stop));
 out:
     features_release(&train);
     features_release(&test);
-    backend_close(&backend);
     return status;
 }
 
 const struct program_command knn_command = {
     .program = &knn_program,
     .values_bytes = sizeof(struct knn_options),
-    .run = knn,
+    .run_ranks = knn,
+    .backend_at = offsetof(struct knn_options, backend),
 };
