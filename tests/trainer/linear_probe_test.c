@@ -265,7 +265,14 @@ static void what_was_written_goes_on(void **state)
         read_classifier(second, c, b);
         assert_memory_equal(a, b, sizeof(a));
     }
-    struct linear_probe_options other = {DIM + 1, CLASSES, BATCH, 5, classifiers, C};
+    struct linear_probe_options other = {
+        .dim = DIM + 1,
+        .n_classes = CLASSES,
+        .batch_size = BATCH,
+        .seed = 5,
+        .classifiers = classifiers,
+        .n_classifiers = C,
+    };
     linear_probe_close(&second);
     assert_int_equal(linear_probe_open(&second, &device, &op_table_cpu, &other), STATUS_OK);
     assert_int_equal(linear_probe_read(second, path), STATUS_MISMATCH);

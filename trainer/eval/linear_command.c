@@ -8,6 +8,7 @@
 #include "trainer/eval/commands.h"
 #include "trainer/eval/frozen_options.h"
 #include "trainer/eval/linear_run.h"
+#include "trainer/rank_agreement.h"
 
 enum { MAX_RATES = 64, MAX_DECAYS = 4 };
 
@@ -34,7 +35,7 @@ struct linear_options {
 static const struct option_spec specs[] = {
     {.part = &rows_pretrained, AT(weights), .group = "Model"},
     {.part = &rows_frozen_features, AT(features), .text = "4"},
-    {.part = &rows_frozen_data, AT(data), .group = "Data"},
+    {.part = &rows_frozen_data, AT(data), .group = "Data", .flags = OPTION_OUTSIDE_DIGEST},
     {.name = "batch_size_per_gpu",
      .type = OPTION_INT32,
      AT(batch_size_per_gpu),
@@ -42,7 +43,7 @@ static const struct option_spec specs[] = {
      .minimum = 1,
      .maximum = 4096,
      .unit = "images",
-     .help = "images of a step"},
+     .help = "images of a step, of each rank"},
     {.name = "lr",
      .type = OPTION_FLOAT_LIST,
      AT(lr),
@@ -99,9 +100,10 @@ static const struct option_spec specs[] = {
      AT(output_dir),
      .argument = "DIR",
      .group = "Results",
+     .flags = OPTION_OUTSIDE_DIGEST,
      .help = "log.txt (accuracy and loss of every classifier), linear.safetensors (the best one), "
              "and classifiers.safetensors, from which the same command goes on"},
-    {.part = &row_json, AT(json)},
+    {.part = &row_json, AT(json), .flags = OPTION_OUTSIDE_DIGEST},
     {.part = &rows_backend, AT(backend), .group = "Process"},
     {.part = &rows_network, AT(network)},
 };
@@ -161,7 +163,8 @@ static void describe(const struct linear_options *o, const struct feature_model 
                      size_t n_bytes)
 {
     double settings[2 * LINEAR_PROBE_MAX];
-    char top[48] = "";
+    int world = model->network.backend->collective.world;
+    char top[48] = "", ranks[32] = "";
 
     for (int32_t i = 0; i < n; i++) {
         settings[2 * i] = classifiers[i].lr;
@@ -170,13 +173,15 @@ static void describe(const struct linear_options *o, const struct feature_model 
     if (o->features.topk > 0)
         snprintf(top, sizeof(top), ", %s %d patches", o->features.reverse_top ? "least" : "top",
                  o->features.topk);
+    if (world > 1)
+        snprintf(ranks, sizeof(ranks), " on each of %d ranks", world);
     snprintf(out, n_bytes,
              "weights %s, key %s, %d last blocks, avgpool %d%s, crop %d of %d px, train %s, test "
-             "%s, batch %d, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
+             "%s, batch %d%s, %d classifiers (optimizer %s, rates %016llx), %d epochs, seed %lld",
              model->network.weights, o->weights.key != NULL ? o->weights.key : "-",
              o->features.n_last_blocks, o->features.avgpool_patchtokens, top,
              model->network.size_px, frozen_resize_px(&o->data, model), o->data.train, o->data.test,
-             o->batch_size_per_gpu, n, optimizers[o->optimizer],
+             o->batch_size_per_gpu, ranks, n, optimizers[o->optimizer],
              (unsigned long long)hash_bytes(settings, 2 * (size_t)n * sizeof(double)), o->epochs,
              (long long)o->seed);
 }
@@ -195,26 +200,58 @@ static void print(const struct linear_options *o, const char *which,
            result->epoch);
 }
 
-static enum status linear(void *values, const struct options *parsed, const atomic_int *stop)
+static enum status run(const struct linear_options *o, struct feature_model *model,
+                       const struct linear_classifier *classifiers, int32_t n,
+                       const atomic_int *stop)
+{
+    struct collective *ranks = &model->network.backend->collective;
+    struct linear_result best, last;
+    char identity[4 * CHECKPOINT_MAX_PATH];
+
+    describe(o, model, classifiers, n, identity, sizeof(identity));
+    struct linear_run_options options = {
+        .train = o->data.train,
+        .test = o->data.test,
+        .folder = o->output_dir,
+        .identity = identity,
+        .resize_px = frozen_resize_px(&o->data, model),
+        .n_loaders = o->data.loaders,
+        .loader_threads = o->data.loader_threads,
+        .epochs = o->epochs,
+        .val_freq = o->val_freq,
+        .seed = (uint64_t)o->seed,
+        .lr_scale = (double)o->batch_size_per_gpu * ranks->world / 256.0,
+        .classifiers = classifiers,
+        .n_classifiers = n,
+    };
+    TRY(rank_compare(ranks, "the weights", model->network.weights, "give all ranks the same file"));
+    TRY(linear_run(&best, &last, model, &options, stop));
+    if (ranks->rank == 0) {
+        print(o, "best", &best, classifiers);
+        print(o, "last", &last, classifiers);
+    }
+    return STATUS_OK;
+}
+
+static enum status linear(void *values, const struct options *parsed, struct backend *backend,
+                          const atomic_int *stop)
 {
     struct linear_options *o = values;
     struct linear_classifier classifiers[LINEAR_PROBE_MAX];
-    struct linear_result best, last;
     struct feature_model model = {0};
-    struct backend backend = {0};
-    char identity[4 * CHECKPOINT_MAX_PATH];
-    enum status status;
     int32_t n;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
     if (o->weights.path == NULL || o->data.train == NULL || o->data.test == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint, --train and --test");
+    TRY(backend_meet(backend, (enum backend_kind)o->backend.kind, stop));
     TRY(class_folders_check(o->data.train, o->data.test));
     if (o->n_lr == 0)
         default_rates(o);
     TRY(combine(o, classifiers, &n));
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
+    TRY(backend_options_open(backend, &o->backend, &o->network));
+    TRY(rank_compare_options(&backend->collective, parsed));
     struct frozen_choice choice = {
         .weights = &o->weights,
         .data = &o->data,
@@ -223,34 +260,16 @@ static enum status linear(void *values, const struct options *parsed, const atom
         .features = o->features,
         .batch_size = o->batch_size_per_gpu,
     };
-    TRY_OUT(frozen_model_open(&model, &backend, &choice));
-    describe(o, &model, classifiers, n, identity, sizeof(identity));
-    struct linear_run_options options = {
-        .train = o->data.train,
-        .test = o->data.test,
-        .folder = o->output_dir,
-        .identity = identity,
-        .resize_px = frozen_resize_px(&o->data, &model),
-        .n_loaders = o->data.loaders,
-        .loader_threads = o->data.loader_threads,
-        .epochs = o->epochs,
-        .val_freq = o->val_freq,
-        .seed = (uint64_t)o->seed,
-        .lr_scale = (double)o->batch_size_per_gpu / 256.0,
-        .classifiers = classifiers,
-        .n_classifiers = n,
-    };
-    TRY_OUT(linear_run(&best, &last, &model, &options, stop));
-    print(o, "best", &best, classifiers);
-    print(o, "last", &last, classifiers);
-out:
+    enum status status = frozen_model_open(&model, backend, &choice);
+    if (status == STATUS_OK)
+        status = run(o, &model, classifiers, n, stop);
     feature_model_close(&model);
-    backend_close(&backend);
     return status;
 }
 
 const struct program_command linear_command = {
     .program = &program,
     .values_bytes = sizeof(struct linear_options),
-    .run = linear,
+    .run_ranks = linear,
+    .backend_at = offsetof(struct linear_options, backend),
 };

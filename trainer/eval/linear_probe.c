@@ -136,6 +136,11 @@ static struct tensor wide_bias(const struct linear_probe *p, float *parameters)
     return tensor_1d(parameters + p->n_weights, DTYPE_F32, p->outputs);
 }
 
+static int64_t n_ranks(const struct linear_probe *p)
+{
+    return p->options.ranks != NULL ? p->options.ranks->world : 1;
+}
+
 /* Logits, losses and ranks of n rows; with `train` the gradient of the mean loss in the place of
  * the logits. Adds to the scores. */
 static enum status forward(struct linear_probe *p, const float *features, const int32_t *labels,
@@ -155,7 +160,7 @@ static enum status forward(struct linear_probe *p, const float *features, const 
         .label = tensor_1d(p->labels, DTYPE_I32, n),
         .loss = tensor_1d(p->loss, DTYPE_F32, rows),
         .rank = tensor_1d(p->rank, DTYPE_I32, rows),
-        .scale = 1.0f / (float)n,
+        .scale = 1.0f / (float)(n * n_ranks(p)),
     };
 
     CHECK(n > 0 && n <= o->batch_size);
@@ -194,10 +199,13 @@ enum status linear_probe_step(struct linear_probe *p, const float *features, con
     };
     TRY(d->zero(d, p->gradient, (size_t)p->n_parameters * sizeof(float)));
     TRY(p->ops->linear_backward(d, &product));
+    struct tensor gradient = tensor_1d(p->gradient, DTYPE_F32, p->n_parameters);
+    if (n_ranks(p) > 1)
+        TRY(o->ranks->all_reduce(o->ranks, d, &gradient));
     for (int32_t c = 0; c < o->n_classifiers; c++) {
         struct optimizer_step_args update = {
             .parameter = tensor_1d(p->parameter, DTYPE_F32, p->n_parameters),
-            .gradient = tensor_1d(p->gradient, DTYPE_F32, p->n_parameters),
+            .gradient = gradient,
             .moment1 = tensor_1d(p->momentum, DTYPE_F32, p->n_parameters),
             .teacher = tensor_1d(p->parameter, DTYPE_F32, p->n_parameters), /* of no segment */
             .norms = tensor_1d(p->norms, DTYPE_F64, SEGMENTS),

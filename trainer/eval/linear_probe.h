@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ops/collective.h"
 #include "ops/device.h"
 #include "ops/op_table.h"
 
@@ -27,6 +28,9 @@ struct linear_probe_options {
     uint64_t seed;                      /* of the initial weights */
     const struct linear_classifier *classifiers;
     int32_t n_classifiers;
+    /* Ranks that train together, each with as many rows in a step: borrowed; NULL: this one alone.
+     */
+    struct collective *ranks;
 };
 
 /* Sums over rows, of one classifier. */
@@ -47,9 +51,9 @@ enum status linear_probe_open(struct linear_probe **out, struct device *device,
 /* The learning rate of each classifier becomes factor times its own. */
 enum status linear_probe_set_rate(struct linear_probe *probe, double factor) IBOT_WARN_UNUSED;
 
-/* One step of each classifier on the mean loss of n rows.
+/* One step of each classifier on the mean loss of n rows, of each rank.
  *   features [n, dim] f32, labels [n] in 0 .. n_classes-1, host memory
- *   scores   [n_classifiers]: added to, as the classifiers were before the step */
+ *   scores   [n_classifiers]: added to, as the classifiers were before the step, of these rows */
 enum status linear_probe_step(struct linear_probe *probe, const float *features,
                               const int32_t *labels, int64_t n,
                               struct linear_score *scores) IBOT_WARN_UNUSED;

@@ -10,17 +10,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/checkpoint.h"
 #include "trainer/linear_head.h"
 #include "trainer/log_line.h"
+#include "trainer/rank_agreement.h"
+#include "trainer/rank_rows.h"
 
 struct linear_run {
     struct feature_model *model; /* borrowed */
     const struct linear_run_options *options;
-    const atomic_int *stop; /* NULL: never */
-    struct features test;
+    struct collective *ranks; /* of its backend */
+    const atomic_int *stop;   /* NULL: never */
+    struct features test;     /* all of them: each rank scores a part */
     struct receiver receiver;
     struct linear_probe *probe;
     float *features;                                    /* [batch, dim] */
@@ -51,6 +55,13 @@ enum { N_STATE = 8, STATE_BYTES = 64 };
 static const char *const state_names[N_STATE] = {"run",        "epoch",      "best_classifier",
                                                  "best_epoch", "best_top1",  "best_top5",
                                                  "best_loss",  "test_images"};
+
+/* After what rank 0 did alone: all go on, or none. */
+static enum status all_know(struct linear_run *run, enum status status)
+{
+    struct rank_word word = {0};
+    return rank_agree(run->ranks, status, &word);
+}
 
 static enum status write_state(struct linear_run *run)
 {
@@ -172,6 +183,28 @@ static enum status write_log(struct linear_run *run, double rate)
 
 /* ------------------------------------------------------------------------------ epochs */
 
+static enum status interrupted(struct linear_run *run)
+{
+    run->ranks->ending = true;
+    FAIL(STATUS_INTERRUPTED, "interrupted after epoch %d of %d%s", run->epoch, run->options->epochs,
+         run->options->folder != NULL ? "; the same command goes on" : "");
+}
+
+/* The next batch of each rank, unless one of them was asked to stop. */
+static enum status next_batch(struct linear_run *run, int64_t step, struct batch **batch,
+                              struct ibot_input *input)
+{
+    struct collective *ranks = run->ranks;
+
+    ranks->progress(ranks, run->epoch * run->steps_per_epoch + step, RANK_WAITS_FOR_DATA);
+    enum status status = receiver_next(&run->receiver, batch, input);
+    struct rank_word word = {.stop = run->stop != NULL && atomic_load(run->stop) != 0};
+    status = rank_agree(ranks, status, &word);
+    ranks->progress(ranks, run->epoch * run->steps_per_epoch + step, "computes");
+    return status == STATUS_INTERRUPTED || (status == STATUS_OK && word.stop) ? interrupted(run)
+                                                                              : status;
+}
+
 static enum status train_epoch(struct linear_run *run)
 {
     struct ibot_input input;
@@ -179,11 +212,7 @@ static enum status train_epoch(struct linear_run *run)
 
     memset(run->train_scores, 0, sizeof(run->train_scores));
     for (int64_t step = 0; step < run->steps_per_epoch; step++) {
-        if (run->stop != NULL && atomic_load(run->stop) != 0)
-            FAIL(STATUS_INTERRUPTED, "interrupted after epoch %d of %d%s", run->epoch,
-                 run->options->epochs,
-                 run->options->folder != NULL ? "; the same command goes on" : "");
-        TRY(receiver_next(&run->receiver, &batch, &input));
+        TRY(next_batch(run, step, &batch, &input));
         TRY(ibot_features(run->model->network.ibot, input.globals, &run->model->options,
                           run->features));
         for (int32_t i = 0; i < batch->n_samples; i++)
@@ -200,12 +229,38 @@ static enum status train_epoch(struct linear_run *run)
     return STATUS_OK;
 }
 
+/* Of all ranks, in their order, in the place of those of this one, which fared as `status` says. */
+static enum status add_up(struct linear_run *run, enum status status, struct linear_score *scores)
+{
+    size_t n = (size_t)run->options->n_classifiers, world = (size_t)run->ranks->world;
+    struct linear_score *all = NULL;
+
+    TRY(all_know(run, status));
+    TRY(memory_alloc(&all, world * n, sizeof(*all), "scores of ranks"));
+    TRY_OUT(run->ranks->all_gather(run->ranks, all, scores, n * sizeof(*all)));
+    memset(scores, 0, n * sizeof(*scores));
+    for (size_t i = 0; i < world * n; i++) {
+        scores[i % n].n += all[i].n;
+        scores[i % n].top1 += all[i].top1;
+        scores[i % n].top5 += all[i].top5;
+        scores[i % n].loss += all[i].loss;
+    }
+out:
+    memory_free(all);
+    return status;
+}
+
 /* Scores of the test images, and the best of them in run->last. */
 static enum status validate(struct linear_run *run)
 {
+    const struct features *test = &run->test;
+    int64_t first, end;
+
     memset(run->test_scores, 0, sizeof(run->test_scores));
-    TRY(linear_probe_score(run->probe, run->test.values, run->test.labels, run->test.n,
-                           run->test_scores));
+    rank_share(run->ranks, test->n, &first, &end);
+    enum status status = linear_probe_score(run->probe, test->values + first * test->dim,
+                                            test->labels + first, end - first, run->test_scores);
+    TRY(add_up(run, status, run->test_scores));
     run->last = (struct linear_result){.top1 = -1.0};
     for (int32_t c = 0; c < run->options->n_classifiers; c++) {
         const struct linear_score *score = &run->test_scores[c];
@@ -215,6 +270,15 @@ static enum status validate(struct linear_run *run)
                                                score->loss / (double)score->n};
     }
     return STATUS_OK;
+}
+
+/* What the first rank leaves in the folder. */
+static enum status write_files(struct linear_run *run, double rate, bool better)
+{
+    if (better)
+        TRY(write_best(run));
+    TRY(write_log(run, rate));
+    return write_state(run);
 }
 
 static enum status validate_and_save(struct linear_run *run, double rate)
@@ -229,10 +293,8 @@ static enum status validate_and_save(struct linear_run *run, double rate)
              c->optimizer == OPTIMIZER_LARS ? "LARS" : "SGD", c->lr, run->best.top1);
     if (run->options->folder == NULL)
         return STATUS_OK;
-    if (better)
-        TRY(write_best(run));
-    TRY(write_log(run, rate));
-    return write_state(run);
+    TRY(add_up(run, STATUS_OK, run->train_scores));
+    return all_know(run, run->ranks->rank == 0 ? write_files(run, rate, better) : STATUS_OK);
 }
 
 /* Cosine from 1 to 0 over the epochs, the same within each. */
@@ -267,7 +329,8 @@ static enum status open_stream(struct linear_run *run, struct dataset_info *data
         .batch_size = model->network.batch_size,
         .slice_size = model->network.batch_size < 32 ? model->network.batch_size : 32,
         .prefetch = 4,
-        .world = 1,
+        .rank = run->ranks->rank,
+        .world = run->ranks->world,
         .data = o->train,
         .n_loaders = o->n_loaders,
         .loader_threads = o->loader_threads,
@@ -277,19 +340,35 @@ static enum status open_stream(struct linear_run *run, struct dataset_info *data
     options.spec.bad_image_policy = BAD_IMAGE_FAIL;
     TRY(data_spec_check(&options.spec));
     TRY(receiver_open(&run->receiver, &model->network.backend->device, &options, stop));
-    return receiver_dataset(&run->receiver, dataset);
+    TRY(receiver_dataset(&run->receiver, dataset));
+    int64_t n = (int64_t)data_spec_epoch_positions(&options.spec, dataset->n_samples,
+                                                   (uint32_t)run->ranks->world);
+    run->steps_per_epoch = (n + options.batch_size - 1) / options.batch_size;
+    return features_compare_images(run->ranks, dataset, &options.spec);
 }
 
+static enum status make_folder(const struct linear_run *run)
+{
+    if (mkdir(run->options->folder, 0777) != 0 && errno != EEXIST)
+        FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->folder, strerror(errno));
+    return STATUS_OK;
+}
+
+/* All ranks read, the first one writes. */
 static enum status open_folder(struct linear_run *run)
 {
-    char path[CHECKPOINT_MAX_PATH];
+    char path[CHECKPOINT_MAX_PATH], epoch[16];
+    bool first = run->ranks->rank == 0;
 
     if (run->options->folder == NULL)
         return STATUS_OK;
-    if (mkdir(run->options->folder, 0777) != 0 && errno != EEXIST)
-        FAIL(STATUS_IO, "cannot make folder '%s': %s", run->options->folder, strerror(errno));
-    TRY(read_state(run));
-    return log_file_rewind(path_in(run, "log.txt", path), run->epoch);
+    TRY(all_know(run, first ? make_folder(run) : STATUS_OK));
+    TRY(all_know(run, read_state(run)));
+    snprintf(epoch, sizeof(epoch), "%d", run->epoch);
+    TRY(rank_compare(run->ranks, "to go on after epoch", epoch,
+                     "--output_dir must be one folder that all ranks see"));
+    return all_know(run,
+                    first ? log_file_rewind(path_in(run, "log.txt", path), run->epoch) : STATUS_OK);
 }
 
 static enum status open_probe(struct linear_run *run, int32_t n_classes)
@@ -303,6 +382,7 @@ static enum status open_probe(struct linear_run *run, int32_t n_classes)
         .seed = o->seed,
         .classifiers = o->classifiers,
         .n_classifiers = o->n_classifiers,
+        .ranks = run->ranks,
     };
 
     TRY(memory_alloc(&run->features, (size_t)model->network.batch_size * (size_t)model->dim,
@@ -339,6 +419,7 @@ enum status linear_run(struct linear_result *best, struct linear_result *last,
     CHECK(o->epochs > 0 && o->val_freq > 0 && o->n_classifiers <= LINEAR_PROBE_MAX);
     TRY(memory_alloc(&run, 1, sizeof(*run), "linear evaluation"));
     run->model = model;
+    run->ranks = &model->network.backend->collective;
     run->options = o;
     run->stop = stop;
     TRY_OUT(features_compute(&run->test, model, &test, stop));
@@ -350,8 +431,6 @@ enum status linear_run(struct linear_result *best, struct linear_result *last,
                  dataset.n_classes, run->test.n_classes);
     TRY_OUT(open_probe(run, dataset.n_classes));
     TRY_OUT(open_folder(run));
-    run->steps_per_epoch =
-        ((int64_t)dataset.n_samples + model->network.batch_size - 1) / model->network.batch_size;
     if (run->epoch < o->epochs)
         TRY_OUT(receiver_start(&run->receiver, run->epoch * run->steps_per_epoch, o->epochs));
     log_info("%llu images, %lld steps in each of %d epochs, %d classifiers of %d features",

@@ -28,10 +28,12 @@ struct linear_result {
     double top1, top5, loss;
 };
 
-/* best: over all classifiers and validations, as the official program reports it: it is chosen on
+/* Every rank of the model's backend with its share of the images: a step takes a batch of each. The
+ * first one writes the folder.
+ * best: over all classifiers and validations, as the official program reports it: it is chosen on
  * the test images. last: the best at the end of the last epoch. Errors: those of features_compute,
- * linear_probe_open; STATUS_MISMATCH (other classes in test, another run in the folder);
- * STATUS_INTERRUPTED: the folder goes on. */
+ * linear_probe_open; STATUS_MISMATCH (other classes in test, another run in the folder,
+ * ranks with other images); STATUS_INTERRUPTED: the folder goes on. */
 enum status linear_run(struct linear_result *best, struct linear_result *last,
                        struct feature_model *model, const struct linear_run_options *options,
                        const atomic_int *stop) IBOT_WARN_UNUSED;
