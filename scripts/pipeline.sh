@@ -49,7 +49,7 @@
 #   TOTAL_NODES, NODE_ID         how many, and which one this is, from 0
 #   MASTER_ADDR, MASTER_PORT     node 0, which the others must reach; port 29500
 #   GPUS_PER_NODE                default: GPUS / TOTAL_NODES
-# Networks are shared out among nodes for evaluation. Under Slurm use scripts/slurm/ for pre-training.
+# Networks are shared out among nodes for evaluation; k-NN and linear evaluation of one take all GPUs of its node. Under Slurm use scripts/slurm/ for pre-training.
 #
 # In the folder: run/ (as ibot-train leaves it), results/TASK_KEY.jsonl, logs/, linear_KEY/ and so on. The exit status
 # is 0 when all is done, 75 when it was interrupted and the same line goes on, 3 when something was done by another
@@ -195,20 +195,24 @@ one() {
     wait_for_children
 }
 
-# ranks COMMAND…: one process for each GPU of this node, told who it is as torchrun does
-ranks() {
-    local i
+# start_ranks FIRST WORLD ADDRESS COMMAND…: one process for each GPU of this node, told who it is as torchrun does
+start_ranks() {
+    local i first=$1 world=$2 address=$3
+    shift 3
     [ -z "$asked" ] || return 75
     children=()
     for ((i = 0; i < here; i++)); do
-        RANK=$((node * here + i)) LOCAL_RANK=$i WORLD_SIZE=$gpus MASTER_ADDR=${MASTER_ADDR:-127.0.0.1} \
+        RANK=$((first + i)) LOCAL_RANK=$i WORLD_SIZE=$world MASTER_ADDR=$address \
             MASTER_PORT=${MASTER_PORT:-29500} "$@" &
         children+=($!)
     done
     wait_for_children
 }
+# ranks COMMAND…: those of this node, of all nodes; ranks_here: of this node alone
+ranks() { start_ranks $((node * here)) "$gpus" "${MASTER_ADDR:-127.0.0.1}" "$@"; }
+ranks_here() { start_ranks 0 "$here" 127.0.0.1 "$@"; }
 
-# stage NAME OF HOW COMMAND…: runs the command by HOW (one, ranks), once; OF: the weights it is about, or ''
+# stage NAME OF HOW COMMAND…: runs the command by HOW (one, ranks, ranks_here), once; OF: the weights it is about, or ''
 stage() {
     local name=$1 of=$2 how=$3 status=0 line mark
     shift 3
@@ -256,6 +260,8 @@ eval_of() { # eval_of WHAT KEY OPTIONS…: the command, in `command`
     shift 2
     command=(ibot-eval "$what" --checkpoint "$weights" --checkpoint_key "$key" "${backend[@]}" --json "$@")
 }
+shared=one # for evaluations that GPUs share
+[ "$here" -le 1 ] || shared=ranks_here
 sets=(--train "$data/train" --test "$data/val" --loaders "$loaders")
 
 for ((k = node; k < ${#networks[@]}; k += nodes)); do
@@ -265,26 +271,26 @@ for ((k = node; k < ${#networks[@]}; k += nodes)); do
     fi
     if has imagenet_knn; then
         eval_of knn "$key" "${sets[@]}" "${pool[@]}" "${evaluation[@]}"
-        stage "imagenet_knn_$key" "$weights" one "${command[@]}"
+        stage "imagenet_knn_$key" "$weights" $shared "${command[@]}"
     fi
     if has imagenet_reg; then
         eval_of knn "$key" "${sets[@]}" "${pool[@]}" --nb_knn 20 --dump_features "$out/features_$key"
-        stage "features_$key" "$weights" one "${command[@]}"
+        stage "features_$key" "$weights" $shared "${command[@]}"
         stage "imagenet_reg_$key" "$weights" one ibot-eval logistic --load_features "$out/features_$key" "${backend[@]}" \
             --json "${evaluation[@]}"
     fi
     if has imagenet_linear; then
         eval_of linear "$key" "${sets[@]}" "${linear_pool[@]}" --output_dir "$out/linear_$key" "${evaluation[@]}"
-        stage "imagenet_linear_$key" "$weights" one "${command[@]}"
+        stage "imagenet_linear_$key" "$weights" $shared "${command[@]}"
     fi
     if has imagenet_linear_solo; then
         eval_of linear "$key" "${sets[@]}" "${linear_pool[@]}" --lr 0.001 --output_dir "$out/linear_solo_$key" "${evaluation[@]}"
-        stage "imagenet_linear_solo_$key" "$weights" one "${command[@]}"
+        stage "imagenet_linear_solo_$key" "$weights" $shared "${command[@]}"
     fi
     if has imagenet_part_linear; then
         for top in ${TOPK:-1 7 14 56 112 196}; do
             eval_of linear "$key" "${sets[@]}" --topk "$top" --output_dir "$out/part_linear_${key}_$top" "${evaluation[@]}"
-            stage "imagenet_part_linear_${key}_$top" "$weights" one "${command[@]}"
+            stage "imagenet_part_linear_${key}_$top" "$weights" $shared "${command[@]}"
         done
     fi
     if has imagenet_unsup_cls; then

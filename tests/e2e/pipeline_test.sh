@@ -99,6 +99,20 @@ LC_ALL=C sort "$work/ranks" | cmp - <(printf 'rank %d of 4, here %d, head 29500:
 expect_error 1 'pretrain.node1 ended with status 1' \
     "${ranks[@]}" FAILS=2 OUTPUT_DIR="$work/failed" "$root/scripts/pipeline.sh" pretrain j vit_base teacher 4
 
+# k-NN of a network takes the GPUs of its node, and what they print is one result
+rm "$work/bin/ibot-eval"
+cat >"$work/bin/ibot-eval" <<'END'
+#!/usr/bin/env bash
+echo "rank $RANK of $WORLD_SIZE, here $LOCAL_RANK, $MASTER_ADDR $MASTER_PORT: $1 $2" >>"$RANKS"
+[ "$RANK" != 0 ] || echo '{"k": 10}'
+END
+chmod +x "$work/bin/ibot-eval"
+rm "$work/ranks"
+"${ranks[@]}" PRETRAINED=network.pth OUTPUT_DIR="$work/shared" "$root/scripts/pipeline.sh" imagenet_knn j vit_base teacher,student 4 \
+    >"$work/shared.out" 2>"$work/shared.log" || fail "k-NN on ranks"
+LC_ALL=C sort "$work/ranks" | cmp - <(printf 'rank %d of 2, here %d, 127.0.0.1 29500: knn --checkpoint\n' 0 0 1 1) || fail "ranks of k-NN"
+[ "$(cat "$work/shared.out")" = 'imagenet_knn_student: {"k": 10}' ] || fail "another result: $(cat "$work/shared.out")"
+
 # what is wrong is named
 script=(env DATA="$work/set" "$root/scripts/pipeline.sh")
 expect_error 2 "no 'imagenet_kn'; there are: pretrain imagenet_knn" "${script[@]}" pretrain+imagenet_kn j vit_small teacher 0

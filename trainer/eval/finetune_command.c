@@ -95,7 +95,7 @@ static const struct option_spec specs[] = {
      .help = "of targets: so much of them to all classes alike"},
 
     {WHOLE(batch_size_per_gpu, "128", 1, 4096), .unit = "images", .group = "Optimisation",
-     .help = "images at a time"},
+     .help = "images at a time, of each rank"},
     {WHOLE(update_freq, "1", 1, 4096), .unit = "batches",
      .help = "whose gradients make one step; what is left of an epoch after its last step is "
              "passed over"},
@@ -103,7 +103,8 @@ static const struct option_spec specs[] = {
     {NUMBER(lr, "0.004", 0, 1000),
      .help = "learning rate of the last layer after the warm-up, of AdamW"},
     {WHOLE(lr_batch, "0", 0, 1 << 20), .unit = "images",
-     .help = "that --lr is for: it is scaled to the images of a step. 0: it is what it is"},
+     .help = "that --lr is for: it is scaled to the images of a step, of all ranks. 0: it is what "
+             "it is"},
     {NUMBER(min_lr, "1e-6", 0, 1000), .help = "what it falls to, as a cosine"},
     {NUMBER(warmup_lr, "0", 0, 1000), .help = "what the warm-up begins with"},
     {WHOLE(warmup_epochs, "20", 0, 100000), .help = "of linear warm-up"},
@@ -177,7 +178,8 @@ static const struct options_program program = {
         "inat (transfer to small data sets), semi (1 % or 10 % of the labels). The result is that "
         "of the epoch which is best on the test images, as it is published; beside it stands the "
         "last one. The same command again goes on where it stopped; Ctrl-C, SIGTERM and SIGUSR1 "
-        "finish the step and save.",
+        "finish the step and save. Under mpirun, torchrun or srun it is several ranks (GPUs), each "
+        "with its share of the images.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
     .run_file = true,

@@ -74,7 +74,9 @@ static const struct option_spec knn_specs[] = {
 static const struct options_program knn_program = {
     .name = "ibot-eval knn",
     .summary = "Weighted k-NN classification on frozen features.",
-    .epilogue = "  ibot-eval knn --checkpoint runs/small --train DIR/train --test DIR/val",
+    .epilogue = "  ibot-eval knn --checkpoint runs/small --train DIR/train --test DIR/val\n\n"
+                "Under mpirun, torchrun or srun it is several ranks (GPUs), each with its share of "
+                "the images.",
     .specs = knn_specs,
     .n_specs = sizeof(knn_specs) / sizeof(knn_specs[0]),
 };

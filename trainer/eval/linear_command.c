@@ -118,7 +118,8 @@ static const struct options_program program = {
         "The published figures are with --n_last_blocks 4 --avgpool_patchtokens 0 of ViT-S and "
         "Swin, 1 and 2 of ViT-B and ViT-L. The result is that of the classifier and epoch that are "
         "best on the test images, "
-        "as it is published; beside it stands the best classifier of the last epoch.",
+        "as it is published; beside it stands the best classifier of the last epoch. Under mpirun, "
+        "torchrun or srun it is several ranks (GPUs), each with its share of the images.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
 };
