@@ -257,13 +257,16 @@ static enum status count_classes(struct check *c, const struct safetensors_entry
     return STATUS_OK;
 }
 
-static void compare_knn(struct part *part, const struct knn_result *got, const double *want)
+static void compare_knn(struct part *part, const struct knn_result *got, int64_t n_test,
+                        const double *want)
 {
     char name[128];
-    double error = fmax(fabs(got->top1 - want[1]), fabs(got->top5 - want[2]));
+    double percent = 100.0 / (double)n_test;
+    double top1 = (double)got->top1 * percent, top5 = (double)got->top5 * percent;
+    double error = fmax(fabs(top1 - want[1]), fabs(top5 - want[2]));
 
-    snprintf(name, sizeof(name), "knn, k = %d: top-1 %.6f (%.6f), top-5 %.6f (%.6f)", got->k,
-             got->top1, want[1], got->top5, want[2]);
+    snprintf(name, sizeof(name), "knn, k = %d: top-1 %.6f (%.6f), top-5 %.6f (%.6f)", got->k, top1,
+             want[1], top5, want[2]);
     /* percentages of whole counts: what is left below 1e-9 is the last bit of a division */
     error = error < 1e-9 ? 0.0 : isnan(error) ? INFINITY : error;
     if (part->n_tensors++ == 0 || error > part->worst) {
@@ -309,7 +312,7 @@ static enum status check_knn(struct check *c, struct part *part)
         results[i].k = (int32_t)rows[3 * i];
     TRY(knn_classify(&c->device, &op_table_cpu, &args));
     for (int32_t i = 0; i < args.n_results; i++)
-        compare_knn(part, &results[i], rows + (ptrdiff_t)3 * i);
+        compare_knn(part, &results[i], test->file_shape[0], rows + (ptrdiff_t)3 * i);
     return STATUS_OK;
 }
 
