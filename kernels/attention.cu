@@ -141,7 +141,7 @@ enum status attention_forward_cuda(struct device *device, const struct attention
     CHECK(tensor_is_2d(&args->out, n_tokens, width) && args->out.dtype == args->qkv.dtype);
     CHECK(args->lse.data == nullptr || tensor_is_2d(&args->lse, n_tokens, args->n_heads));
     for (int32_t g = 0; g < args->n_groups; g++) {
-        struct attention_call call = {args->qkv, args->out,       args->lse,    {},
+        struct attention_call call = {args->qkv, args->out,       args->lse,     {},
                                       {},        args->groups[g], args->n_heads, args->changing};
         TRY(attention_by_choice(device, &call));
     }
@@ -160,7 +160,7 @@ enum status attention_backward_cuda(struct device *device,
     CHECK(args->d_out.dtype == args->qkv.dtype && args->out.dtype == args->qkv.dtype &&
           args->d_qkv.dtype == args->qkv.dtype);
     for (int32_t g = 0; g < args->n_groups; g++) {
-        struct attention_call call = {args->qkv,   args->out,       args->lse,    args->d_out,
+        struct attention_call call = {args->qkv,   args->out,       args->lse,     args->d_out,
                                       args->d_qkv, args->groups[g], args->n_heads, args->changing};
         TRY(attention_by_choice(device, &call));
     }
