@@ -11,7 +11,15 @@
  * The bias gradient, the sum of b over k of the last product, is made by a kernel that reads d_y
  * once more (2 bytes an element). The library's epilogue for it (BGRADB) costs more than that: on
  * an H200 the product takes 1.3 to 2.4 times as long with it, the kernel 0.07 to 0.55 of a product.
- * Where an op in front of this one has d_y in its registers, it makes the sum (residual.h). */
+ * Where an op in front of this one has d_y in its registers, it makes the sum (residual.h).
+ *
+ * Where d_x is multiplied by GELU's derivative and its column sums are wanted there are two ways:
+ * the library's epilogue (DGELU), then that kernel over d_x; or the plain product, then one kernel
+ * for derivative and sums (column_pass), which moves 6 bytes an element and takes 20 instructions
+ * for it. fc2 of ViT-B on an H200: 921 us with the epilogue and 150 for the sums; 583 without, and
+ * 425 to 460 for the kernel by its bytes (240 by its instructions, at 1.5 GHz), so 30 to 60 us
+ * less; of ViT-S 50 to 80 of 820. That is a prediction, not measured. matmul_way_of measures both
+ * where it runs and takes the faster. */
 #include "ops/linear.h"
 
 #include <limits.h>
@@ -25,12 +33,10 @@
 #include "kernels/warp.cuh"
 #include "ops/check.h"
 
-enum {
-    THREADS = 256,
-    COLUMN_WARPS = 8,
-    ROWS_AT_ONCE = 4, /* that a warp of column_chunk_sums loads */
-    LEAST_CHUNK_ROWS = ROWS_AT_ONCE * COLUMN_WARPS
-};
+/* Changes with column_pass, so that what was measured of another one is not taken over. */
+#define COLUMN_PASS_EDITION "1"
+
+enum { THREADS = 256, COLUMN_WARPS = 8, LEAST_PART_ROWS = 4 * COLUMN_WARPS };
 
 /* ------------------------------------------------------------------------------ small kernels */
 
@@ -41,12 +47,17 @@ __global__ void __launch_bounds__(THREADS)
                     enum activation activation)
 {
     int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    int64_t first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    /* of the packs of a row; the next one's is found without a division */
+    int64_t across = n_columns / PACK, column = first % across, step = stride % across;
 
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n_packs; i += stride) {
+    for (int64_t i = first; i < n_packs; i += stride) {
         float value[PACK], add[PACK];
         load_pack<PACK>(value, y + i * PACK);
         if (bias != nullptr) {
-            load_pack<PACK>(add, bias + i * PACK % n_columns);
+            load_pack<PACK>(add, bias + column * PACK);
+            column += step;
+            column -= column >= across ? across : 0;
 #pragma unroll
             for (int j = 0; j < PACK; j++)
                 value[j] += add[j];
@@ -79,66 +90,104 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* partial[chunk, column] = sum of d_y over the rows of a chunk. A lane has PACK columns, a warp
- * every eighth row, of which four are under way at once, each with sums of its own. */
-template <int PACK, class T>
-__global__ void __launch_bounds__(COLUMN_WARPS *WARP, 3)
-    column_chunk_sums(float *__restrict__ partial, const T *__restrict__ d_y, int64_t n,
-                      int64_t n_columns, int64_t chunk_rows)
+/* The derivative for a result of type T. */
+template <enum activation KIND, class T> __device__ __forceinline__ float derivative_for(float x)
 {
-    constexpr int SPAN = WARP * PACK;
+    if constexpr (KIND == ACTIVATION_GELU_TANH && sizeof(T) < sizeof(float))
+        return gelu_tanh_derivative_quick(x);
+    else
+        return activation_gradient(KIND, 1.0f, x);
+}
+
+/* Blocks that share the registers of a multiprocessor. */
+constexpr int column_blocks(enum activation kind)
+{
+    return kind == ACTIVATION_GELU_TANH ? 4 : 3;
+}
+
+/* partial[part, column] = sum of x over the rows of a part; with an activation x is first
+ * multiplied by its derivative at `pre`, and written back. A lane has PACK columns, a warp every
+ * eighth row, of which four are under way at once.
+ *
+ * A part is part_rows rows that lie together. With an activation the parts take turns instead, 32
+ * rows each, from the end of x on: the product in front has left its last rows in the level-2
+ * cache, and the one that follows begins with the first. */
+template <int PACK, class T, enum activation KIND>
+__global__ void __launch_bounds__(COLUMN_WARPS *WARP, column_blocks(KIND))
+    column_pass(float *__restrict__ partial, T *x, const T *__restrict__ pre, int64_t n,
+                int64_t n_columns, int64_t part_rows)
+{
+    constexpr bool DERIVE = KIND != ACTIVATION_NONE;
+    constexpr int SPAN = WARP * PACK, ROWS = DERIVE ? 2 : 4, AT_ONCE = ROWS * COLUMN_WARPS;
     SHARED(float, shared, COLUMN_WARPS *SPAN);
     int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
     int64_t column = ((int64_t)blockIdx.x * WARP + lane) * PACK;
-    int64_t row = (int64_t)blockIdx.y * chunk_rows + warp;
-    int64_t after = ((int64_t)blockIdx.y + 1) * chunk_rows, end = after < n ? after : n;
-    float sums[ROWS_AT_ONCE][PACK] = {};
+    int64_t part = blockIdx.y, row = part * part_rows + warp, step = AT_ONCE;
+    int64_t end = (part + 1) * part_rows < n ? (part + 1) * part_rows : n;
+    float sums[DERIVE ? 1 : ROWS][PACK] = {};
 
-    if (column < n_columns) {
-        const T *at = d_y + row * n_columns + column;
-        int64_t step = COLUMN_WARPS * n_columns;
-        for (; row + (ROWS_AT_ONCE - 1) * COLUMN_WARPS < end;
-             row += ROWS_AT_ONCE * COLUMN_WARPS, at += ROWS_AT_ONCE * step) {
-            float values[ROWS_AT_ONCE][PACK];
+    if constexpr (DERIVE) {
+        row = ((n + AT_ONCE - 1) / AT_ONCE - 1 - part) * AT_ONCE + warp;
+        step = -(int64_t)gridDim.y * AT_ONCE;
+        end = n;
+    }
+    for (; column < n_columns && (DERIVE ? row >= 0 : row < end); row += step) {
+        raw_pack<T, PACK> values[ROWS], inner[ROWS];
 #pragma unroll
-            for (int i = 0; i < ROWS_AT_ONCE; i++)
-                load_pack<PACK>(values[i], at + i * step);
+        for (int i = 0; i < ROWS; i++)
+            if (row + i * COLUMN_WARPS < end) {
+                int64_t at = (row + i * COLUMN_WARPS) * n_columns + column;
+                values[i] = load_raw<PACK>(x + at);
+                if constexpr (DERIVE)
+                    inner[i] = load_raw<PACK>(pre + at);
+            }
 #pragma unroll
-            for (int i = 0; i < ROWS_AT_ONCE; i++)
+        for (int i = 0; i < ROWS; i++)
+            if (row + i * COLUMN_WARPS < end) {
+                float value[PACK], before[PACK];
+                unpack<PACK, T>(value, values[i]);
+                if constexpr (DERIVE)
+                    unpack<PACK, T>(before, inner[i]);
 #pragma unroll
-                for (int j = 0; j < PACK; j++)
-                    sums[i][j] += values[i][j];
-        }
-        for (; row < end; row += COLUMN_WARPS, at += step) {
-            float values[PACK];
-            load_pack<PACK>(values, at);
+                for (int j = 0; j < PACK; j++) {
+                    if constexpr (DERIVE)
+                        value[j] *= derivative_for<KIND, T>(before[j]);
+                    sums[DERIVE ? 0 : i][j] += value[j];
+                }
+                if constexpr (DERIVE)
+                    values[i] = repack<PACK, T>(value);
+            }
+        if constexpr (DERIVE) /* apart: stores among what is computed are cut into words */
 #pragma unroll
-            for (int j = 0; j < PACK; j++)
-                sums[0][j] += values[j];
-        }
+            for (int i = 0; i < ROWS; i++)
+                if (row + i * COLUMN_WARPS < end)
+                    store_raw<PACK>(x + (row + i * COLUMN_WARPS) * n_columns + column, values[i]);
     }
 #pragma unroll
     for (int j = 0; j < PACK; j++)
-        shared[warp * SPAN + lane * PACK + j] =
-            (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
+        if constexpr (DERIVE)
+            shared[warp * SPAN + lane * PACK + j] = sums[0][j];
+        else
+            shared[warp * SPAN + lane * PACK + j] =
+                (sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]);
     __syncthreads();
     for (int i = (int)threadIdx.x; i < SPAN; i += COLUMN_WARPS * WARP) {
         float sum = 0.0f;
         for (int w = 0; w < COLUMN_WARPS; w++)
             sum += shared[w * SPAN + i];
         if ((int64_t)blockIdx.x * SPAN + i < n_columns)
-            partial[(int64_t)blockIdx.y * n_columns + (int64_t)blockIdx.x * SPAN + i] = sum;
+            partial[part * n_columns + (int64_t)blockIdx.x * SPAN + i] = sum;
     }
 }
 
-/* Where the sums of the chunks go. */
+/* Where the sums of the parts go. */
 struct bias_gradient {
     enum { SUMS = 1 };
-    float *d_bias;
+    float *sums;
 
     __device__ void finish(int, int64_t column, double total) const
     {
-        d_bias[column] += (float)total;
+        sums[column] += (float)total;
     }
 };
 
@@ -205,40 +254,60 @@ static enum status finish_dgrad(struct device *device, const struct linear_backw
     });
 }
 
-template <int PACK, class T>
-static enum status launch_column_sums(struct device *device,
-                                      const struct linear_backward_args *args)
+/* Where x's column sums go, after a pass over it. */
+struct column_pass_args {
+    struct tensor x, pre, sums;
+    bool trial; /* nothing is added: the time of that is everybody's */
+};
+
+template <int PACK, class T, enum activation KIND>
+static enum status launch_column_pass(struct device *device, const struct column_pass_args *args)
 {
-    int64_t n = args->d_y.shape[0], n_columns = args->d_y.shape[1];
+    int64_t n = args->x.shape[0], n_columns = args->x.shape[1];
     int64_t across = grid_for(n_columns, WARP * PACK);
-    int64_t most = (n + LEAST_CHUNK_ROWS - 1) / LEAST_CHUNK_ROWS;
-    int64_t n_chunks = static_cast<int64_t>(cuda_device_of(device)->sm_count) * 6 / across;
-    struct bias_gradient to = {data_of<float>(args->d_bias)};
+    int64_t most = (n + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS;
+    /* three blocks of a multiprocessor at once: parts that take turns are all there from the start
+     */
+    int64_t blocks =
+        static_cast<int64_t>(cuda_device_of(device)->sm_count) * (KIND == ACTIVATION_NONE ? 6 : 3);
+    int64_t n_parts = blocks / across;
+    struct bias_gradient to = {data_of<float>(args->sums)};
     float *partial;
 
-    n_chunks = n_chunks > most ? most : n_chunks > 0 ? n_chunks : 1;
-    int64_t chunk_rows = (n + n_chunks - 1) / n_chunks;
-    TRY(cuda_scratch(device, &partial, static_cast<size_t>(n_chunks * n_columns) * sizeof(float)));
-    TRY(launch(device, "column_sums",
-               dim3(static_cast<unsigned>(across), static_cast<unsigned>(n_chunks)),
-               COLUMN_WARPS * WARP, 0, column_chunk_sums<PACK, T>, partial,
-               data_of<const T>(args->d_y), n, n_columns, chunk_rows));
-    return add_column_totals(device, "column_sums", static_cast<const float *>(partial), n_chunks,
-                             n_columns, to);
+    n_parts = n_parts > most ? most : n_parts > 0 ? n_parts : 1;
+    TRY(cuda_scratch(device, &partial, static_cast<size_t>(n_parts * n_columns) * sizeof(float)));
+    TRY(launch(device, "column_pass",
+               dim3(static_cast<unsigned>(across), static_cast<unsigned>(n_parts)),
+               COLUMN_WARPS * WARP, 0, column_pass<PACK, T, KIND>, partial, data_of<T>(args->x),
+               data_of<const T>(args->pre), n, n_columns, (n + n_parts - 1) / n_parts));
+    return args->trial
+               ? STATUS_OK
+               : add_column_totals(device, "column_pass", static_cast<const float *>(partial),
+                                   n_parts, n_columns, to);
 }
 
-/* d_bias += column sums of d_y. */
-static enum status add_bias_gradient(struct device *device, const struct linear_backward_args *args)
+/* sums += column sums of x, which is multiplied by the derivative of the activation before. */
+template <enum activation KIND>
+static enum status column_pass_of(struct device *device, const struct column_pass_args *args)
 {
-    int64_t n_columns = args->d_y.shape[1];
+    int64_t n_columns = args->x.shape[1];
 
-    return with_float_type(args->d_y.dtype, "linear_backward: d_y", [&](auto t) {
+    return with_float_type(args->x.dtype, "linear_backward: sums", [&](auto t) {
         using T = typename decltype(t)::type;
         constexpr int PACK = 16 / sizeof(T);
-        return is_packed(args->d_y.data, n_columns, args->d_y.dtype, 16)
-                   ? launch_column_sums<PACK, T>(device, args)
-                   : launch_column_sums<1, T>(device, args);
+        return is_packed(args->x.data, n_columns, args->x.dtype, 16) &&
+                       is_packed(args->pre.data, n_columns, args->x.dtype, 16)
+                   ? launch_column_pass<PACK, T, KIND>(device, args)
+                   : launch_column_pass<1, T, KIND>(device, args);
     });
+}
+
+static enum status add_column_sums(struct device *device, const struct tensor &x,
+                                   const struct tensor &sums, bool trial)
+{
+    struct column_pass_args args = {x, {}, sums, trial};
+
+    return column_pass_of<ACTIVATION_NONE>(device, &args);
 }
 
 /* ------------------------------------------------------------------------------ forward */
@@ -317,12 +386,52 @@ enum status linear_forward_cuda(struct device *device, const struct linear_args 
 
 /* ------------------------------------------------------------------------------ backward */
 
+/* d_x: a product, perhaps with the derivative as its epilogue, and what is left. */
+struct input_product {
+    struct device *device;
+    const struct linear_backward_args *args;
+    struct matmul plain, fused;
+};
+
+/* What is left after a plain product. */
+static enum status derive_and_sum(const struct input_product *g, bool trial)
+{
+    const struct linear_backward_args *args = g->args;
+    struct column_pass_args pass = {args->d_x, args->pre, args->d_x_sums, trial};
+
+    if (pass.sums.data != nullptr && args->pre.dtype == args->d_x.dtype) {
+        if (args->activation == ACTIVATION_GELU_TANH)
+            return column_pass_of<ACTIVATION_GELU_TANH>(g->device, &pass);
+        if (args->activation == ACTIVATION_GELU)
+            return column_pass_of<ACTIVATION_GELU>(g->device, &pass);
+    }
+    TRY(finish_dgrad(g->device, args));
+    return pass.sums.data != nullptr ? add_column_sums(g->device, pass.x, pass.sums, trial)
+                                     : STATUS_OK;
+}
+
+static enum status run_input_gradient(const struct input_product *g, enum matmul_way way,
+                                      bool trial)
+{
+    TRY(matmul_run(g->device, way == MATMUL_FUSED ? &g->fused : &g->plain));
+    if (way == MATMUL_SPLIT)
+        return derive_and_sum(g, trial);
+    return g->args->d_x_sums.data != nullptr
+               ? add_column_sums(g->device, g->args->d_x, g->args->d_x_sums, trial)
+               : STATUS_OK;
+}
+
+static enum status try_input_gradient(void *context, enum matmul_way way)
+{
+    return run_input_gradient(static_cast<const struct input_product *>(context), way, true);
+}
+
 static enum status input_gradient(struct device *device, const struct linear_backward_args *args)
 {
     int64_t n = args->d_y.shape[0], n_out = args->d_y.shape[1], n_in = args->weight.shape[1];
     bool derive = args->pre.data != nullptr && args->activation != ACTIVATION_NONE;
     struct matmul product = {};
-    bool supported = true;
+    enum matmul_way way = derive ? MATMUL_SPLIT : MATMUL_FUSED;
 
     TRY(check_operands(&args->d_y, &args->weight, "linear_backward"));
     product.m = n_in;
@@ -336,18 +445,20 @@ static enum status input_gradient(struct device *device, const struct linear_bac
     product.d = args->d_x.data;
     product.lda = product.ldd = n_in;
     product.ldb = n_out;
+    struct input_product gradient = {device, args, product, product};
     if (derive && args->activation == ACTIVATION_GELU_TANH && args->pre.dtype == args->d_x.dtype) {
-        product.epilogue = MATMUL_DGELU;
-        product.aux = args->pre.data;
-        product.ld_aux = n_in;
-        TRY(matmul_supported(device, &product, &supported));
-        if (supported)
-            return matmul_run(device, &product);
-        product.epilogue = MATMUL_PLAIN;
-        product.aux = nullptr;
+        bool supported;
+        gradient.fused.epilogue = MATMUL_DGELU;
+        gradient.fused.aux = args->pre.data;
+        gradient.fused.ld_aux = n_in;
+        TRY(matmul_supported(device, &gradient.fused, &supported));
+        way = supported ? MATMUL_FUSED : MATMUL_SPLIT;
+        struct matmul_trial trial = {"with column sums " COLUMN_PASS_EDITION, try_input_gradient,
+                                     &gradient};
+        if (supported && args->d_x_sums.data != nullptr)
+            TRY(matmul_way_of(device, &gradient.fused, &trial, &way));
     }
-    TRY(matmul_run(device, &product));
-    return derive ? finish_dgrad(device, args) : STATUS_OK;
+    return run_input_gradient(&gradient, way, false);
 }
 
 static enum status weight_gradient(struct device *device, const struct linear_backward_args *args)
@@ -384,11 +495,13 @@ enum status linear_backward_cuda(struct device *device, const struct linear_back
     CHECK(args->d_weight.data == nullptr || tensor_is_2d(&args->d_weight, n_out, n_in));
     CHECK(args->d_x.data == nullptr ||
           (tensor_is_2d(&args->d_x, n, n_in) && tensor_is_2d(&args->weight, n_out, n_in)));
+    CHECK(args->d_x_sums.data == nullptr ||
+          (args->d_x.data != nullptr && tensor_is_1d(&args->d_x_sums, n_in)));
     if (n == 0)
         return STATUS_OK;
     if (args->d_weight.data != nullptr)
         TRY(weight_gradient(device, args));
     if (args->d_bias.data != nullptr)
-        TRY(add_bias_gradient(device, args));
+        TRY(add_column_sums(device, args->d_y, args->d_bias, false));
     return args->d_x.data != nullptr ? input_gradient(device, args) : STATUS_OK;
 }

@@ -2,11 +2,14 @@
  * which only the alignment counts; there are some dozens in a run, so a list is searched. */
 #include "kernels/matmul.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/cuda_check.h"
 #include "kernels/cuda_device.h"
 #include "kernels/matmul_plan.h"
+#include "kernels/tuned_way.h"
+#include "proto/base/log.h"
 #include "proto/base/memory.h"
 
 /* Leading dimensions of auxiliary matrices are multiples of a unit, as cublasLt.h demands; whether
@@ -385,6 +388,62 @@ enum status matmul_run(struct device *device, const struct matmul *m)
     CUBLAS_TRY(matmul_launch(cuda, plan, m, &choice));
     return STATUS_OK;
 }
+
+/* ------------------------------------------------------------------------------ ways */
+
+static enum status run_way(void *context, int which, bool *ran)
+{
+    const struct matmul_trial *trial = context;
+
+    (void)ran;
+    return trial->run(trial->context, (enum matmul_way)which);
+}
+
+/* Of a plan that is found again: plans move when others are made. */
+static enum status settle_way(struct device *device, const struct matmul *m,
+                              const struct matmul_trial *trial, int *way, bool *settled)
+{
+    static const char *const names[] = {[MATMUL_FUSED] = "fused", [MATMUL_SPLIT] = "split"};
+    struct matmul_trial own = *trial;
+    struct matmul_tuning *tuning;
+    char product[MATMUL_PRODUCT_TEXT], name[MATMUL_PRODUCT_TEXT];
+    struct matmul most = at_most(m);
+    struct matmul_key key = key_of(&most);
+    struct tuned_ways ways = {name, names, MATMUL_N_WAYS, {run_way, &own}};
+
+    TRY(matmul_tuning_of(device, &tuning));
+    matmul_name(product, sizeof(product), &key);
+    CHECK(snprintf(name, sizeof(name), "%s, %s", product, trial->rest) < (int)sizeof(name));
+    *settled = tuned_way_recall(tuning, &ways, way) || tuning->mode != DEVICE_TUNING_ON;
+    if (*settled || cuda_device_of(device)->capturing)
+        return STATUS_OK;
+    *settled = true;
+    enum status status = tuned_way_measure(tuning, device, &ways, way);
+    if (status != STATUS_NO_MEMORY)
+        return status;
+    log_warning("the epilogue is taken for %s: %s", name, status_message());
+    return STATUS_OK;
+}
+
+enum status matmul_way_of(struct device *device, const struct matmul *m,
+                          const struct matmul_trial *trial, enum matmul_way *out)
+{
+    struct matmul_plan *plan;
+    int way = MATMUL_FUSED;
+    bool settled;
+
+    TRY(find_plan(device, m, &plan));
+    *out = plan->way;
+    if (plan->way_settled)
+        return STATUS_OK;
+    TRY(settle_way(device, m, trial, &way, &settled));
+    TRY(find_plan(device, m, &plan));
+    *out = plan->way = (enum matmul_way)way;
+    plan->way_settled = settled;
+    return STATUS_OK;
+}
+
+/* ------------------------------------------------------------------------------ tuning */
 
 enum status matmul_set_tuning(struct device *device, const struct device_tuning *tuning)
 {

@@ -48,6 +48,22 @@ struct matmul {
 enum status matmul_supported(struct device *device, const struct matmul *matmul,
                              bool *out) IBOT_WARN_UNUSED;
 
+/* What an epilogue does may be left to kernels after a plain product, and where more is to be done
+ * with the result that can be the faster way: when those kernels do all of it at once. */
+enum matmul_way { MATMUL_FUSED, MATMUL_SPLIT, MATMUL_N_WAYS };
+
+/* Product and rest, by one way. It may be run any number of times before the one that counts. */
+struct matmul_trial {
+    const char *rest; /* what goes with the product, for the file of choices */
+    enum status (*run)(void *context, enum matmul_way way);
+    void *context;
+};
+
+/* Which way is taken for a product with an epilogue: what the file of choices says, else what
+ * measuring both says, as long as algorithms are measured; else the epilogue. */
+enum status matmul_way_of(struct device *device, const struct matmul *matmul,
+                          const struct matmul_trial *trial, enum matmul_way *out) IBOT_WARN_UNUSED;
+
 /* How algorithms are chosen (device.h); to be called before the first product. */
 enum status matmul_set_tuning(struct device *device,
                               const struct device_tuning *tuning) IBOT_WARN_UNUSED;

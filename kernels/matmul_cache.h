@@ -12,8 +12,9 @@
  *   TIME FIRST  nanoseconds that it took, and the one that the library would have taken
  *   CANDIDATES  how many were measured
  *
- * Attention is among them: its ALGORITHM begins with 00 for the own kernels, 01 for cuDNN,
- * 02 for the former own ones.
+ * Ways of doing a thing are among them, whose number is the first byte of ALGORITHM (tuned_way.h).
+ * Of attention it is 00 for the own kernels, 01 for cuDNN, 02 for the former own ones; of a product
+ * with what goes with it 00 for the epilogue, 01 for a plain product and a kernel.
  *
  * Many processes may read and add to one file at once. The first choice for a product stays: who
  * comes later takes it over, so that all agree, and a run that goes on later has the same bits. */

@@ -30,6 +30,8 @@ struct matmul_plan {
     bool settled; /* the choice is final: kept in the file, measured, or not to be measured */
     struct matmul_candidate choice;
     int64_t n, k; /* that the layouts say now: a product of fewer rows may have been the last */
+    bool way_settled; /* the same of the way it is done with what goes with it */
+    enum matmul_way way;
 };
 
 /* How choices are made, and what is known of them. */
@@ -44,6 +46,9 @@ struct matmul_tuning {
 /* Fills the key and the descriptors of a zeroed plan; and releases them. */
 enum status matmul_describe(struct matmul_plan *plan, const struct matmul *m) IBOT_WARN_UNUSED;
 void matmul_plan_release(struct matmul_plan *plan);
+
+/* What the file calls a product. */
+void matmul_name(char *out, size_t size, const struct matmul_key *key);
 
 /* What cuBLASLt offers for a plan, its own first choice first, each once, all deterministic; none:
  * it has no algorithm. `most` up to MATMUL_MOST_CANDIDATES. */

@@ -4,10 +4,9 @@
  *
  *   candidates ── all once ──> those within a quarter of the best ── seven rounds ──> least median
  *
- * A round is: the level-2 cache is swept (memory of twice its size is written), which also gives
- * the host the time to queue the product behind it; then one product between two events. Matrices
- * are those of the product that is about to run: their sizes, alignment and values are the real
- * ones. Where it adds to D it adds to memory of its own meanwhile.
+ * A round is a product after the level-2 cache was swept (tuning_clock.h). Matrices are those of
+ * the product that is about to run: their sizes, alignment and values are the real ones. Where it
+ * adds to D it adds to memory of its own meanwhile.
  *
  * Only deterministic algorithms are considered: a sum that is split into parts is put together from
  * the workspace, in order, never in place. */
@@ -17,10 +16,11 @@
 
 #include "kernels/cuda_check.h"
 #include "kernels/matmul_plan.h"
+#include "kernels/tuning_clock.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
-enum { FINALISTS = 8, ROUNDS = 7 };
+enum { FINALISTS = 8 };
 
 /* A candidate is preferred to the library's own choice when it takes this much less. */
 static const float worth = 0.99f, near_best = 1.25f;
@@ -49,7 +49,7 @@ static void name_device(char *out, size_t size, const struct cuda_device *cuda)
             *c = '?';
 }
 
-static void name_product(char *out, size_t size, const struct matmul_key *k)
+void matmul_name(char *out, size_t size, const struct matmul_key *k)
 {
     snprintf(out, size,
              "%lld x %lld x %lld %c%c %s -> %s %s(%s) beta %d ld %lld %lld %lld %lld "
@@ -122,7 +122,7 @@ enum status matmul_recall(const struct matmul_tuning *tuning, const struct cuda_
 
     if (tuning->cache == NULL)
         return STATUS_OK;
-    name_product(product, sizeof(product), &plan->key);
+    matmul_name(product, sizeof(product), &plan->key);
     const struct matmul_choice *known =
         matmul_choices_find(&tuning->known, tuning->device, product);
     if (known == NULL)
@@ -144,56 +144,38 @@ struct measurement {
     struct cuda_device *cuda;
     const struct matmul_plan *plan;
     struct matmul m;
-    cudaStream_t stream;
-    cudaEvent_t start, end;
+    const struct matmul_candidate *candidates;
+    struct tuning_clock clock;
     void *own_d;
-    void *sweep;
-    size_t sweep_bytes;
 };
 
 static enum status measurement_open(struct measurement *s, struct device *device,
                                     const struct matmul_plan *plan, const struct matmul *m)
 {
     size_t d_bytes = (size_t)(m->ldd * (m->n - 1) + m->m) * dtype_size_bytes(m->result);
-    int cache_bytes = 0;
 
     *s = (struct measurement){.cuda = cuda_device_of(device), .plan = plan, .m = *m};
-    s->stream = cuda_stream(device);
-    CUDA_TRY(cudaDeviceSynchronize());
-    CUDA_TRY(cudaEventCreate(&s->start));
-    CUDA_TRY(cudaEventCreate(&s->end));
-    CUDA_TRY(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, s->cuda->ordinal));
+    TRY(tuning_clock_open(&s->clock, device));
     if (m->beta != 0.0f) {
         TRY(device->alloc(device, &s->own_d, d_bytes, "measuring matrix products"));
-        CUDA_TRY(cudaMemsetAsync(s->own_d, 0, d_bytes, s->stream));
+        CUDA_TRY(cudaMemsetAsync(s->own_d, 0, d_bytes, s->clock.stream));
         s->m.d = s->own_d;
     }
-    s->sweep_bytes = 2 * (size_t)cache_bytes;
-    return device->alloc(device, &s->sweep, s->sweep_bytes, "measuring matrix products");
+    return STATUS_OK;
 }
 
 static void measurement_close(struct measurement *s)
 {
-    (void)cudaFree(s->sweep);
+    tuning_clock_close(&s->clock);
     (void)cudaFree(s->own_d);
-    if (s->start != NULL)
-        (void)cudaEventDestroy(s->start);
-    if (s->end != NULL)
-        (void)cudaEventDestroy(s->end);
 }
 
-/* One product; *ms is negative when the library refuses. */
-static enum status time_one(const struct measurement *s, const struct matmul_candidate *candidate,
-                            float *ms)
+/* The product by one of the candidates, which the library may refuse. */
+static enum status run_candidate(void *context, int which, bool *ran)
 {
-    *ms = -1.0f;
-    CUDA_TRY(cudaMemsetAsync(s->sweep, 0, s->sweep_bytes, s->stream));
-    CUDA_TRY(cudaEventRecord(s->start, s->stream));
-    if (matmul_launch(s->cuda, s->plan, &s->m, candidate) != CUBLAS_STATUS_SUCCESS)
-        return STATUS_OK;
-    CUDA_TRY(cudaEventRecord(s->end, s->stream));
-    CUDA_TRY(cudaEventSynchronize(s->end));
-    CUDA_TRY(cudaEventElapsedTime(ms, s->start, s->end));
+    const struct measurement *s = context;
+
+    *ran = matmul_launch(s->cuda, s->plan, &s->m, &s->candidates[which]) == CUBLAS_STATUS_SUCCESS;
     return STATUS_OK;
 }
 
@@ -205,14 +187,15 @@ static int by_value(const void *a, const void *b)
 
 /* What is left of the candidates: those that run, and are not far behind the best; their order, and
  * with it the library's own choice, stays. */
-static enum status sift(const struct measurement *s, struct matmul_candidate *candidates, int *n)
+static enum status sift(const struct measurement *s, const struct tuning_work *work,
+                        struct matmul_candidate *candidates, int *n)
 {
     float ms[MATMUL_MOST_CANDIDATES], sorted[MATMUL_MOST_CANDIDATES], unused;
     int n_run = 0, left = 0;
 
     for (int i = 0; i < *n; i++) {
-        TRY(time_one(s, &candidates[i], &unused)); /* loads the kernel */
-        TRY(time_one(s, &candidates[i], &ms[i]));
+        TRY(tuning_clock_time(&s->clock, work, i, &unused)); /* loads the kernel */
+        TRY(tuning_clock_time(&s->clock, work, i, &ms[i]));
         if (ms[i] >= 0.0f)
             sorted[n_run++] = ms[i];
     }
@@ -228,22 +211,6 @@ static enum status sift(const struct measurement *s, struct matmul_candidate *ca
         if (ms[i] >= 0.0f && (i == 0 || ms[i] <= limit) && left <= FINALISTS)
             candidates[left++] = candidates[i];
     *n = left;
-    return STATUS_OK;
-}
-
-/* Medians of the finalists, taken in turns: whatever slows the chip slows all of them. */
-static enum status measure(const struct measurement *s, const struct matmul_candidate *candidates,
-                           int n, float *median_ms)
-{
-    float ms[FINALISTS + 1][ROUNDS];
-
-    for (int round = 0; round < ROUNDS; round++)
-        for (int i = 0; i < n; i++)
-            TRY(time_one(s, &candidates[i], &ms[i][round]));
-    for (int i = 0; i < n; i++) {
-        qsort(ms[i], ROUNDS, sizeof(ms[i][0]), by_value);
-        median_ms[i] = ms[i][ROUNDS / 2];
-    }
     return STATUS_OK;
 }
 
@@ -275,18 +242,20 @@ static enum status keep(struct matmul_tuning *tuning, const struct cuda_device *
     return STATUS_OK;
 }
 
-static enum status choose(const struct measurement *s, struct matmul_plan *plan,
+static enum status choose(struct measurement *s, struct matmul_plan *plan,
                           struct matmul_candidate *candidates, int n, struct matmul_choice *choice)
 {
+    const struct tuning_work work = {run_candidate, s};
     float median_ms[FINALISTS + 1] = {0};
     int best = 0;
 
+    s->candidates = candidates;
     choice->n_candidates = (uint32_t)n;
-    TRY(sift(s, candidates, &n));
+    TRY(sift(s, &work, candidates, &n));
     if (n == 0)
         FAIL(STATUS_DEVICE, "cuBLASLt runs none of the %u algorithms it offers for %s",
              choice->n_candidates, choice->product);
-    TRY(measure(s, candidates, n, median_ms));
+    TRY(tuning_clock_medians(&s->clock, &work, n, median_ms));
     for (int i = 1; i < n; i++)
         if (median_ms[i] < (best == 0 ? worth : 1.0f) * median_ms[best])
             best = i;
@@ -316,7 +285,7 @@ enum status matmul_tune(struct matmul_tuning *tuning, struct device *device,
                  tuning->cache != NULL ? ", and kept in " : "",
                  tuning->cache != NULL ? tuning->cache : "");
     tuning->told = true;
-    name_product(choice.product, sizeof(choice.product), &plan->key);
+    matmul_name(choice.product, sizeof(choice.product), &plan->key);
     TRY(matmul_candidates(cuda, plan, candidates, MATMUL_MOST_CANDIDATES, &n));
     enum status status = measurement_open(&s, device, plan, m);
     if (status == STATUS_OK)

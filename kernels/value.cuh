@@ -6,6 +6,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
 
 #include "ops/tensor.h"
 #include "proto/base/status.h"
@@ -53,6 +56,45 @@ __device__ __forceinline__ void load_pack(float (&to)[N], const T *__restrict__ 
 #pragma unroll
     for (int i = 0; i < N; i++)
         to[i] = to_float(p.value[i]);
+}
+
+/* N values as they lie in memory, in registers that are full: kept until they are converted. */
+struct alignas(16) four_words {
+    uint32_t word[4];
+};
+template <class T, int N>
+using raw_pack = std::conditional_t<sizeof(pack<T, N>) == 16, four_words, pack<T, N>>;
+
+template <int N, class T> __device__ __forceinline__ raw_pack<T, N> load_raw(const T *from)
+{
+    return *reinterpret_cast<const raw_pack<T, N> *>(from);
+}
+
+template <int N, class T>
+__device__ __forceinline__ void store_raw(T *to, const raw_pack<T, N> &from)
+{
+    *reinterpret_cast<raw_pack<T, N> *>(to) = from;
+}
+
+template <int N, class T>
+__device__ __forceinline__ void unpack(float (&to)[N], const raw_pack<T, N> &from)
+{
+    pack<T, N> p;
+    memcpy(&p, &from, sizeof(p));
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        to[i] = to_float(p.value[i]);
+}
+
+template <int N, class T> __device__ __forceinline__ raw_pack<T, N> repack(const float (&from)[N])
+{
+    pack<T, N> p;
+    raw_pack<T, N> raw;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        p.value[i] = from_float<T>(from[i]);
+    memcpy(&raw, &p, sizeof(p));
+    return raw;
 }
 
 template <int N, class T>

@@ -128,12 +128,15 @@ enum status linear_forward_cpu(struct device *device, const struct linear_args *
 
 /* ------------------------------------------------------------------------------ backward */
 
-/* d_bias += column sums of d_y for a range of columns; in two levels, for less rounding. */
-static void add_column_sums(float *d_bias, const float *d_y, int64_t n, int64_t stride,
-                            int64_t columns)
+/* sums += sums of x's columns, each thread its own ones; in two levels, for less rounding. */
+static void add_column_sums(const struct tensor *sums, const struct tensor *x)
 {
     enum { COLUMNS = 64, ROWS = 128 };
+    int64_t n = x->shape[0], stride = x->shape[1], begin, columns;
 
+    share(stride, COLUMN_GRAIN, omp_get_thread_num(), omp_get_num_threads(), &begin, &columns);
+    float *to = (float *)sums->data + begin;
+    const float *from = (const float *)x->data + begin;
     for (int64_t first = 0; first < columns; first += COLUMNS) {
         int64_t width = columns - first < COLUMNS ? columns - first : COLUMNS;
         float total[COLUMNS] = {0};
@@ -142,12 +145,12 @@ static void add_column_sums(float *d_bias, const float *d_y, int64_t n, int64_t 
             int64_t end = chunk + ROWS < n ? chunk + ROWS : n;
             for (int64_t i = chunk; i < end; i++)
                 for (int64_t j = 0; j < width; j++)
-                    sum[j] += d_y[i * stride + first + j];
+                    sum[j] += from[i * stride + first + j];
             for (int64_t j = 0; j < width; j++)
                 total[j] += sum[j];
         }
         for (int64_t j = 0; j < width; j++)
-            d_bias[first + j] += total[j];
+            to[first + j] += total[j];
     }
 }
 
@@ -190,6 +193,7 @@ enum status linear_backward_cpu(struct device *device, const struct linear_backw
     CHECK_F32("linear_backward", args->d_x);
     CHECK_F32("linear_backward", args->d_weight);
     CHECK_F32("linear_backward", args->d_bias);
+    CHECK_F32("linear_backward", args->d_x_sums);
     CHECK(n <= INT_MAX && n_in <= INT_MAX && n_out <= INT_MAX && n_out > 0);
     CHECK(tensor_is_2d(&args->d_y, n, n_out) && tensor_is_2d(&args->x, n, n_in));
     CHECK(args->pre.data == NULL || tensor_is_2d(&args->pre, n, n_in));
@@ -197,17 +201,20 @@ enum status linear_backward_cpu(struct device *device, const struct linear_backw
     CHECK(args->d_weight.data == NULL || tensor_is_2d(&args->d_weight, n_out, n_in));
     CHECK(args->d_x.data == NULL ||
           (tensor_is_2d(&args->d_x, n, n_in) && tensor_is_2d(&args->weight, n_out, n_in)));
+    CHECK(args->d_x_sums.data == NULL ||
+          (args->d_x.data != NULL && tensor_is_1d(&args->d_x_sums, n_in)));
 #pragma omp parallel num_threads(device->n_threads)
     {
-        int64_t first, columns;
-        share(n_out, COLUMN_GRAIN, omp_get_thread_num(), omp_get_num_threads(), &first, &columns);
         if (args->d_bias.data != NULL)
-            add_column_sums((float *)args->d_bias.data + first,
-                            (const float *)args->d_y.data + first, n, n_out, columns);
+            add_column_sums(&args->d_bias, &args->d_y);
         if (args->d_weight.data != NULL)
             weight_gradient_tile(args, tile_of_thread(n_out, n_in));
         if (args->d_x.data != NULL)
             input_gradient_tile(args, tile_of_thread(n, n_in));
+        if (args->d_x_sums.data != NULL) {
+#pragma omp barrier
+            add_column_sums(&args->d_x_sums, &args->d_x);
+        }
     }
     return STATUS_OK;
 }

@@ -41,9 +41,11 @@ struct linear_args {
  *   d_x      [N, In]   out, or absent
  *   d_weight [Out, In] f32, added to; or absent
  *   d_bias   [Out]     f32, added to; or absent
+ *   d_x_sums [In]      f32, added to: the sums of d_x's columns, which are the gradient of the bias
+ *                      of the layer that x comes from; absent, or beside d_x
  * Aliasing: none. */
 struct linear_backward_args {
-    struct tensor d_y, x, weight, pre, d_x, d_weight, d_bias;
+    struct tensor d_y, x, weight, pre, d_x, d_weight, d_bias, d_x_sums;
     int64_t most_rows; /* as above, of d_y, x, pre and d_x */
     enum activation activation;
 };

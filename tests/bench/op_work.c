@@ -104,7 +104,7 @@ struct op_work work_of_linear_backward(const struct linear_backward_args *a)
     double product = 2.0 * (double)tensor_n_elements(&a->d_y) * (double)a->weight.shape[1];
     bool data = a->d_x.data != NULL, weight = a->d_weight.data != NULL;
     struct op_work work = {
-        .bytes = BYTES(a->d_y, a->d_x) + 2.0 * BYTES(a->d_weight, a->d_bias),
+        .bytes = BYTES(a->d_y, a->d_x) + 2.0 * BYTES(a->d_weight, a->d_bias, a->d_x_sums),
     };
 
     if (data) {

@@ -39,7 +39,8 @@ static void forward(struct ops_bench *b, const struct shapes *s, struct layer la
     ops_bench_give_back(b);
 }
 
-/* activation: of the layer before, whose derivative is part of the product. */
+/* activation: of the layer before, whose derivative is part of the product, and whose bias gradient
+ * is the sums of what comes out. */
 static void backward(struct ops_bench *b, const struct shapes *s, struct layer layer,
                      enum activation activation)
 {
@@ -52,14 +53,20 @@ static void backward(struct ops_bench *b, const struct shapes *s, struct layer l
         .d_x = ops_bench_take(b, s->dtype, n, layer.n_in),
         .d_weight = ops_bench_take(b, DTYPE_F32, layer.n_out, layer.n_in),
         .d_bias = layer.bias_done ? none : ops_bench_take(b, DTYPE_F32, layer.n_out, 0),
+        .d_x_sums =
+            activation != ACTIVATION_NONE ? ops_bench_take(b, DTYPE_F32, layer.n_in, 0) : none,
         .activation = activation};
     union op_args args = {.linear_backward = whole};
 
     ops_bench_case(b, BENCH_linear_backward, &args, "%s%s", layer.name, name_of(activation));
     args.linear_backward.d_weight = args.linear_backward.d_bias = none;
+    if (activation != ACTIVATION_NONE)
+        ops_bench_case(b, BENCH_linear_backward, &args, "%s%s d_x d_x_sums", layer.name,
+                       name_of(activation));
+    args.linear_backward.d_x_sums = none;
     ops_bench_case(b, BENCH_linear_backward, &args, "%s%s d_x", layer.name, name_of(activation));
     args.linear_backward = whole;
-    args.linear_backward.d_x = args.linear_backward.pre = none;
+    args.linear_backward.d_x = args.linear_backward.d_x_sums = args.linear_backward.pre = none;
     args.linear_backward.activation = ACTIVATION_NONE;
     if (activation == ACTIVATION_NONE)
         ops_bench_case(b, BENCH_linear_backward, &args, "%s d_weight%s", layer.name,
@@ -71,7 +78,7 @@ static void linear_layers(struct ops_bench *b, const struct shapes *s)
 {
     int64_t d = s->width;
     struct layer qkv = {"qkv", d, 3 * d, false}, proj = {"proj", d, d, true};
-    struct layer fc1 = {"fc1", d, s->hidden, false}, fc2 = {"fc2", s->hidden, d, true};
+    struct layer fc1 = {"fc1", d, s->hidden, true}, fc2 = {"fc2", s->hidden, d, true};
 
     forward(b, s, qkv, s->tokens, ACTIVATION_NONE, false);
     forward(b, s, proj, s->tokens, ACTIVATION_NONE, false);

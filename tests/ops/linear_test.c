@@ -30,12 +30,15 @@ static const struct linear_case cases[] = {
     {37, 64, 96, ACTIVATION_GELU_TANH, true, 1.0, 0.2},
     {5, 16, 24, ACTIVATION_GELU_TANH, true, 10.0, 10.0},
     {17, 13, 9, ACTIVATION_GELU_TANH, false, 1.0, 0.3},
+    {401, 24, 8, ACTIVATION_GELU, true, 1.0, 0.3}, /* more rows than take one turn */
 };
 enum { N_CASES = sizeof(cases) / sizeof(cases[0]) };
 
 struct linear_problem {
     struct linear_case c;
-    double *x, *weight, *bias, *pre, *d_y;
+    double *x, *weight, *bias, *d_y;
+    double *input, *shift;      /* what x is made of: activation(input + shift), shift of columns */
+    enum activation activation; /* of it */
 };
 
 static double before(const struct linear_problem *p, int64_t row, int64_t column)
@@ -86,15 +89,14 @@ static void products_with_bias_and_activation_follow_their_definition(void **sta
     }
 }
 
-/* sum d_y * (x weight^T + bias), with x = activation(pre) when there is a pre */
+/* sum d_y * (x weight^T + bias) */
 static double linear_loss(void *context)
 {
     struct linear_problem *p = context;
     double loss = 0.0;
 
-    if (p->pre != NULL)
-        for (int64_t i = 0; i < p->c.n * p->c.n_in; i++)
-            p->x[i] = reference_activation(p->c.activation, p->pre[i]);
+    for (int64_t i = 0; i < p->c.n * p->c.n_in; i++)
+        p->x[i] = reference_activation(p->activation, p->input[i] + p->shift[i % p->c.n_in]);
     for (int64_t i = 0; i < p->c.n; i++)
         for (int64_t j = 0; j < p->c.n_out; j++)
             if (p->d_y[i * p->c.n_out + j] != 0.0)
@@ -108,31 +110,35 @@ static void run_backward(const struct linear_case *c, bool with_pre)
     op_fixture_open(&f, 2);
     int64_t n_x = c->n * c->n_in, n_weight = c->n_in * c->n_out;
     struct linear_problem p = {.c = *c,
-                               .x = op_random(&f, f.dtype, n_x, c->x_scale),
+                               .x = op_zeros(&f, n_x),
                                .weight = op_random(&f, f.dtype, n_weight, c->weight_scale),
                                .bias = op_random(&f, f.dtype, c->n_out, 1.0),
-                               .d_y = op_random(&f, f.dtype, c->n * c->n_out, 1.0)};
+                               .d_y = op_random(&f, f.dtype, c->n * c->n_out, 1.0),
+                               .input = op_random(&f, f.dtype, n_x, c->x_scale),
+                               .shift = op_zeros(&f, c->n_in),
+                               .activation = with_pre ? c->activation : ACTIVATION_NONE};
     double *weight_before = op_random(&f, DTYPE_F32, n_weight, 0.01 * c->x_scale);
     double *bias_before = op_random(&f, DTYPE_F32, c->n_out, 0.01);
+    double *sums_before = op_random(&f, DTYPE_F32, c->n_in, 0.01);
     struct linear_backward_args args = {.activation = c->activation};
 
-    if (with_pre) {
-        p.pre = op_random(&f, f.dtype, n_x, c->x_scale);
-        args.pre = op_upload(&f, f.dtype, p.pre, c->n, c->n_in);
-    }
-    (void)linear_loss(&p); /* makes x of pre */
+    if (with_pre)
+        args.pre = op_upload(&f, f.dtype, p.input, c->n, c->n_in);
+    (void)linear_loss(&p); /* makes x */
     args.d_y = op_upload(&f, f.dtype, p.d_y, c->n, c->n_out);
     args.x = op_upload(&f, f.dtype, p.x, c->n, c->n_in);
     args.weight = op_upload(&f, f.dtype, p.weight, c->n_out, c->n_in);
     args.d_x = op_output(&f, f.dtype, c->n, c->n_in);
     args.d_weight = op_upload(&f, DTYPE_F32, weight_before, c->n_out, c->n_in);
     args.d_bias = op_upload(&f, DTYPE_F32, bias_before, c->n_out, 0);
+    args.d_x_sums = op_upload(&f, DTYPE_F32, sums_before, c->n_in, 0);
     op_run(f.ops->linear_backward(&f.device, &args));
-    op_expect_gradient(&f, "linear_backward", "d_x", args.d_x, NULL, with_pre ? p.pre : p.x,
-                       linear_loss, &p);
+    op_expect_gradient(&f, "linear_backward", "d_x", args.d_x, NULL, p.input, linear_loss, &p);
     op_expect_gradient(&f, "linear_backward", "d_weight", args.d_weight, weight_before, p.weight,
                        linear_loss, &p);
     op_expect_gradient(&f, "linear_backward", "d_bias", args.d_bias, bias_before, p.bias,
+                       linear_loss, &p);
+    op_expect_gradient(&f, "linear_backward", "d_x_sums", args.d_x_sums, sums_before, p.shift,
                        linear_loss, &p);
     op_fixture_close(&f);
 }

@@ -137,6 +137,7 @@ static void fill(struct op_fixture *f, struct calls *c)
         .d_x = op_output(f, f->dtype, N, D),
         .d_weight = op_upload(f, DTYPE_F32, op_zeros(f, OUT * D), OUT, D),
         .d_bias = op_upload(f, DTYPE_F32, op_zeros(f, OUT), OUT, 0),
+        .d_x_sums = op_upload(f, DTYPE_F32, op_zeros(f, D), D, 0),
         .activation = ACTIVATION_GELU};
     c->activation = (struct activation_args){x, op_output(f, f->dtype, N, D), ACTIVATION_GELU};
     c->activation_backward = (struct activation_backward_args){
@@ -199,8 +200,9 @@ static int list(struct calls *c, struct call *out)
         {"linear_backward",
          call_linear_backward,
          &c->linear_backward,
-         {c->linear_backward.d_x, c->linear_backward.d_weight, c->linear_backward.d_bias},
-         3},
+         {c->linear_backward.d_x, c->linear_backward.d_weight, c->linear_backward.d_bias,
+          c->linear_backward.d_x_sums},
+         4},
         {"activation_forward", call_activation_forward, &c->activation, {c->activation.y}, 1},
         {"activation_backward",
          call_activation_backward,

@@ -421,7 +421,7 @@ static void linear_gradients(void **state)
                 int64_t in = widths[w] == 5 ? 5 : 24, n = w == 0 ? FEW : FEW + 1;
                 double *d_y = exact_values(&f, n * OUT), *x = exact_values(&f, n * in);
                 double *weight = exact_values(&f, OUT * in), *pre = exact_values(&f, n * in);
-                struct tensor d_x[2];
+                struct tensor d_x[2], sums[2];
                 for (int run = 0; run < 2; run++) {
                     enum dtype type = run == 0 ? two_types[t] : DTYPE_F32;
                     struct linear_backward_args args = {
@@ -430,10 +430,14 @@ static void linear_gradients(void **state)
                         .weight = op_upload(&f, type, weight, OUT, in),
                         .pre = op_upload(&f, run == 0 ? two_types[p] : DTYPE_F32, pre, n, in),
                         .d_x = d_x[run] = op_output(&f, type, n, in),
+                        .d_x_sums = sums[run] = op_upload(&f, DTYPE_F32, op_zeros(&f, in), in, 0),
                         .activation = ACTIVATION_RELU};
                     op_run(f.ops->linear_backward(&f.device, &args));
                 }
                 expect_same(&f, "linear_backward", "d_x", d_x[0], d_x[1]);
+                op_expect_values("linear_backward", "d_x_sums", op_download(&f, sums[0]),
+                                 op_download(&f, sums[1]), in,
+                                 tolerance_of("linear_backward", DTYPE_BF16));
                 op_fixture_close(&f);
             }
 }

@@ -111,7 +111,7 @@ static enum status push_call(struct device *device, struct call *call, const voi
     X(rows_add, rows_add_args, 0, 0, 0, true)                                                      \
     X(cast, cast_args, 0, 0, 0, true)                                                              \
     X(linear_forward, linear_args, 5, 0, 0, false)                                                 \
-    X(linear_backward, linear_backward_args, 7, 0, 0, false)                                       \
+    X(linear_backward, linear_backward_args, 8, 0, 0, false)                                       \
     X(activation_forward, activation_args, 2, 0, 0, false)                                         \
     X(activation_backward, activation_backward_args, 3, 0, 0, false)                               \
     X(residual_layernorm_backward, residual_layernorm_backward_args, 13, 0, 0, false)              \

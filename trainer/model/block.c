@@ -457,7 +457,7 @@ static enum status weights_apart(const struct block_pass *p, struct block_gradie
 {
     struct device *device = p->device;
 
-    args.d_x = args.pre = absent();
+    args.d_x = args.d_x_sums = args.pre = absent();
     args.activation = ACTIVATION_NONE;
     TRY(device->place(device, PLACE_CHAIN));
     device->use_branch(device, BRANCH_WEIGHTS);
@@ -484,11 +484,11 @@ static enum status end_turn(const struct block_pass *p, struct block_gradients *
     return status;
 }
 
-/* d_bias absent: it is done. */
+/* d_bias absent: it is done. d_x_sums: the bias gradient of the layer in front, or absent. */
 static enum status linear_back(const struct block_pass *p, struct block_gradients *g,
                                const struct affine *w, struct tensor d_bias, struct tensor d_y,
                                struct tensor x, const struct block_kept *kept, int64_t n,
-                               struct tensor pre, struct tensor d_x)
+                               struct tensor pre, struct tensor d_x, struct tensor d_x_sums)
 {
     int64_t n_out = w->weight.shape[0], n_in = w->weight.shape[1];
     int64_t most = kept->shift != NULL ? n : 0;
@@ -503,6 +503,7 @@ static enum status linear_back(const struct block_pass *p, struct block_gradient
         .d_weight = w->d_weight,
         .d_bias = d_bias,
         .most_rows = most,
+        .d_x_sums = d_x_sums,
         .activation = pre.data != NULL ? p->gelu : ACTIVATION_NONE,
     };
     if (g->apart) {
@@ -558,12 +559,13 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     TRY(wait_for_set(p->device, g, turn));
     TRY(residual_back(p, next->y.data != NULL ? g->d_y : none, g->d_stream, next->x, next->mean,
                       next->rstd, &next->norm, &mlp, d_branch, w->fc2.d_bias, n));
-    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, &depth->mlp, n, s->pre, d_hidden));
-    TRY(linear_back(p, g, &w->fc1, w->fc1.d_bias, d_hidden, s->y2, &depth->mlp, n, none, g->d_y));
+    TRY(linear_back(p, g, &w->fc2, none, d_branch, s->hidden, &depth->mlp, n, s->pre, d_hidden,
+                    w->fc1.d_bias));
+    TRY(linear_back(p, g, &w->fc1, none, d_hidden, s->y2, &depth->mlp, n, none, g->d_y, none));
     TRY(residual_back(p, g->d_y, g->d_stream, s->sum1, s->mean2, s->rstd2, &w->norm2, &attention,
                       d_proj, w->proj.d_bias, n));
     TRY(linear_back(p, g, &w->proj, none, d_proj, chosen ? s->attention_rows : s->attention,
-                    &depth->attention, n, none, g->d_y));
+                    &depth->attention, n, none, g->d_y, none));
     if (chosen) {
         struct tensor full = g->d_rows;
         TRY(scatter(p, rows, g->d_stream, full));
@@ -576,6 +578,6 @@ enum status block_backward(const struct block_pass *p, const struct block_weight
     }
     TRY(attend_back(p, w, s, &depth->attention, d_attention, g->d_qkv[turn]));
     TRY(linear_back(p, g, &w->qkv, w->qkv.d_bias, g->d_qkv[turn], s->y1, &depth->attention,
-                    p->n_tokens, none, g->d_y));
+                    p->n_tokens, none, g->d_y, none));
     return end_turn(p, g);
 }
