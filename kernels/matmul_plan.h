@@ -29,7 +29,7 @@ struct matmul_plan {
     bool supported;
     bool settled; /* the choice is final: kept in the file, measured, or not to be measured */
     struct matmul_candidate choice;
-    int64_t n, k; /* that the layouts say now: a product of fewer rows may have been the last */
+    int64_t n, k;     /* that the layouts say now: a product of fewer rows may have been the last */
     bool way_settled; /* the same of the way it is done with what goes with it */
     enum matmul_way way;
 };
