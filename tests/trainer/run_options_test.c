@@ -223,6 +223,64 @@ static void a_ratio_without_a_range_stays_fixed_as_in_the_original(void **state)
     options_release(&options);
 }
 
+static void every_number_of_the_samples_reaches_them(void **state)
+{
+    struct run_options values;
+    struct options options;
+    struct data_spec spec;
+
+    (void)state;
+    parse_good(&options, &values,
+               "--data /tmp --seed 7 --order_seed 9 --global_crops_number 3 --global_crop_size 160 "
+               "--global_crops_scale 0.3 0.9 --local_crops_number 5 --local_crop_size 80 "
+               "--local_crops_scale 0.1 0.2 --flip 0.15 --jitter_probability 0.25 --grayscale 0.35 "
+               "--blur 0.45 0.55 0.65 --solarize 0.75 --color_jitter 0.1 0.2 0.3 0.4 --pred_shape "
+               "rand --pred_start_epoch 2");
+    assert_int_equal(run_options_data(&values, &spec), STATUS_OK);
+    assert_true(spec.seed == 7 && spec.order_seed == 9);
+    assert_true(spec.n_global == 3 && spec.global_size_px == 160);
+    assert_true(spec.n_local == 5 && spec.local_size_px == 80);
+    assert_true(spec.global_scale[0] == 0.3f && spec.global_scale[1] == 0.9f);
+    assert_true(spec.local_scale[0] == 0.1f && spec.local_scale[1] == 0.2f);
+    const struct view_transform wanted[3] = {{0.15f, 0.25f, 0.35f, 0.45f, 0.0f},
+                                             {0.15f, 0.25f, 0.35f, 0.55f, 0.75f},
+                                             {0.15f, 0.25f, 0.35f, 0.65f, 0.0f}};
+    assert_memory_equal(&spec.first, &wanted[0], sizeof(wanted[0]));
+    assert_memory_equal(&spec.other, &wanted[1], sizeof(wanted[0]));
+    assert_memory_equal(&spec.local, &wanted[2], sizeof(wanted[0]));
+    assert_true(spec.brightness == 0.1f && spec.contrast == 0.2f);
+    assert_true(spec.saturation == 0.3f && spec.hue == 0.4f);
+    assert_true(spec.mask_shape == MASK_RANDOM && spec.pred_start_epoch == 2);
+    options_release(&options);
+}
+
+static void every_number_of_the_schedules_reaches_them(void **state)
+{
+    struct run_options values;
+    struct options options;
+    struct schedule s;
+
+    (void)state;
+    parse_good(&options, &values,
+               "--data /tmp --epochs 50 --batch_size_per_gpu 32 --lr 0.002 --min_lr 1e-5 "
+               "--warmup_epochs 3 --weight_decay 0.05 --weight_decay_end 0.3 --momentum_teacher "
+               "0.99 --warmup_teacher_temp 0.03 --teacher_temp 0.05 --warmup_teacher_patch_temp "
+               "0.035 --teacher_patch_temp 0.06 --warmup_teacher_temp_epochs 4 --pred_start_epoch "
+               "2 --freeze_last_layer 5 --student_temp 0.2 --center_momentum 0.8 "
+               "--center_momentum2 0.7 --clip_grad 0.4");
+    run_options_schedule(&values, 100, 4, &s);
+    assert_true(s.steps_per_epoch == 100 && s.epochs == 50 && s.warmup_epochs == 3);
+    assert_true(s.lr == 0.002 * (32 * 4) / 256 && s.min_lr == 1e-5);
+    assert_true(s.weight_decay == 0.05 && s.weight_decay_end == 0.3);
+    assert_true(s.momentum_teacher == 0.99);
+    assert_true(s.warmup_teacher_temp == 0.03 && s.teacher_temp == 0.05);
+    assert_true(s.warmup_teacher_patch_temp == 0.035 && s.teacher_patch_temp == 0.06);
+    assert_true(s.warmup_teacher_temp_epochs == 4 && s.pred_start_epoch == 2);
+    assert_true(s.freeze_last_layer == 5 && s.student_temp == 0.2 && s.clip_grad == 0.4);
+    assert_true(s.centre_momentum == 0.8 && s.centre_patch_momentum == 0.7);
+    options_release(&options);
+}
+
 static void contradictions_name_the_options(void **state)
 {
     static const struct {
@@ -353,6 +411,8 @@ int main(void)
         cmocka_unit_test(every_recipe_is_free_of_contradictions),
         cmocka_unit_test(a_batch_may_be_left_open_on_an_accelerator),
         cmocka_unit_test(a_ratio_without_a_range_stays_fixed_as_in_the_original),
+        cmocka_unit_test(every_number_of_the_samples_reaches_them),
+        cmocka_unit_test(every_number_of_the_schedules_reaches_them),
         cmocka_unit_test(contradictions_name_the_options),
         cmocka_unit_test(data_must_come_from_somewhere),
         cmocka_unit_test(a_swin_has_its_own_patches_cells_and_depth),
