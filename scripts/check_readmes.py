@@ -105,19 +105,19 @@ def pieces(text):
 
 
 def commands_in(piece, programs):
-    """(program, rest) for each command of a line; program is None where none is named."""
+    """(program, what follows it) for each command of a line; program is None where none is named."""
     for part in re.split(r"\s(?:&&|\|\||;|\|)\s", piece):
         words = part.split()
-        name = None
-        for word in words:
+        name, start = None, 0
+        for i, word in enumerate(words):
             base = os.path.basename(word)
             if name and f"{name} {word}" in programs:
                 name = f"{name} {word}"
             elif base in FOREIGN or base in programs:
-                name = base  # the last one: mpirun … ibot-train …
+                name, start = base, i  # the last one: mpirun … ibot-train …
                 if base == "kubectl":
                     break
-        yield name, part
+        yield name, " ".join(words[start:])
 
 
 def check(path, programs, known, words, failures):
