@@ -17,7 +17,7 @@ struct note {
     double sums[RANK_SUMS];
 };
 
-static enum outcome outcome_of(enum status status)
+static int32_t outcome_of(enum status status)
 {
     return status == STATUS_OK            ? OUTCOME_OK
            : status == STATUS_INTERRUPTED ? OUTCOME_INTERRUPTED

@@ -97,7 +97,7 @@ static std::string check_attention(const graph_operation &op)
     std::vector<int64_t> per_row = q.dims;
 
     per_row.back() = 1;
-    for (size_t i : {1, 2})
+    for (size_t i : {1U, 2U})
         if (op.in[i]->dims != q.dims)
             return op.in[i]->shape() + " goes with " + q.shape();
     if (!op.in[3]->by_value || op.in[3]->n_elements() != 1)

@@ -280,7 +280,7 @@ static void a_port_with_keys_under_attack_changes_no_bit(void **state)
 
     for (int i = 0; i < 2; i++) {
         struct command command =
-            command_of("ibot-stream", "keygen", scene_path(scene, names[i]), NULL);
+            command_of("ibot-stream", "keygen", scene_path(scene, "%s", names[i]), NULL);
         struct process process;
         process_run(&process, &command, 0, SCENE_SECONDS);
         process_release(&process);
