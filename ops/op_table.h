@@ -10,6 +10,7 @@
 #include "ops/cross_entropy.h"
 #include "ops/dense_cross_entropy.h"
 #include "ops/distill_loss.h"
+#include "ops/feature_map.h"
 #include "ops/linear.h"
 #include "ops/optimizer.h"
 #include "ops/patch_mix.h"
@@ -67,6 +68,11 @@ struct op_table {
     OP_SLOT(dense_cross_entropy, dense_cross_entropy_args);
     OP_SLOT(photometric, photometric_args);
     OP_SLOT(patch_mix, patch_mix_args);
+    /* Decoders of dense tasks. */
+    OP_SLOT(spmm, spmm_args);
+    OP_SLOT(max_pool, max_pool_args);
+    OP_SLOT(max_pool_backward, max_pool_backward_args);
+    OP_SLOT(channel_scale, channel_scale_args);
     /* Hierarchical backbones. As of all ops, no backend lacks any: a test says so. */
     OP_SLOT(region_mask, region_mask_args);
     OP_SLOT(region_mask_backward, region_mask_backward_args);

@@ -137,6 +137,10 @@ static enum status push_call(struct device *device, struct call *call, const voi
     X(dense_cross_entropy, dense_cross_entropy_args, 0, 0, 0, true)                                \
     X(photometric, photometric_args, 0, 0, 0, true)                                                \
     X(patch_mix, patch_mix_args, 2, 0, 0, false)                                                   \
+    X(spmm, spmm_args, 0, 0, 0, true)                                                              \
+    X(max_pool, max_pool_args, 3, 0, 0, false)                                                     \
+    X(max_pool_backward, max_pool_backward_args, 3, 0, 0, false)                                   \
+    X(channel_scale, channel_scale_args, 2, 0, 0, false)                                           \
     X(region_mask, region_mask_args, 3, 0, 0, false)                                               \
     X(region_mask_backward, region_mask_backward_args, 3, 0, 0, false)                             \
     X(patch_merge, patch_merge_args, 2, 0, 0, false)                                               \
