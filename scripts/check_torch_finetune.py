@@ -9,7 +9,8 @@ trained for three steps of two micro-batches: timm's mixing of images and target
 formula, PyTorch's AdamW and clipping. Losses, gradient norms and how every parameter moved are compared
 with the file, or written to it. So are timm's cosine schedule by epochs, and what its mixing and erasing
 draw: means over many draws. And dense classifiers, on maps of two blocks side by side, of labels for each
-pixel: fine-tuned, and on a frozen backbone. Exit status 1: a value differs; 77: no PyTorch or timm.
+pixel: fine-tuned, and on a frozen backbone; and with UPerNet on four blocks, an auxiliary head beside it,
+whose channels are dropped as our random numbers have it (Philox4x32-10). Exit status 1: a value differs; 77: no PyTorch or timm.
 """
 import math
 import re
@@ -27,6 +28,7 @@ except ImportError as error:
     sys.exit(77)
 
 B, K, SIDE, STEPS, MICRO = 4, 5, 32, 3, 2
+AUXILIARY, DROPOUT = 256, 0.25
 WIDTH, HIDDEN, BOTTLENECK, OUT = 32, 48, 16, 64
 LR, DECAY, LAYER_DECAY, CLIP, SMOOTHING, AVERAGE = 2e-3, 0.05, 0.65, 0.5, 0.1, 0.9
 LABELS = ([0, 3, 2, 4], [1, 1, 0, 2])
@@ -57,6 +59,85 @@ class Head(torch.nn.Module):
         return x
 
 
+def philox(counter, key):
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [b >> 32 ^ c[1] ^ k[0], b & 0xFFFFFFFF, a >> 32 ^ c[3] ^ k[1], a & 0xFFFFFFFF]
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c
+
+
+def channel_scales(head, step, channels):
+    """[B, channels, 1, 1]: 0, or what makes up for it, of random numbers keyed as proto/base/rng.h says."""
+    purpose, seed, scales = 23, 7, []
+    for image in range(B):
+        words = []
+        while len(words) < channels:
+            words += philox((len(words) // 4, purpose << 16 | head, image, step), (seed, 0))
+        scales.append([0.0 if w / 2 ** 32 < DROPOUT else 1.0 / (1.0 - DROPOUT) for w in words[:channels]])
+    return torch.tensor(scales, dtype=torch.float64).float()[:, :, None, None]
+
+
+class UPerNet(torch.nn.Module):
+    """mmsegmentation's UPerHead and FCNHead, and the original's scales of one map. Weights lie as ours do:
+    3x3 [out, 3, 3, in], 1x1 [out, in], transposed 2x2 [2, 2, out, in], without bias: batch norm follows."""
+
+    UNITS = [("decoder.fpn1.1", None)] + [(f"decoder.psp_modules.{i}.1", 1) for i in range(4)] + [
+        ("decoder.bottleneck", 3)] + [(f"decoder.lateral_convs.{i}", 1) for i in range(3)] + [
+        (f"decoder.fpn_convs.{i}", 3) for i in range(3)] + [("decoder.fpn_bottleneck", 3), ("auxiliary.convs.0", 3)]
+    DOUBLES = ["decoder.fpn1.0", "decoder.fpn1.3", "decoder.fpn2.0"]
+
+    def __init__(self):
+        super().__init__()
+        self.named, new = {}, lambda *shape: torch.nn.Parameter(torch.zeros(shape))
+        for name in self.DOUBLES:
+            self.named[name + ".weight"] = new(2, 2, WIDTH, WIDTH)
+        for name, side in self.UNITS:
+            out = AUXILIARY if name.startswith("auxiliary") else WIDTH
+            inputs = {"decoder.bottleneck": 5, "decoder.fpn_bottleneck": 4}.get(name, 1) * WIDTH
+            if side is not None:
+                self.named[name + ".conv.weight"] = new(out, inputs) if side == 1 else new(out, 3, 3, inputs)
+            norm = name if side is None else name + ".bn"
+            self.named[norm + ".weight"], self.named[norm + ".bias"] = new(out), new(out)
+            for what in (".running_mean", ".running_var"):
+                self.named[norm + what] = torch.nn.Parameter(torch.zeros(out), requires_grad=False)
+        self.named["auxiliary.conv_seg.weight"], self.named["auxiliary.conv_seg.bias"] = new(K, AUXILIARY), new(K)
+        self.all = torch.nn.ParameterList(self.named.values())
+
+    def norm(self, name, x, act):
+        p = self.named  # the running moments are written in place
+        return act(F.batch_norm(x, p[name + ".running_mean"], p[name + ".running_var"], p[name + ".weight"],
+                                p[name + ".bias"], self.training, 0.1, 1e-5))
+
+    def unit(self, name, x):
+        weight = self.named[name + ".conv.weight"]
+        weight = weight[:, :, None, None] if weight.ndim == 2 else weight.permute(0, 3, 1, 2)
+        return self.norm(name + ".bn", F.conv2d(x, weight, padding=weight.shape[2] // 2), F.relu)
+
+    def double(self, name, x):
+        return F.conv_transpose2d(x, self.named[name + ".weight"].permute(3, 2, 0, 1), stride=2)
+
+    def forward(self, taps, step):
+        """[B, D, h, w] of four blocks -> [B, D, 4h, 4w], and logits of the auxiliary head."""
+        up = lambda x, to: F.interpolate(x, size=to.shape[2:], mode="bilinear", align_corners=False)
+        p0 = self.double("decoder.fpn1.3", self.norm("decoder.fpn1.1", self.double("decoder.fpn1.0", taps[0]), F.gelu))
+        maps = [p0, self.double("decoder.fpn2.0", taps[1]), taps[2], F.max_pool2d(taps[3], 2)]
+        pooled = [self.unit(f"decoder.psp_modules.{i}.1", F.adaptive_avg_pool2d(maps[3], side))
+                  for i, side in enumerate((1, 2, 3, 6))]
+        last = self.unit("decoder.bottleneck", torch.cat([maps[3]] + [up(x, maps[3]) for x in pooled], 1))
+        lateral = [self.unit(f"decoder.lateral_convs.{i}", maps[i]) for i in range(3)] + [last]
+        for i in (2, 1, 0):
+            lateral[i] = lateral[i] + up(lateral[i + 1], lateral[i])
+        levels = [self.unit(f"decoder.fpn_convs.{i}", lateral[i]) for i in range(3)] + [last]
+        fused = self.unit("decoder.fpn_bottleneck", torch.cat([up(x, levels[0]) for x in levels], 1))
+        if not self.training:
+            return fused, None
+        auxiliary = self.unit("auxiliary.convs.0", maps[2]) * channel_scales(1, step, AUXILIARY).to(maps[2].dtype)
+        return fused * channel_scales(0, step, WIDTH).to(fused.dtype), F.conv2d(
+            auxiliary, self.named["auxiliary.conv_seg.weight"][:, :, None, None], self.named["auxiliary.conv_seg.bias"])
+
+
 class Net(torch.nn.Module):
     def __init__(self, kind):
         super().__init__()
@@ -72,16 +153,19 @@ class Net(torch.nn.Module):
                 if isinstance(module, torch.nn.LayerNorm):
                     module.eps = 1e-6
         else:
-            self.backbone = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=2,
+            self.backbone = VisionTransformer(img_size=SIDE, patch_size=8, embed_dim=WIDTH,
+                                              depth=4 if kind.startswith("upernet") else 2, num_heads=2,
                                               num_classes=0, global_pool="avg" if kind == "mean" else "token")
         self.kind = kind
-        self.depth = 4 if kind == "swin" else 2
-        if kind == "taps_frozen":
+        self.depth = 4 if kind == "swin" else len(self.backbone.blocks)
+        self.decoder = UPerNet() if kind.startswith("upernet") else None
+        if kind in FROZEN:
             self.backbone.norm = torch.nn.Identity()
 
-    def maps(self, x):
-        """Logits of each patch: a 1 x 1 convolution on the maps of both blocks. Positions of images of another
-        size are interpolated by the factor that the original has."""
+    def maps(self, x, step=0):
+        """Logits of each patch: a 1 x 1 convolution on the maps of both blocks; with UPerNet on its maps, and
+        the auxiliary ones. Positions of images of another size are interpolated by the factor that the original
+        has."""
         grid, stored = (x.shape[2] // 8, x.shape[3] // 8), SIDE // 8
         x = self.backbone.patch_embed.proj(x).flatten(2).transpose(1, 2)
         position = self.backbone.pos_embed
@@ -95,7 +179,11 @@ class Net(torch.nn.Module):
         for block in self.backbone.blocks:
             x = block(x)
             taps.append(self.backbone.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), WIDTH, *grid))
-        return F.conv2d(torch.cat(taps, 1), self.linear.weight[:, :, None, None], self.linear.bias)
+        classify = lambda x: F.conv2d(x, self.linear.weight[:, :, None, None], self.linear.bias)
+        if self.decoder is None:
+            return classify(torch.cat(taps, 1)), None
+        fused, auxiliary = self.decoder(taps, step)
+        return classify(fused), auxiliary
 
     def forward(self, x):
         return self.linear(self.head(self.backbone(x)))
@@ -118,9 +206,9 @@ class Net(torch.nn.Module):
             names += both("norm")
         else:
             names = ["cls_token", "pos_embed"] + both("patch_embed.proj")
-            for block in range(2):
+            for block in range(self.depth):
                 names += [f"blocks.{block}.{n}" for n in blocks]
-            names += [] if self.kind == "taps_frozen" else both("fc_norm" if self.kind == "mean" else "norm")
+            names += [] if self.kind in FROZEN else both("fc_norm" if self.kind == "mean" else "norm")
         result = []
         for name in names:
             theirs = name.replace("layers.0.downsample", "layers.1.downsample")
@@ -133,7 +221,12 @@ class Net(torch.nn.Module):
             if self.head.whole:
                 result += [("head.last_layer.weight_g", self.head.gain),
                            ("head.last_layer.weight_v", self.head.direction)]
+        if self.decoder is not None:
+            result += list(self.decoder.named.items())
         return result + [("head.weight", self.linear.weight), ("head.bias", self.linear.bias)]
+
+
+FROZEN = ("taps_frozen", "upernet_frozen")
 
 
 def layer_of(name, depth):
@@ -157,7 +250,7 @@ def fill(parameters):
         value = value.to(torch.float32)
         if name.endswith("weight_g"):
             value = torch.ones_like(value)
-        elif "norm" in name and name.endswith(".weight"):
+        elif ("norm" in name or ".bn." in name or "fpn1.1" in name) and name.endswith((".weight", ".running_var")):
             value = value + 1
         p.data.copy_(value.view_as(p))
 
@@ -179,13 +272,13 @@ def mixed(images, labels, mix):
     return x, target
 
 
-def rectangles():
+def rectangles(kind):
     """Logits of two images of 24 x 16 px."""
-    net = Net("taps").float().eval()
+    net = Net(kind).float().eval()
     fill(net.ordered())
     images = torch.sin(0.05 * torch.arange(2 * 3 * 24 * 16, dtype=torch.float64) + 1.1).float().view(2, 3, 24, 16)
     with torch.no_grad():
-        return net.maps(images).permute(0, 2, 3, 1).flatten().tolist()
+        return net.maps(images)[0].permute(0, 2, 3, 1).flatten().tolist()
 
 
 def label_maps(turn):
@@ -194,13 +287,46 @@ def label_maps(turn):
     return torch.where(label == K, 255, label)
 
 
+def loss_of(net, images, turn):
+    """Of a dense one: the mean is over all pixels, those without a label too."""
+    total = 0.0
+    for maps, share in zip(net.maps(images, turn), (1.0, 0.4)):
+        if maps is not None:
+            maps = F.interpolate(maps, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+            total += share * F.cross_entropy(maps, label_maps(turn), ignore_index=255, reduction="none").mean()
+    return total / MICRO
+
+
+def images_of(turn):
+    k = torch.arange(B * 3 * SIDE * SIDE, dtype=torch.float64)
+    return torch.sin(0.05 * k + 0.3 * turn).to(torch.float32).view(B, 3, SIDE, SIDE)
+
+
+def gradients(kind):
+    """Of the first step, in double: loss and norm, then of each parameter the gradient's sum times a wave, and
+    the sum of the magnitudes. What a step of AdamW makes of gradients near 0 is rounding alone."""
+    net = Net(kind).double().train()
+    parameters = net.ordered()
+    fill(parameters)
+    total = sum(loss_of(net, images_of(turn).double(), turn) for turn in range(MICRO))
+    total.backward()
+    trained = [p for _, p in parameters if p.requires_grad]
+    numbers = [total.item(), torch.nn.utils.clip_grad_norm_(trained, float("inf")).item()]
+    for name, p in parameters:
+        weight = torch.cos(0.3 * torch.arange(p.numel(), dtype=torch.float64))
+        gradient = torch.zeros_like(weight) if p.grad is None else p.grad.flatten().double()
+        numbers += [(gradient * weight).sum().item(), (gradient * weight).abs().sum().item()]
+    return numbers
+
+
 def train(kind):
     net = Net(kind).float().train()
     parameters = net.ordered()
     fill(parameters)
-    dense, frozen = kind.startswith("taps"), kind == "taps_frozen"
+    dense, frozen = kind.startswith(("taps", "upernet")), kind in FROZEN
     for name, p in parameters:
-        p.requires_grad_(not name.endswith("weight_g") and (not frozen or name.startswith("head.")))
+        p.requires_grad_(not name.endswith(("weight_g", ".running_mean", ".running_var")) and
+                         (not frozen or not name.startswith("backbone.")))
     before = [p.detach().clone() for _, p in parameters]
     average = [p.detach().clone() for _, p in parameters]
     groups = []
@@ -208,7 +334,7 @@ def train(kind):
         if not p.requires_grad:
             continue
         plain = p.ndim == 1 or name.endswith(".bias") or name.split(".")[-1] in ("pos_embed", "cls_token")
-        groups.append({"params": [p], "weight_decay": 0.0 if plain and not frozen else DECAY,
+        groups.append({"params": [p], "weight_decay": 0.0 if plain and kind != "taps_frozen" else DECAY,
                        "lr": LR * LAYER_DECAY ** (net.depth + 1 - layer_of(name, net.depth))})
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     trained = [p for _, p in parameters if p.requires_grad]
@@ -218,12 +344,9 @@ def train(kind):
         total = 0.0
         for micro in range(MICRO):
             turn = step * MICRO + micro
-            k = torch.arange(B * 3 * SIDE * SIDE, dtype=torch.float64)
-            images = torch.sin(0.05 * k + 0.3 * turn).to(torch.float32).view(B, 3, SIDE, SIDE)
-            if dense:  # the mean is over all pixels, those without a label too
-                maps = F.interpolate(net.maps(images), size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-                loss = F.cross_entropy(maps, label_maps(turn), ignore_index=255, reduction="none").mean()
-                loss = loss / MICRO
+            images = images_of(turn)
+            if dense:
+                loss = loss_of(net, images, turn)
             else:
                 x, target = mixed(images, torch.tensor(LABELS[micro]), MIXES[turn % len(MIXES)])
                 loss = SoftTargetCrossEntropy()(net(x), target) / MICRO
@@ -235,7 +358,7 @@ def train(kind):
             a.mul_(AVERAGE).add_(p.detach(), alpha=1 - AVERAGE)
         numbers += [total, norm]
     for (name, p), old, a in zip(parameters, before, average):
-        if frozen and not p.requires_grad:
+        if frozen and name.startswith("backbone."):
             assert torch.equal(p, old)
             continue
         weight = torch.cos(0.3 * torch.arange(p.numel(), dtype=torch.float64))
@@ -283,16 +406,19 @@ def draws(n=40000, side=40):
 def main():
     torch.manual_seed(0)
     path, write = sys.argv[1], "--write" in sys.argv[2:]
-    kinds = ["cls", "mean", "head1", "head2", "head3", "swin", "taps", "taps_frozen"]
+    kinds = ["cls", "mean", "head1", "head2", "head3", "swin", "taps", "taps_frozen", "upernet_frozen"]
     values = {kind: train(kind) for kind in kinds}
-    values["rectangles"], values["rates"], values["draws"] = rectangles(), rates(), draws()
-    kinds += ["rectangles", "rates", "draws"]
+    values["upernet"] = gradients("upernet")
+    values["rectangles"], values["upernet_rectangles"] = rectangles("taps"), rectangles("upernet")
+    values["rates"], values["draws"] = rates(), draws()
+    kinds += ["upernet", "rectangles", "upernet_rectangles", "rates", "draws"]
     if write:
         with open(path, "w") as out:
             out.write("/* What PyTorch and timm make of the classifiers of classifier_torch_test.c: loss and gradient norm of\n"
                       " * each step, then of each parameter the sum over elements k of its movement times cos 0.3 k, the\n"
-                      " * sum of the magnitudes, and the movement of the average. Then timm's rates by epochs, and means of\n"
-                      " * what its mixing draws. Written by scripts/check_torch_finetune.py. */\n"
+                      " * sum of the magnitudes, and the movement of the average. Of UPerNet with its backbone: loss and norm of\n"
+                      " * the first step, then of each parameter's gradient the sum times cos 0.3 k and the magnitudes. Then\n"
+                      " * timm's rates by epochs, and means of what its mixing draws. Written by scripts/check_torch_finetune.py. */\n"
                       "#ifndef IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H\n#define IBOT_TESTS_TRAINER_CLASSIFIER_VALUES_H\n\n")
             for kind in kinds:
                 out.write(f"static const double torch_{kind}[] = {{\n")

@@ -34,6 +34,8 @@ enum rng_purpose {
     RNG_DROP_CELLS = 20,    /* cells of an image that an evaluation drops: epoch = try */
     RNG_SHUFFLE_CELLS = 21, /* or puts in another order; view = number of cells */
     RNG_ORDER = 22,         /* of samples, by an evaluation that reads them itself */
+    RNG_DROP_CHANNELS = 23, /* of maps, by a decoder: epoch = step, view 0 the decoder's, 1 its
+                               auxiliary head's */
     RNG_TEST = 100,
 };
 

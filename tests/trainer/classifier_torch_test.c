@@ -67,6 +67,8 @@ static struct classifier_input torch_input(struct scene *s, int turn, struct pat
         .pixels = {s->pixels, DTYPE_F32, 4, {B, 3, SIDE, SIDE}},
         .labels = labels[turn % MICRO],
         .label_share = 1.0f,
+        .keep_seed = 7,
+        .step = turn,
     };
 
     if (classifier_is_dense(&s->classifier->options)) {
@@ -121,7 +123,7 @@ static void expect_moved(struct scene *s, const float *before, const double *sto
 
     for (size_t i = 0; i < table->n_params; i++) {
         const struct param *param = &table->params[i];
-        if (param->flags & SEGMENT_FIXED && s->classifier->options.frozen) {
+        if (i < s->classifier->first_trained) {
             assert_memory_equal(weights + param->offset, before + param->offset,
                                 (size_t)param->n * sizeof(float));
             continue;
@@ -158,6 +160,35 @@ static float *fill(struct scene *s)
     return values;
 }
 
+static float *fetch_gradient(struct scene *s, size_t i)
+{
+    struct tensor gradient = classifier_gradient(s->classifier, i);
+    float *values;
+
+    run(memory_alloc(&values, (size_t)tensor_n_elements(&gradient), sizeof(float), "gradient"));
+    run(s->device.copy_out(&s->device, values, gradient.data, tensor_size_bytes(&gradient)));
+    run(s->device.synchronize(&s->device));
+    return values;
+}
+
+/* With the weights that the script has. */
+static void open_scene(struct scene *s, const struct classifier_options *options)
+{
+    memset(s, 0, sizeof(*s));
+    run(model_backend_open(&backend, &s->device));
+    run(classifier_open(&s->classifier, &s->device, backend.ops, options));
+    run(s->device.alloc(&s->device, &s->pixels, sizeof(s->host), "pixels"));
+    run(classifier_initialise(s->classifier, 1));
+    memory_free(fill(s));
+}
+
+static void close_scene(struct scene *s)
+{
+    s->device.free(&s->device, s->pixels);
+    classifier_close(&s->classifier);
+    device_close(&s->device);
+}
+
 static void expect_torch(struct classifier_options options, const double *stored, size_t n_stored)
 {
     bool half = backend.precision == PRECISION_BF16;
@@ -165,13 +196,9 @@ static void expect_torch(struct classifier_options options, const double *stored
     static struct scene s;
     struct patch_mix mix;
 
-    memset(&s, 0, sizeof(s));
-    run(model_backend_open(&backend, &s.device));
-    run(classifier_open(&s.classifier, &s.device, backend.ops, &options));
-    run(s.device.alloc(&s.device, &s.pixels, sizeof(s.host), "pixels"));
+    open_scene(&s, &options);
     struct classifier *c = s.classifier;
-    run(classifier_initialise(c, 1));
-    float *before = fill(&s);
+    float *before = fetch(&s, c->parameters);
     assert_int_equal(n_stored, 2 * STEPS + 3 * (c->table.n_params - c->first_trained));
     for (int step = 0; step < STEPS; step++) {
         struct step_control control = {
@@ -196,9 +223,7 @@ static void expect_torch(struct classifier_options options, const double *stored
     if (!half)
         expect_moved(&s, before, stored + 2 * STEPS);
     memory_free(before);
-    s.device.free(&s.device, s.pixels);
-    classifier_close(&s.classifier);
-    device_close(&s.device);
+    close_scene(&s);
 }
 
 #define EXPECT_TORCH(options, stored)                                                              \
@@ -252,38 +277,101 @@ static void steps_on_a_frozen_backbone_are_those_of_pytorch(void **state)
     EXPECT_TORCH(options, torch_taps_frozen);
 }
 
-/* Fewer images than were planned, of another shape; and what comes after is as if they had not
- * been. */
-static void maps_of_rectangles_are_those_of_pytorch(void **state)
+static struct classifier_options options_of_upernet(bool frozen)
 {
     struct classifier_options options = options_of(false, POOLING_CLS, 0);
-    float logits[2 * 3 * 2 * K], square[2][B * 16 * K];
+
+    options.backbone.depth = 4;
+    options.taps = (struct classifier_taps){
+        .n = 4, .blocks = {0, 1, 2, 3}, .normed = !frozen, .upernet = true, .dropout = 0.25f};
+    options.frozen = frozen;
+    options.average = false;
+    return options;
+}
+
+/* Gradients of the first step; see classifier_values.h. */
+static void gradients_of_upernet_are_those_of_pytorch(void **state)
+{
+    struct classifier_options options = options_of_upernet(false);
+    struct step_control control = {.lr = 2e-3f};
+    bool half = backend.precision == PRECISION_BF16;
+    const double *stored = torch_upernet;
+    struct classifier_result result;
+    static struct scene s;
+    struct patch_mix mix;
+
+    (void)state;
+    open_scene(&s, &options);
+    struct classifier *c = s.classifier;
+    run(classifier_zero_gradients(c));
+    for (int micro = 0; micro < MICRO; micro++) {
+        struct classifier_input input = torch_input(&s, micro, &mix);
+        run(classifier_accumulate(c, &input, &control));
+        run(s.device.synchronize(&s.device));
+    }
+    run(classifier_update(c));
+    run(classifier_result(c, 0, &result));
+    expect_close("loss", result.loss, stored[0], (half ? 0.01 : 2e-5) * stored[0]);
+    expect_close("norm", result.gradient_norm, stored[1], (half ? 0.05 : 1e-4) * stored[1]);
+    assert_int_equal(sizeof(torch_upernet) / sizeof(torch_upernet[0]), 2 + 2 * c->table.n_params);
+    for (size_t i = 0; i < c->table.n_params && !half; i++) {
+        const struct param *param = &c->table.params[i];
+        float *gradient = fetch_gradient(&s, i);
+        double sum = 0.0;
+        for (int64_t k = 0; k < param->n; k++)
+            sum += cos(0.3 * (double)k) * (double)gradient[k];
+        expect_close(param->name, sum, stored[2 + 2 * i], 1e-4 * stored[3 + 2 * i] + 1e-8);
+        memory_free(gradient);
+    }
+    close_scene(&s);
+}
+
+static void steps_of_upernet_on_a_frozen_backbone_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    EXPECT_TORCH(options_of_upernet(true), torch_upernet_frozen);
+}
+
+/* Fewer images than were planned, of another shape; and what comes after is as if they had not
+ * been. */
+static void expect_rectangles(struct classifier_options options, const double *stored, size_t n)
+{
+    static float logits[16 * 2 * 3 * 2 * K], square[2][16 * B * 16 * K];
     bool half = backend.precision == PRECISION_BF16;
     static struct scene s;
 
-    (void)state;
-    memset(&s, 0, sizeof(s));
-    options.taps = (struct classifier_taps){.n = 2, .blocks = {0, 1}, .normed = true};
-    run(model_backend_open(&backend, &s.device));
-    run(classifier_open(&s.classifier, &s.device, backend.ops, &options));
-    run(s.device.alloc(&s.device, &s.pixels, sizeof(s.host), "pixels"));
-    run(classifier_initialise(s.classifier, 1));
-    memory_free(fill(&s));
+    open_scene(&s, &options);
     fill_wave(s.host, B * IMAGE, 1.1);
     run(s.device.copy_in(&s.device, s.pixels, s.host, sizeof(s.host)));
     struct tensor images = {s.pixels, DTYPE_F32, 4, {B, 3, SIDE, SIDE}};
     run(classifier_map(s.classifier, images, square[0]));
     struct tensor small = {s.pixels, DTYPE_F32, 4, {2, 3, 24, 16}};
     run(classifier_map(s.classifier, small, logits));
-    for (size_t i = 0; i < sizeof(logits) / sizeof(logits[0]); i++)
-        expect_close("a logit", (double)logits[i], torch_rectangles[i], half ? 0.03 : 1e-5);
+    assert_int_equal(n, classifier_map_scale(&options) * classifier_map_scale(&options) * 12 * K);
+    for (size_t i = 0; i < n; i++)
+        expect_close("a logit", (double)logits[i], stored[i], half ? 0.03 : 1e-5);
     run(classifier_map(s.classifier, images, square[1]));
     assert_memory_equal(square[0], square[1], sizeof(square[0]));
     struct tensor large = {s.pixels, DTYPE_F32, 4, {1, 3, SIDE, 2 * SIDE}};
     assert_int_equal(classifier_map(s.classifier, large, logits), STATUS_INVALID);
-    s.device.free(&s.device, s.pixels);
-    classifier_close(&s.classifier);
-    device_close(&s.device);
+    close_scene(&s);
+}
+
+static void maps_of_rectangles_are_those_of_pytorch(void **state)
+{
+    struct classifier_options options = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    options.taps = (struct classifier_taps){.n = 2, .blocks = {0, 1}, .normed = true};
+    expect_rectangles(options, torch_rectangles,
+                      sizeof(torch_rectangles) / sizeof(torch_rectangles[0]));
+}
+
+static void maps_of_upernet_are_those_of_pytorch(void **state)
+{
+    (void)state;
+    expect_rectangles(options_of_upernet(false), torch_upernet_rectangles,
+                      sizeof(torch_upernet_rectangles) / sizeof(torch_upernet_rectangles[0]));
 }
 
 int main(int argc, char **argv)
@@ -292,6 +380,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(steps_of_a_dense_classifier_are_those_of_pytorch),
         cmocka_unit_test(steps_on_a_frozen_backbone_are_those_of_pytorch),
         cmocka_unit_test(maps_of_rectangles_are_those_of_pytorch),
+        cmocka_unit_test(gradients_of_upernet_are_those_of_pytorch),
+        cmocka_unit_test(steps_of_upernet_on_a_frozen_backbone_are_those_of_pytorch),
+        cmocka_unit_test(maps_of_upernet_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_cls_token_are_those_of_pytorch),
         cmocka_unit_test(steps_with_a_mean_are_those_of_pytorch),
         cmocka_unit_test(steps_from_layers_of_the_head_are_those_of_pytorch),

@@ -96,7 +96,9 @@ void fill_parameter(const struct param *param, float *values, int64_t t)
 {
     const char *end = strrchr(param->name, '.');
     bool gain = end != NULL && strcmp(end, ".weight_g") == 0;
-    bool norm = strstr(param->name, "norm") != NULL && end != NULL && strcmp(end, ".weight") == 0;
+    bool batch = strstr(param->name, ".bn.") != NULL || strstr(param->name, "fpn1.1.") != NULL;
+    bool norm = (strstr(param->name, "norm") != NULL || batch) && end != NULL &&
+                (strcmp(end, ".weight") == 0 || strcmp(end, ".running_var") == 0);
 
     for (int64_t k = 0; k < param->n; k++) {
         float value = (float)(0.1 * sin(0.7 * (double)t + 0.37 * (double)k));

@@ -101,6 +101,7 @@ static void read_taps(const struct pretrained *p, struct classifier_taps *taps)
         at = end;
     }
     taps->normed = find(p, "norm.weight") != NULL;
+    taps->upernet = find(p, "decoder.fpn_bottleneck.conv.weight") != NULL;
 }
 
 static void write_taps(char text[TEXT_BYTES], const struct classifier_taps *taps)

@@ -91,7 +91,7 @@ static enum status load(struct prototypes *p, const struct pretrained *pretraine
     }
     TRY_OUT(device->copy_in(device, p->parameters, values, (size_t)n * sizeof(*values)));
     TRY_OUT(device->synchronize(device));
-    struct binder binder = {&p->table, p->parameters, NULL, vector(p->parameters, n)};
+    struct binder binder = {&p->table, p->parameters, NULL, vector(p->parameters, n), 0};
     TRY_OUT(head_bind(&p->head, &binder));
     status = head_prepare(&p->head);
 out:

@@ -10,6 +10,8 @@
 /* In the order of the enum. */
 static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 
+static const char *const decoders[] = {"linear", "upernet", NULL};
+
 #define AT(field) .offset = offsetof(struct segment_options, field)
 #define NUMBER(NAME, TEXT, LEAST, MOST)                                                            \
     .name = #NAME, .type = OPTION_DOUBLE, AT(NAME), .text = TEXT, .minimum = LEAST, .maximum = MOST
@@ -29,6 +31,16 @@ static const struct option_spec specs[] = {
      .maximum = 1000,
      .help = "blocks whose patches are classified, side by side, counted from 0, the last one "
              "among them. Without: 3 5 7 11 of 12, 7 11 15 23 of 24, as the original"},
+    {.name = "decoder",
+     .type = OPTION_CHOICE,
+     AT(decoder),
+     .choices = decoders,
+     .text = "linear",
+     .help =
+         "what classifies the blocks: a linear layer on them side by side; or UPerNet on four of "
+         "them, beside an auxiliary head, whose result is a map of four times the patches"},
+    {NUMBER(dropout, "0.1", 0, 0.999),
+     .help = "of UPerNet: share of the channels of what it classifies that are dropped in a step"},
     {SWITCH(out_with_norm, "on"), .help = "what blocks leave goes through the final norm"},
     {SWITCH(frozen, "on"), .help = "the backbone stays as it is; off: it is trained too"},
     {NUMBER(drop_path, "0.1", 0, 0.999),

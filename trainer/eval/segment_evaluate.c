@@ -23,11 +23,12 @@ struct grid {
 static enum status plan(const struct segment_run *run, struct grid *out, const struct picture *of)
 {
     int32_t window = run->crop.crop_px, patch = run->model.backbone.patch_size_px;
+    int32_t scale = classifier_map_scale(&run->model);
 
     TRY(windows_plan(&out->down, of->height, window, run->stride));
     TRY(windows_plan(&out->across, of->width, window, run->stride));
-    out->rows = out->down.window / patch;
-    out->columns = out->across.window / patch;
+    out->rows = scale * (out->down.window / patch);
+    out->columns = scale * (out->across.window / patch);
     out->map = (int64_t)out->rows * out->columns * run->model.n_classes;
     return STATUS_OK;
 }

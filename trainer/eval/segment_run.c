@@ -190,7 +190,11 @@ static enum status choose_taps(const struct segment_options *o, int32_t depth,
 {
     static const int32_t of_twelve[] = {4, 6, 8, 12}, of_twenty_four[] = {8, 12, 16, 24};
 
-    *out = (struct classifier_taps){.normed = o->out_with_norm};
+    *out = (struct classifier_taps){
+        .normed = o->out_with_norm,
+        .upernet = o->decoder == SEGMENT_UPERNET,
+        .dropout = (float)o->dropout,
+    };
     for (int32_t i = 0; i < o->n_taps; i++) {
         if (o->taps[i] != rintf(o->taps[i]))
             FAIL(STATUS_INVALID, "--taps: %g is no number of a block", (double)o->taps[i]);
@@ -230,6 +234,7 @@ static enum status plan_model(struct segment_run *run, const struct pretrained *
     if (!o->eval)
         return choose_taps(o, m->backbone.depth, &m->taps);
     TRY(finetune_weights_read_options(pretrained, m));
+    m->taps.measures = true;
     if (!classifier_is_dense(m))
         FAIL(STATUS_MISMATCH, "'%s' classifies whole images: give it to ibot-eval finetune --eval",
              pretrained->file.path);

@@ -18,6 +18,9 @@
 
 enum { SEGMENT_MAX_RATIOS = 8 };
 
+/* Between taps and classes: nothing, or UPerNet (trainer/model/upernet.h). */
+enum segment_decoder { SEGMENT_LINEAR, SEGMENT_UPERNET };
+
 /* As the option table has them. */
 struct segment_options {
     struct pretrained_options weights;
@@ -26,6 +29,8 @@ struct segment_options {
     float taps[CLASSIFIER_MAX_TAPS]; /* blocks, whole numbers */
     int32_t n_taps;                  /* 0: those of the original */
     bool out_with_norm, frozen;
+    int32_t decoder; /* enum segment_decoder */
+    double dropout;  /* of UPerNet's channels */
     double drop_path;
     int recompute; /* enum recompute */
 

@@ -12,7 +12,13 @@ struct tensor binder_parameter(const struct binder *b, const char *name)
 
 struct tensor binder_gradient(const struct binder *b, const char *name)
 {
-    return b->gradients != NULL ? param_tensor(b->table, b->gradients, name) : (struct tensor){0};
+    struct tensor gradient = param_tensor(b->table, b->parameters, name);
+    int64_t at = (const float *)gradient.data - b->parameters - b->first_gradient;
+
+    if (b->gradients == NULL || at < 0)
+        return (struct tensor){0};
+    gradient.data = b->gradients + at;
+    return gradient;
 }
 
 struct affine binder_affine(const struct binder *b, const char *prefix)

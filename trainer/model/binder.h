@@ -9,6 +9,7 @@ struct binder {
     const struct param_table *table;
     float *parameters, *gradients; /* gradients NULL: none */
     struct tensor operands;        /* the parameters as products take them: in the compute dtype */
+    int64_t first_gradient;        /* element of the parameters that gradients begin with */
 };
 
 /* "PREFIX.weight" and, where the table has it, "PREFIX.bias", with their gradients: of a norm. */

@@ -18,6 +18,11 @@ bool classifier_is_dense(const struct classifier_options *o)
     return o->taps.n > 0;
 }
 
+int32_t classifier_map_scale(const struct classifier_options *o)
+{
+    return o->taps.upernet ? 4 : 1;
+}
+
 bool classifier_norms_mean(const struct classifier_options *o)
 {
     return !classifier_is_dense(o) && o->pooling == POOLING_MEAN && o->backbone.n_stages == 0;
@@ -31,10 +36,30 @@ bool classifier_without_norm(const struct classifier_options *o)
 int64_t classifier_width(const struct classifier_options *o)
 {
     if (classifier_is_dense(o))
-        return o->taps.n * (int64_t)backbone_width(&o->backbone);
+        return (o->taps.upernet ? 1 : o->taps.n) * (int64_t)backbone_width(&o->backbone);
     if (o->n_head_layers == 0)
         return backbone_width(&o->backbone);
     return o->n_head_layers == HEAD_WHOLE ? o->head.out_dim : o->head.hidden_dim;
+}
+
+static enum status check_upernet(const struct classifier_options *o)
+{
+    const struct classifier_taps *t = &o->taps;
+    int32_t patch = o->backbone.patch_size_px, world = o->ranks != NULL ? o->ranks->world : 1;
+
+    if (!t->upernet)
+        return STATUS_OK;
+    if (t->n != UPERNET_TAPS)
+        FAIL(STATUS_INVALID, "UPerNet: %d taps: wanted %d", t->n, UPERNET_TAPS);
+    if (!(t->dropout >= 0.0f && t->dropout < 1.0f))
+        FAIL(STATUS_INVALID, "dropout %g: wanted 0 <= rate < 1", (double)t->dropout);
+    if (o->image_size_px < 2 * patch)
+        FAIL(STATUS_INVALID, "UPerNet: images of %d px: wanted at least two patches, %d px",
+             o->image_size_px, 2 * patch);
+    /* of one image and one bin there would be no variance */
+    if (!t->measures && (int64_t)o->batch_size * world < 2)
+        FAIL(STATUS_INVALID, "UPerNet's batch norm wants at least 2 images a batch: got 1");
+    return STATUS_OK;
 }
 
 static enum status check_dense(const struct classifier_options *o)
@@ -69,7 +94,7 @@ static enum status check_dense(const struct classifier_options *o)
     if ((int64_t)o->batch_size * o->image_size_px * o->image_size_px > MAX_MAP_PIXELS)
         FAIL(STATUS_INVALID, "%d images of %d px are more than %d pixels: lower the batch",
              o->batch_size, o->image_size_px, MAX_MAP_PIXELS);
-    return STATUS_OK;
+    return check_upernet(o);
 }
 
 static enum status check_options(const struct classifier_options *o)
@@ -145,12 +170,14 @@ static enum status plan(struct classifier *c, void *pointer, int64_t n, size_t s
     return workspace_reserve(&c->workspace, pointer, (size_t)n * size);
 }
 
-/* Of a frozen backbone nothing is trained but the linear layer, which is last in the table. */
+/* Of a frozen backbone nothing is trained but what follows it in the table. */
 static void find_trained(struct classifier *c)
 {
-    c->first_trained = c->options.frozen ? (size_t)param_find(&c->table, "head.weight") : 0;
-    for (size_t i = 0; i < c->first_trained; i++)
-        c->table.params[i].flags |= SEGMENT_FIXED;
+    static const char backbone[] = "backbone.";
+
+    while (c->options.frozen &&
+           strncmp(c->table.params[c->first_trained].name, backbone, strlen(backbone)) == 0)
+        c->table.params[c->first_trained++].flags |= SEGMENT_FIXED;
 }
 
 int64_t classifier_untrained(const struct classifier *c)
@@ -247,6 +274,7 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
 {
     const struct backbone_options *o = &c->options.backbone;
     int64_t b = c->options.batch_size, branches = 0, side = c->options.image_size_px;
+    bool upernet = c->options.taps.upernet;
     size_t at = 0;
 
     for (int32_t i = 0; i < o->depth; i++)
@@ -259,6 +287,8 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
     place(base, &at, &t->share, b, sizeof(float));
     place(base, &at, &t->erase, b, sizeof(struct pixel_box));
     place(base, &at, &t->depth, branches * b, sizeof(float));
+    place(base, &at, &t->channels[0], upernet ? b * o->embed_dim : 0, sizeof(float));
+    place(base, &at, &t->channels[1], upernet ? b * UPERNET_AUXILIARY : 0, sizeof(float));
     return at;
 }
 
@@ -309,7 +339,8 @@ static enum status open_host(struct classifier *c)
         struct classifier_numbers *numbers = &c->numbers[i];
         TRY(device->alloc_host(device, (void **)&block, c->tables_bytes, "step tables"));
         classifier_tables_layout(c, block, &c->staging[i]);
-        TRY(device->alloc_host(device, (void **)&numbers->loss, n * sizeof(float), "losses"));
+        TRY(device->alloc_host(device, (void **)&numbers->loss, 2 * n * sizeof(float), "losses"));
+        numbers->auxiliary = numbers->loss + n;
         TRY(device->alloc_host(device, (void **)&numbers->rank, n * sizeof(int32_t), "ranks"));
         TRY(device->alloc_host(device, (void **)&numbers->norms, c->table.n_params * sizeof(double),
                                "norms"));
@@ -324,21 +355,16 @@ static enum status bind(struct classifier *c)
         c->d_logits = vector(c->logits, 0);
         c->projected = vector(c->projection, 0);
     }
-    struct binder binder = {&c->table, c->parameters, c->gradients, c->operands};
+    struct binder binder = {&c->table, c->parameters, c->gradients, c->operands,
+                            classifier_untrained(c)};
 
-    if (c->options.frozen)
-        binder.gradients = NULL;
     TRY(backbone_bind(&c->backbone, &binder, c->patches));
     if (classifier_norms_mean(&c->options))
         c->pooling.norm = binder_affine(&binder, "fc_norm");
     if (c->options.n_head_layers > 0)
         TRY(head_bind(&c->head, &binder));
     c->linear = binder_wide_layer(&binder, "head");
-    if (c->options.frozen) {
-        c->linear.d_weight = classifier_gradient(c, 0);
-        c->linear.d_bias = classifier_gradient(c, 1);
-    }
-    return classifier_is_dense(&c->options) ? dense_bind(c) : STATUS_OK;
+    return classifier_is_dense(&c->options) ? dense_bind(c, &binder) : STATUS_OK;
 }
 
 /* The rows that pooling wants, image by image: the first of each, or all but that. */
@@ -449,6 +475,7 @@ void classifier_close(struct classifier **pointer)
         device->free_host(device, c->numbers[i].norms);
     }
     backbone_release(&c->backbone);
+    upernet_release(&c->upernet);
     param_table_release(&c->table);
     workspace_release(&c->workspace);
     memory_free(c);
@@ -535,6 +562,7 @@ void classifier_state(const struct classifier *c, size_t i, struct ibot_state_en
 
 enum status classifier_state_written(struct classifier *c, bool fresh)
 {
+    upernet_written(&c->upernet);
     if (fresh && c->average != NULL)
         TRY(c->device->copy(c->device, c->average, c->parameters,
                             (size_t)c->table.n_elements * sizeof(float)));

@@ -10,6 +10,9 @@
  *
  *   pixels ─ patches ─ backbone ─ taps [B*N, n_taps*D] ─ linear ─> logits [B*N, K]
  *
+ * With the UPerNet decoder (upernet.h) between taps and linear layer the map has a fourth of the
+ * patch's side; beside its loss that of an auxiliary head counts, 0.4 times.
+ *
  *   classifier_open ─> classifier_initialise, state loaded through classifier_state
  *   per step:   classifier_zero_gradients ─> classifier_accumulate (each micro-batch)
  *               ─> classifier_update ─> classifier_result
@@ -36,6 +39,10 @@ struct classifier_taps {
     int32_t n;                           /* 0: the classifier is not dense */
     int32_t blocks[CLASSIFIER_MAX_TAPS]; /* rising, counted from 0; it ends with the last block */
     bool normed;                         /* each through the final norm of the backbone */
+    bool upernet;                        /* four of them, which that decoder takes */
+    bool measures;                       /* nothing is trained: there is evaluation alone */
+    float
+        dropout; /* with it: rate at which channels of what is classified are dropped, 0 <= r < 1 */
 };
 
 struct classifier_options {
@@ -77,7 +84,8 @@ struct classifier_input {
 
 /* What one update measured, on the host: of this rank's images; the norm is that of all ranks. */
 struct classifier_result {
-    double loss;          /* mean over images (dense: all pixels), of the targets as they were */
+    double loss;          /* mean over images (dense: all pixels), of the targets as they were; with
+                             the auxiliary one's share */
     int64_t n, top1;      /* images (pixels); those whose own label came first */
     double gradient_norm; /* of all gradients together, before clipping */
 };
@@ -92,6 +100,7 @@ struct classifier; /* opaque */
 /* Is it dense; is the mean of a ViT's tokens normed after pooling; does nothing go through the
  * backbone's final norm? Width of what is classified. */
 bool classifier_is_dense(const struct classifier_options *options);
+int32_t classifier_map_scale(const struct classifier_options *options); /* 1; UPerNet 4 */
 bool classifier_norms_mean(const struct classifier_options *options);
 bool classifier_without_norm(const struct classifier_options *options);
 int64_t classifier_width(const struct classifier_options *options);
@@ -114,7 +123,7 @@ size_t classifier_n_state(const struct classifier *classifier);
 void classifier_state(const struct classifier *classifier, size_t i, struct ibot_state_entry *out);
 /* After weights were written through these views; `fresh`: the average begins with them too. */
 enum status classifier_state_written(struct classifier *classifier, bool fresh) IBOT_WARN_UNUSED;
-/* Of entry i of those parameters that are trained (frozen: weight and bias of the linear layer). */
+/* Of entry i of those parameters that are trained (frozen: those behind the backbone). */
 struct tensor classifier_gradient(const struct classifier *classifier, size_t i);
 
 enum status classifier_zero_gradients(struct classifier *classifier) IBOT_WARN_UNUSED;
@@ -139,8 +148,9 @@ enum status classifier_evaluate(struct classifier *classifier, struct tensor pix
                                 float *logits) IBOT_WARN_UNUSED;
 
 /* Dense: logits of up to B images [n, 3, H, W] f32, or [n, H, W, 3] u8, of any size with no more
- * patches than S x S px have; logits: host [n*h*w, K], h = H / patch, w = W / patch. Errors:
- * STATUS_INVALID (smaller than a patch, or too large). */
+ * patches than S x S px have; logits: host [n*h*w, K], h = scale * (H / patch), w = scale * (W /
+ * patch), scale being that of classifier_map_scale. Errors: STATUS_INVALID (smaller than a patch,
+ * with UPerNet than two; or too large). */
 enum status classifier_map(struct classifier *classifier, struct tensor pixels,
                            float *logits) IBOT_WARN_UNUSED;
 

@@ -27,7 +27,39 @@ static int64_t cells_of(const struct classifier *c)
     return c->vit.groups[0].n_images * cells_of_image(c);
 }
 
+/* Cells of the map of logits for each patch. */
+static int64_t map_cells(const struct classifier *c)
+{
+    int32_t scale = classifier_map_scale(&c->options);
+
+    return (int64_t)scale * scale;
+}
+
 /* ------------------------------------------------------------------------------ planning */
+
+static enum status plan_upernet(struct classifier *c)
+{
+    const struct classifier_options *o = &c->options;
+    struct tap_features *t = &c->taps;
+    int64_t cells = cells_of(c), scores = classifier_n_scores(c);
+    struct upernet_layout layout = {
+        .n_images = o->batch_size,
+        .width = c->backbone.width,
+        .n_classes = o->n_classes,
+        .rows = (int32_t)c->vit.groups[0].rows,
+        .columns = (int32_t)c->vit.groups[0].columns,
+        .dtype = c->dtype,
+        .trains = !o->taps.measures,
+        .d_taps = !o->frozen,
+    };
+
+    TRY(plan_floats(&c->workspace, &t->auxiliary_d_logits, cells * o->n_classes));
+    if (c->dtype != DTYPE_F32)
+        TRY(plan_buffer(&c->workspace, &t->d_auxiliary, c->dtype, cells * o->n_classes));
+    TRY(plan_floats(&c->workspace, &t->auxiliary_loss, scores));
+    TRY(workspace_reserve(&c->workspace, &t->auxiliary_rank, (size_t)scores * sizeof(int32_t)));
+    return upernet_plan(&c->upernet, c->device, c->ops, o->ranks, &layout, &c->workspace);
+}
 
 enum status dense_plan(struct classifier *c)
 {
@@ -37,18 +69,21 @@ enum status dense_plan(struct classifier *c)
     int64_t tokens = c->backbone.n_tokens, d = c->backbone.width, taps = o->taps.n;
     int64_t pixels = (int64_t)o->batch_size * o->image_size_px * o->image_size_px;
 
-    c->n_rows = cells_of(c);
-    TRY(workspace_reserve(w, &t->cells, (size_t)c->n_rows * sizeof(int32_t)));
-    TRY(workspace_reserve(w, &t->places, (size_t)(taps * c->n_rows) * sizeof(int32_t)));
+    int64_t cells = cells_of(c);
+    c->n_rows = cells * map_cells(c);
+    TRY(workspace_reserve(w, &t->cells, (size_t)cells * sizeof(int32_t)));
+    TRY(workspace_reserve(w, &t->places, (size_t)(taps * cells) * sizeof(int32_t)));
     if (o->taps.normed || c->dtype != DTYPE_F32)
         TRY(plan_buffer(w, &t->normed, c->dtype, tokens * d));
-    TRY(plan_buffer(w, &t->one, c->dtype, c->n_rows * d));
-    TRY(plan_buffer(w, &t->features, c->dtype, c->n_rows * taps * d));
+    TRY(plan_buffer(w, &t->one, c->dtype, cells * d));
+    TRY(plan_buffer(w, &t->features, c->dtype, cells * taps * d));
     TRY(plan_floats(w, &t->d_logits, c->n_rows * o->n_classes));
     TRY(plan_floats(w, &t->lse, pixels));
+    if (o->taps.upernet)
+        TRY(plan_upernet(c));
     if (o->frozen)
         return STATUS_OK;
-    TRY(plan_buffer(w, &t->d_features, c->dtype, c->n_rows * taps * d));
+    TRY(plan_buffer(w, &t->d_features, c->dtype, cells * taps * d));
     TRY(plan_buffer(w, &t->d_tokens, c->dtype, tokens * d));
     for (int32_t i = 0; i < taps && o->taps.normed; i++) {
         TRY(plan_floats(w, &t->mean[i], tokens));
@@ -60,6 +95,7 @@ enum status dense_plan(struct classifier *c)
 /* Rows of the patches for the size that images have now. */
 static enum status fill_tables(struct classifier *c)
 {
+    const struct vit_group *group = &c->vit.groups[0];
     struct device *d = c->device;
     int64_t n = cells_of(c), each = cells_of_image(c), taps = c->options.taps.n;
     enum status status;
@@ -69,11 +105,14 @@ static enum status fill_tables(struct classifier *c)
     for (int64_t i = 0; i < n; i++) {
         host[i] = (int32_t)(i / each * (each + 1) + 1 + i % each);
         for (int64_t t = 0; t < taps; t++)
-            host[(t + 1) * n + i] = (int32_t)(i * taps + t);
+            host[(t + 1) * n + i] = (int32_t)(c->options.taps.upernet ? t * n + i : i * taps + t);
     }
     TRY_OUT(d->copy_in(d, c->taps.cells, host, (size_t)n * sizeof(*host)));
     TRY_OUT(d->copy_in(d, c->taps.places, host + n, (size_t)(taps * n) * sizeof(*host)));
     TRY_OUT(d->synchronize(d));
+    if (c->options.taps.upernet)
+        TRY_OUT(upernet_reshape(&c->upernet, group->n_images, (int32_t)group->rows,
+                                (int32_t)group->columns));
 out:
     memory_free(host);
     return status;
@@ -87,6 +126,10 @@ enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px, in
     if (group->n_images == n && group->rows == height_px / patch &&
         group->columns == width_px / patch)
         return STATUS_OK;
+    if (c->options.taps.upernet && (height_px < 2 * patch || width_px < 2 * patch))
+        FAIL(STATUS_INVALID,
+             "UPerNet: a picture of %d x %d px: wanted two patches, %d px, each way", width_px,
+             height_px, 2 * patch);
     TRY(backbone_reshape(&c->backbone, n, height_px, width_px));
     return fill_tables(c);
 }
@@ -153,12 +196,16 @@ static enum status take_tap(struct classifier *c, int32_t tap)
     return c->ops->rows_scatter(c->device, &scatter);
 }
 
+static struct upernet_dropout dropout_of(const struct classifier *c)
+{
+    return (struct upernet_dropout){c->tables.channels[0], c->tables.channels[1]};
+}
+
 enum status dense_forward(struct classifier *c, bool random)
 {
     const struct classifier_taps *taps = &c->options.taps;
-    int64_t n = cells_of(c);
+    int64_t n = cells_of(c) * map_cells(c);
     struct linear_args linear = {
-        .x = shaped(c->taps.features, n, classifier_width(&c->options)),
         .weight = c->linear.weight,
         .bias = c->linear.bias,
         .y = matrix(c->logits, n, c->options.n_classes),
@@ -172,12 +219,19 @@ enum status dense_forward(struct classifier *c, bool random)
         if (taps->blocks[tap] == i)
             TRY(take_tap(c, tap++));
     }
+    linear.x = shaped(c->taps.features, n, classifier_width(&c->options));
+    if (taps->upernet) {
+        struct upernet_dropout dropout = dropout_of(c);
+        TRY(upernet_forward(&c->upernet, c->taps.features, random ? &dropout : NULL));
+        linear.x = upernet_fused(&c->upernet);
+    }
     return c->ops->linear_forward(c->device, &linear);
 }
 
 enum status dense_loss(struct classifier *c)
 {
     int32_t side = c->options.image_size_px, patch = c->options.backbone.patch_size_px;
+    int32_t patches = side / patch, scale = classifier_map_scale(&c->options);
     int64_t b = c->options.batch_size, k = c->options.n_classes, pixels = b * side * side;
     struct dense_cross_entropy_args args = {
         .logits = matrix(c->logits, c->n_rows, k),
@@ -187,13 +241,22 @@ enum status dense_loss(struct classifier *c)
         .right = tensor_1d(c->rank, DTYPE_I32, b * side),
         .d_logits = matrix(c->taps.d_logits, c->n_rows, k),
         .n = b,
-        .height = side / patch,
-        .width = side / patch,
+        .height = scale * patches,
+        .width = scale * patches,
         .label_height = side,
         .label_width = side,
         .scale = 1.0f / (float)(pixels * c->options.accumulation_steps * classifier_n_ranks(c)),
     };
 
+    TRY(c->ops->dense_cross_entropy(c->device, &args));
+    if (!c->options.taps.upernet)
+        return STATUS_OK;
+    args.logits = matrix(c->upernet.auxiliary_logits, b * patches * patches, k);
+    args.d_logits = matrix(c->taps.auxiliary_d_logits, b * patches * patches, k);
+    args.loss.data = c->taps.auxiliary_loss;
+    args.right.data = c->taps.auxiliary_rank;
+    args.height = args.width = patches;
+    args.scale *= DENSE_AUXILIARY_SHARE;
     return c->ops->dense_cross_entropy(c->device, &args);
 }
 
@@ -245,6 +308,18 @@ static enum status add_tap(void *context, int32_t block)
     return c->ops->residual_layernorm_backward(c->device, &norm);
 }
 
+/* The gradient of the fused maps -> those of the decoder and its taps. */
+static enum status upernet_back(struct classifier *c)
+{
+    struct tap_features *t = &c->taps;
+    int64_t n = cells_of(c) * c->options.n_classes;
+    struct upernet_dropout dropout = dropout_of(c);
+
+    TRY(classifier_copy_as(c, t->auxiliary_d_logits, t->d_auxiliary, n));
+    return upernet_backward(&c->upernet, t->features, upernet_d_fused(&c->upernet), t->d_auxiliary,
+                            t->d_features, &dropout);
+}
+
 enum status dense_backward(struct classifier *c)
 {
     int64_t n = c->n_rows, k = c->options.n_classes, width = classifier_width(&c->options);
@@ -257,9 +332,15 @@ enum status dense_backward(struct classifier *c)
     };
 
     TRY(classifier_copy_as(c, c->taps.d_logits, c->d_logits, n * k));
-    if (!c->options.frozen)
+    if (c->options.taps.upernet) {
+        linear.x = upernet_fused(&c->upernet);
+        linear.d_x = upernet_d_fused(&c->upernet);
+    } else if (!c->options.frozen) {
         linear.d_x = shaped(c->taps.d_features, n, width);
+    }
     TRY(c->ops->linear_backward(c->device, &linear));
+    if (c->options.taps.upernet)
+        TRY(upernet_back(c));
     if (c->options.frozen)
         return STATUS_OK;
     TRY(tap_gradient(
@@ -268,11 +349,15 @@ enum status dense_backward(struct classifier *c)
     return backbone_backward(&c->backbone, NULL, &(struct gradient_watch){0});
 }
 
-enum status dense_bind(struct classifier *c)
+enum status dense_bind(struct classifier *c, const struct binder *binder)
 {
-    if (c->dtype == DTYPE_F32)
+    if (c->dtype == DTYPE_F32) {
         c->d_logits = vector(c->taps.d_logits, 0);
+        c->taps.d_auxiliary = vector(c->taps.auxiliary_d_logits, 0);
+    }
     c->vit.taps = (struct vit_taps){add_tap, c};
+    if (c->options.taps.upernet)
+        TRY(upernet_bind(&c->upernet, binder));
     return fill_tables(c);
 }
 
@@ -288,7 +373,7 @@ enum status classifier_map(struct classifier *c, struct tensor pixels, float *lo
     TRY(dense_reshape(c, pixels.shape[0], (int32_t)height, (int32_t)width));
     TRY(classifier_patchify(c, pixels));
     TRY(dense_forward(c, false));
-    int64_t n = cells_of(c) * c->options.n_classes;
+    int64_t n = cells_of(c) * map_cells(c) * c->options.n_classes;
     TRY(d->copy_out(d, logits, c->logits, (size_t)n * sizeof(float)));
     return d->synchronize(d);
 }

@@ -5,6 +5,7 @@
 #include "trainer/model/backbone.h"
 #include "trainer/model/classifier.h"
 #include "trainer/model/head.h"
+#include "trainer/model/upernet.h"
 
 enum {
     /* marks of the device; trainer/batch_upload has 4 and 5 */
@@ -21,13 +22,15 @@ struct classifier_tables {
     float *share;            /* [B] */
     struct pixel_box *erase; /* [B] */
     float *depth;            /* [random branches, B] scales of stochastic depth */
+    float *channels[2]; /* [B, D], [B, 256] scales of UPerNet's channels, and its auxiliary's */
 };
 
 /* The numbers of an update, in pinned memory. */
 struct classifier_numbers {
-    float *loss;   /* [scores * accumulation] */
-    int32_t *rank; /* [scores * accumulation]; dense: pixels that are right */
-    double *norms; /* [parameters] */
+    float *loss;      /* [scores * accumulation] */
+    float *auxiliary; /* the same of the auxiliary head, behind them */
+    int32_t *rank;    /* [scores * accumulation]; dense: pixels that are right */
+    double *norms;    /* [parameters] */
     int32_t n_micro;
 };
 
@@ -43,7 +46,8 @@ struct mean_pooling {
     struct tensor d_rows, d_pooled, d_normed;
 };
 
-/* What blocks leave of patches, side by side: row i of the features holds that of patch i. */
+/* What blocks leave of patches, side by side: row i of the features holds that of patch i. UPerNet
+ * takes them one after the other instead: [taps, B*N, D]. */
 struct tap_features {
     int32_t *cells;       /* [B*N] rows of the patches among the tokens */
     int32_t *places;      /* [taps, B*N] rows of their taps among the features as [B*N*taps, D] */
@@ -52,7 +56,11 @@ struct tap_features {
     struct tensor one;                                            /* [B*N, D] of a tap */
     struct tensor features, d_features;                           /* [B*N, taps*D] */
     struct tensor d_tokens;                                       /* [T, D] of a tap */
-    float *lse, *d_logits;                                        /* [B*S*S]; [B*N, K] */
+    float *lse, *d_logits;                                        /* [B*S*S]; [n_rows, K] */
+    /* of UPerNet's auxiliary head: */
+    struct tensor d_auxiliary; /* [B*N, K] as an operand */
+    float *auxiliary_d_logits, *auxiliary_loss;
+    int32_t *auxiliary_rank; /* [scores]: nobody reads them */
 };
 
 struct classifier {
@@ -76,13 +84,14 @@ struct classifier {
     int32_t *pooled_rows, *pooled_sample; /* rows that the last block goes on with, their images */
     struct mean_pooling pooling;
     struct tap_features taps;
+    struct upernet upernet;
     struct head head;          /* unless options.n_head_layers is 0 */
     struct head_vectors z;     /* of a whole head: bottleneck vectors, */
     float *d_z, *projection;   /* their gradient [B, b]; its logits [B, out] */
     struct tensor projected;   /* the same as an operand; in float32 itself */
     struct tensor d_projected; /* [B, out] */
     struct affine linear;
-    int64_t n_rows;         /* that are classified: B, or B*N */
+    int64_t n_rows;         /* that are classified: B, or B*N, with UPerNet 16*B*N */
     float *logits;          /* [n_rows, K]; their gradient, in float32, unless it is dense */
     struct tensor d_logits; /* [n_rows, K] as an operand; in float32 itself */
     float *loss;            /* [scores] */
@@ -131,8 +140,11 @@ enum status classifier_patchify(struct classifier *c, struct tensor pixels) IBOT
 
 /* ---- classifier_dense.c: the same for a dense one ---- */
 
+/* Of the loss of UPerNet's auxiliary head. */
+#define DENSE_AUXILIARY_SHARE 0.4f
+
 enum status dense_plan(struct classifier *c) IBOT_WARN_UNUSED;
-enum status dense_bind(struct classifier *c) IBOT_WARN_UNUSED;
+enum status dense_bind(struct classifier *c, const struct binder *binder) IBOT_WARN_UNUSED;
 /* n images of height x width px from now on. */
 enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px,
                           int32_t width_px) IBOT_WARN_UNUSED;

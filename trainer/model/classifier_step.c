@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "proto/base/rng.h"
 #include "trainer/model/classifier_internal.h"
 
 /* ------------------------------------------------------------------------------ input */
@@ -19,6 +20,28 @@ static void fill_depth(const struct classifier *c, const struct classifier_input
                 *scales++ =
                     backbone_draw_scale(o, block, branch, input->keep_seed, (uint32_t)input->step,
                                         (uint32_t)(input->first_sample + i * stride));
+}
+
+/* Scales of channels, of UPerNet's (table 0) or of its auxiliary head's (1): 0, or what makes up
+ * for it. */
+static void fill_channels(const struct classifier *c, const struct classifier_input *input,
+                          int which, float *scales)
+{
+    int64_t n = which == 0 ? c->backbone.width : UPERNET_AUXILIARY;
+    int64_t stride = input->sample_stride > 0 ? input->sample_stride : 1;
+    double rate = (double)c->options.taps.dropout;
+
+    for (int32_t i = 0; i < c->options.batch_size; i++) {
+        struct rng rng = rng_open((struct rng_key){
+            .seed = input->keep_seed,
+            .epoch = (uint32_t)input->step,
+            .sample = (uint32_t)(input->first_sample + i * stride),
+            .view = (uint16_t)which,
+            .purpose = RNG_DROP_CHANNELS,
+        });
+        for (int64_t j = 0; j < n; j++)
+            *scales++ = rng_uniform(&rng) < rate ? 0.0f : (float)(1.0 / (1.0 - rate));
+    }
 }
 
 /* Fills the tables and queues their copy to the device. */
@@ -44,6 +67,8 @@ static enum status stage(struct classifier *c, const struct classifier_input *in
               t->label[i], c->options.n_classes);
     }
     fill_depth(c, input, t->depth);
+    for (int head = 0; head < 2 && c->options.taps.upernet; head++)
+        fill_channels(c, input, head, t->channels[head]);
     TRY(device->copy_in(device, c->tables.control, t->control, c->tables_bytes));
     TRY(device->mark(device, CLASSIFIER_MARK_STAGING + which));
     c->next_staging = 1 - which;
@@ -149,6 +174,9 @@ enum status classifier_accumulate(struct classifier *c, const struct classifier_
     TRY(classifier_is_dense(&c->options) ? dense_loss(c) : train_loss(c));
     TRY(classifier_backward(c));
     TRY(copy_scores(c, n, numbers->loss + at, numbers->rank + at));
+    if (c->options.taps.upernet)
+        TRY(c->device->copy_out(c->device, numbers->auxiliary + at, c->taps.auxiliary_loss,
+                                (size_t)n * sizeof(float)));
     numbers->n_micro++;
     return STATUS_OK;
 }
@@ -206,6 +234,8 @@ enum status classifier_result(struct classifier *c, int back, struct classifier_
     *out = (struct classifier_result){.n = dense ? n * c->options.image_size_px : n};
     for (int64_t i = 0; i < n; i++) {
         loss += (double)numbers->loss[i];
+        if (c->options.taps.upernet)
+            loss += (double)DENSE_AUXILIARY_SHARE * (double)numbers->auxiliary[i];
         out->top1 += dense ? numbers->rank[i] : numbers->rank[i] == 0;
     }
     for (size_t i = 0; i < c->table.n_params - c->first_trained; i++)

@@ -302,7 +302,7 @@ static struct binder binder_of(struct network *network, float *gradients)
 {
     if (network->operands.data == NULL)
         network->operands = vector(network->parameters, network->table.n_elements);
-    return (struct binder){&network->table, network->parameters, gradients, network->operands};
+    return (struct binder){&network->table, network->parameters, gradients, network->operands, 0};
 }
 
 static enum status bind_networks(struct ibot *ibot)

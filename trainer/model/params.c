@@ -9,6 +9,7 @@
 #include "proto/base/rng.h"
 #include "trainer/model/classifier.h"
 #include "trainer/model/swin.h"
+#include "trainer/model/upernet.h"
 
 enum { ALIGNMENT = 16 }; /* elements */
 
@@ -202,6 +203,58 @@ enum status param_table_init(struct param_table *table, const struct ibot_option
     return add_head(table, &options->head, backbone_width(&options->backbone), student);
 }
 
+/* A batch norm: beside what is trained, the running moments, which are not. */
+static enum status add_batchnorm(struct param_table *table, const char *prefix, int64_t n)
+{
+    char name[96];
+
+    TRY(add_norm(table, prefix, n));
+    snprintf(name, sizeof(name), "%s.running_mean", prefix);
+    TRY(add_1d(table, name, PARAM_ZEROS, 0.0f, n));
+    table->params[table->n_params - 1].flags |= SEGMENT_FIXED;
+    snprintf(name, sizeof(name), "%s.running_var", prefix);
+    TRY(add_1d(table, name, PARAM_ONES, 0.0f, n));
+    table->params[table->n_params - 1].flags |= SEGMENT_FIXED;
+    return STATUS_OK;
+}
+
+/* A convolution without bias, drawn as He et al. 2015 have it (fan out, ReLU), and its batch norm.
+ */
+static enum status add_unit(struct param_table *table, const struct upernet_shape *shape,
+                            int64_t width)
+{
+    int64_t in = shape->in * width, out = shape->out > 0 ? shape->out * width : UPERNET_AUXILIARY;
+    float std = sqrtf(2.0f / (float)(shape->window ? CONV3X3_WINDOW * out : out));
+    char name[96];
+
+    if (shape->norm_alone)
+        return add_batchnorm(table, shape->prefix, out);
+    snprintf(name, sizeof(name), "%s.conv.weight", shape->prefix);
+    if (shape->window)
+        TRY(add(table, name, PARAM_NORMAL, std, 4, (const int64_t[]){out, 3, 3, in}));
+    else
+        TRY(add(table, name, PARAM_NORMAL, std, 2, (const int64_t[]){out, in}));
+    snprintf(name, sizeof(name), "%s.bn", shape->prefix);
+    return add_batchnorm(table, name, out);
+}
+
+/* Transposed convolutions are drawn as PyTorch does, whose fan in is that of the squares. */
+static enum status add_upernet(struct param_table *table, int64_t width, int64_t n_classes)
+{
+    float bound = 1.0f / sqrtf((float)(4 * width));
+    char name[96];
+
+    for (int i = 0; i < UPERNET_DOUBLES; i++) {
+        snprintf(name, sizeof(name), "%s.weight", upernet_doubles[i]);
+        TRY(add(table, name, PARAM_UNIFORM, bound, 4, (const int64_t[]){2, 2, width, width}));
+    }
+    for (int i = 0; i < UPERNET_LAYERS; i++)
+        TRY(add_unit(table, &upernet_shapes[i], width));
+    TRY(add(table, "auxiliary.conv_seg.weight", PARAM_NORMAL, 0.01f, 2,
+            (const int64_t[]){n_classes, UPERNET_AUXILIARY}));
+    return add_1d(table, "auxiliary.conv_seg.bias", PARAM_ZEROS, 0.0f, n_classes);
+}
+
 /* Without decay, as in the original: vectors, biases (which have none anyway), and these two. */
 static void leave_undecayed(struct param_table *table)
 {
@@ -226,11 +279,13 @@ enum status param_table_init_classifier(struct param_table *table,
         TRY(add_norm(table, "fc_norm", width));
     if (o->n_head_layers > 0)
         TRY(add_head(table, &o->head, width, true));
+    if (classifier_is_dense(o) && o->taps.upernet)
+        TRY(add_upernet(table, width, o->n_classes));
     TRY(add_linear(table, "head", o->n_classes, classifier_width(o)));
     for (size_t i = 0; i < table->n_params; i++) /* nothing is frozen for a while */
         table->params[i].flags &= ~(uint32_t)SEGMENT_LAST_LAYER;
     leave_undecayed(table);
-    if (o->frozen) /* the original then spares nothing */
+    if (o->frozen && !o->taps.upernet) /* the original then spares nothing */
         table->params[table->n_params - 1].flags |= SEGMENT_DECAY;
     return STATUS_OK;
 }
@@ -281,6 +336,9 @@ void param_draw(const struct param *param, uint64_t seed, uint32_t number, float
             break;
         case PARAM_NORMAL_002:
             values[i] = (float)(0.02 * rng_normal(&rng));
+            break;
+        case PARAM_NORMAL:
+            values[i] = param->bound * (float)rng_normal(&rng);
             break;
         case PARAM_UNIFORM:
             values[i] = (float)rng_range(&rng, -(double)param->bound, (double)param->bound);

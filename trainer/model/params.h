@@ -20,6 +20,7 @@ enum param_init {
     PARAM_ZEROS,
     PARAM_ONES,
     PARAM_NORMAL_002, /* truncated normal, std 0.02, bounds +-2: in effect a normal */
+    PARAM_NORMAL,     /* normal, std `bound` */
     PARAM_UNIFORM,    /* U(-bound, bound), bound = 1/sqrt(fan_in) */
 };
 
@@ -29,7 +30,7 @@ struct param {
     int64_t shape[TENSOR_MAX_RANK];
     int64_t n, offset; /* elements; in its network's flat array */
     enum param_init init;
-    float bound;    /* PARAM_UNIFORM */
+    float bound;    /* PARAM_NORMAL, PARAM_UNIFORM */
     uint32_t flags; /* enum segment_flags */
 };
 
