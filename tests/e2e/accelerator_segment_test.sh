@@ -33,6 +33,18 @@ for frozen in on off; do
     near "cpu_$frozen" "bf16_$frozen" 0.05 5
 done
 
+# UPerNet, of a deeper network
+tiny+=(--depth 4)
+train --data "$data" --loaders 1 --stop_at_step 4 -o "$work/deep" >"$work/train.log" 2>&1 || fail "training"
+upernet=("${segment[@]}" --checkpoint "$work/deep" --decoder upernet --taps 0 1 2 3 --frozen off)
+"$IBOT_BIN/ibot-eval" "${upernet[@]}" -o "$work/cpu_upernet" >"$work/cpu.log" 2>&1 || fail "UPerNet on the CPU"
+for precision in f32 bf16; do
+    "$eval" "${upernet[@]}" --backend cuda --deterministic --precision $precision \
+        -o "$work/${precision}_upernet" >"$work/$precision.log" 2>&1 || fail "UPerNet in $precision"
+done
+near cpu_upernet f32_upernet 0.01 2 # batch norm magnifies what differs
+near cpu_upernet bf16_upernet 0.2 10
+
 # killed behind a state, gone on with: the same bits
 accelerated=("$eval" "${segment[@]}" --frozen off --backend cuda --deterministic --precision bf16)
 "${accelerated[@]}" -o "$work/parts" >"$work/parts.log" 2>&1 &

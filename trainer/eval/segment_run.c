@@ -9,6 +9,7 @@
 #include "proto/base/memory.h"
 #include "trainer/eval/finetune_weights.h"
 #include "trainer/eval/segment_internal.h"
+#include "trainer/model/upernet.h"
 
 enum { OFFICIAL_CROP_PX = 512 };
 
@@ -205,6 +206,12 @@ static enum status choose_taps(const struct segment_options *o, int32_t depth,
         if (tap >= 0 && (out->n == 0 || tap > out->blocks[out->n - 1]))
             out->blocks[out->n++] = tap;
     }
+    if (out->upernet && out->n != UPERNET_TAPS)
+        FAIL(STATUS_INVALID,
+             "--decoder upernet takes %d blocks, got %d of a ViT of %d: name them with --taps, the "
+             "last one "
+             "among them",
+             UPERNET_TAPS, out->n, depth);
     return STATUS_OK;
 }
 

@@ -73,14 +73,24 @@ static struct naming naming_of(const struct weight_file *file, const char *key)
     return naming;
 }
 
+/* In a file whose backbone has no prefix. */
+static bool is_head(const char *name)
+{
+    static const char *const heads[] = {"head.", "linear.", "decoder.", "auxiliary."};
+
+    for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
+        if (starts_with(name, heads[i]))
+            return true;
+    return false;
+}
+
 static enum status select_one(const struct weight_file *file, const struct weight_entry *entry,
                               const struct naming *naming, struct weight_selected *out)
 {
     const char *name = without(entry->name, wrapper);
 
     out->entry = entry;
-    out->backbone = naming->prefixed ? starts_with(name, prefix)
-                                     : !starts_with(name, "head.") && !starts_with(name, "linear.");
+    out->backbone = naming->prefixed ? starts_with(name, prefix) : !is_head(name);
     if (!out->backbone)
         name = entry->name;
     else if (naming->prefixed)
