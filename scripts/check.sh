@@ -84,6 +84,10 @@ if [ -x build/bin/ibot-train ]; then
         build/bin/ibot-eval finetune --recipe "$(basename "$recipe" .yaml)" --checkpoint . --train . --test . \
             --check > /dev/null || failed+=("$recipe")
     done
+    for recipe in trainer/recipes/segment/*.yaml; do
+        build/bin/ibot-eval segment --recipe "$(basename "$recipe" .yaml)" --checkpoint . --data_path . --check \
+            > /dev/null || failed+=("$recipe")
+    done
     echo "recipes: all tried"
 fi
 

