@@ -29,7 +29,8 @@ struct batchnorm_apply_args {
 struct batchnorm_backward_moments_args {
     struct tensor d_y, x, mean, rstd, moments, d_gamma, d_beta;
 };
-/* d_x [N, D] out = gamma*rstd*(d_y - (moments[0] + xhat*moments[1]) / n_rows); it may lie on d_y. */
+/* d_x [N, D] out = gamma*rstd*(d_y - (moments[0] + xhat*moments[1]) / n_rows); it may lie on d_y.
+ */
 struct batchnorm_backward_apply_args {
     struct tensor d_y, x, mean, rstd, gamma, moments, d_x;
     int64_t n_rows;

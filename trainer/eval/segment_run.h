@@ -1,6 +1,7 @@
 /* The run of a semantic segmentation: a linear layer, or UPerNet, on what several blocks of a ViT
- * leave of each patch, trained on crops of scenes while the backbone stays or is trained too; the classes of test
- * pictures by windows that slide over them, and their scores; a folder to go on from.
+ * leave of each patch, trained on crops of scenes while the backbone stays or is trained too; the
+ * classes of test pictures by windows that slide over them, and their scores; a folder to go on
+ * from.
  *
  *   FOLDER/run.yaml          every effective option; --config run.yaml repeats the run
  *   FOLDER/log.txt           one JSON object for each validation
