@@ -10,6 +10,8 @@ static const char *const backends[] = {"cpu", "cuda", NULL};      /* enum backen
 static const char *const tunings[] = {"off", "kept", "on", NULL}; /* enum device_tuning_mode */
 static const char *const precisions[] = {"auto", "f32", "bf16", NULL};
 static const char *const gelus[] = {"auto", "tanh", "erf", NULL};
+static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
+static const char *const skips[] = {"auto", "on", "off", NULL};     /* enum skip_choice */
 static const char *const makers[] = {"auto", "own", "cudnn", NULL}; /* backend_attention_by */
 
 enum { ATTENTION_OWN = 1 }; /* in `makers` */
@@ -91,6 +93,33 @@ static const struct option_spec network_specs[] = {
 const struct option_part rows_network = {network_specs,
                                          sizeof(network_specs) / sizeof(network_specs[0])};
 
+#undef AT
+#define AT(field) .offset = offsetof(struct backward_options, field)
+
+static const struct option_spec backward_specs[] = {
+    {.name = "recompute",
+     .type = OPTION_CHOICE,
+     AT(recompute),
+     .choices = recomputes,
+     .text = "none",
+     .help = "what of a block the backward makes again instead of keeping it, for a larger batch: "
+             "gelu (hidden activations), norms (these and the normed rows: two thirds of a "
+             "bf16 ViT's memory is left), blocks (all but the stream between blocks: a ninth is, "
+             "for another forward of the student). Same gradients; gelu and norms up to rounding "
+             "in bf16"},
+    {.name = "skip_dropped",
+     .type = OPTION_CHOICE,
+     AT(skip_dropped),
+     .choices = skips,
+     .text = "auto",
+     .help = "leave out of a ViT's branches the samples that --drop_path drops there, instead of "
+             "multiplying them by 0: the same values up to rounding, of products of fewer rows; "
+             "steps then differ too much to be recorded, which ibot-train does on an accelerator. "
+             "auto: on the CPU"},
+};
+const struct option_part rows_backward = {backward_specs,
+                                          sizeof(backward_specs) / sizeof(backward_specs[0])};
+
 /* ------------------------------------------------------------------------------ what follows */
 
 void backend_options_settle(struct backend_options *backend, struct network_options *network,
@@ -130,6 +159,12 @@ bool network_options_gelu_tanh(const struct network_options *network, enum ibot_
 {
     return network->gelu == GELU_CHOICE_TANH ||
            (network->gelu == GELU_CHOICE_AUTO && precision == PRECISION_BF16);
+}
+
+bool backward_options_skip(const struct backward_options *backward, enum backend_kind kind)
+{
+    return backward->skip_dropped == SKIP_ON ||
+           (backward->skip_dropped == SKIP_AUTO && kind == BACKEND_CPU);
 }
 
 enum status backend_options_open(struct backend *out, const struct backend_options *options,

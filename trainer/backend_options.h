@@ -26,6 +26,17 @@ struct network_options {
 };
 extern const struct option_part rows_network;
 
+/* --recompute, --skip_dropped: of a network that is trained. */
+enum skip_choice { SKIP_AUTO, SKIP_ON, SKIP_OFF };
+struct backward_options {
+    int recompute;    /* enum recompute */
+    int skip_dropped; /* enum skip_choice */
+};
+extern const struct option_part rows_backward;
+
+/* Is what stochastic depth drops left out? */
+bool backward_options_skip(const struct backward_options *backward, enum backend_kind kind);
+
 /* What --deterministic makes of the others where they were not given. `network` may be NULL, where
  * a program has no rows of it. */
 void backend_options_settle(struct backend_options *backend, struct network_options *network,

@@ -39,13 +39,13 @@ if(TARGET ibot_kernels_emulated)
     $<TARGET_FILE:ibot-train-emulated> $<TARGET_FILE:run_ranks>)
   add_accelerator_test(rank_failures.cuda_emulated rank_failures_test.sh
     $<TARGET_FILE:ibot-train-emulated> $<TARGET_FILE:run_ranks>)
-  foreach(name finetune knn linear)
+  foreach(name finetune knn linear segment)
     add_accelerator_test(${name}_ranks.cuda_emulated ${name}_ranks_test.sh
       $<TARGET_FILE:ibot-eval-emulated> cuda $<TARGET_FILE:run_ranks>)
   endforeach()
 endif()
 # CPU ranks, skipped where there is no mpirun
-foreach(name finetune knn linear)
+foreach(name finetune knn linear segment)
   add_accelerator_test(${name}_ranks.cpu ${name}_ranks_test.sh $<TARGET_FILE:ibot-eval> cpu)
 endforeach()
 # with a GPU; skipped where there is none

@@ -58,6 +58,17 @@ for label in 1 2 3 4; do
     grep -q "^label $label: IoU: [0-9.]*, Acc: [0-9.]*$" "$work/eval.log" || fail "no score of label $label"
 done
 [ "$(find "$work/masks" -name '*.png' | wc -l)" = 8 ] || fail "wanted a mask of each picture"
+# classes have names, in text and JSON
+printf 'ground\na "disc"\nbox\nstripes\n' >"$work/names"
+"${eval[@]}" --data_path "$scenes" --class_names "$work/names" >"$work/named.log" 2>&1 || fail "--class_names"
+diff <(grep '^label\|^test' "$work/eval.log") <(sed 's/ (ground)\| (a "disc")\| (box)\| (stripes)//' "$work/named.log" | grep '^label\|^test') ||
+    fail "names change scores"
+grep -q '^label 2 (a "disc"): IoU: ' "$work/named.log" || fail "no name of label 2"
+"${eval[@]}" --data_path "$scenes" --class_names "$work/names" --json >"$work/named.jsonl" 2>"$work/named.log" || fail "--class_names --json"
+grep -q '^{"label": 2, "name": "a \\"disc\\"", "iou": [0-9.]*, "acc": [0-9.]*}$' "$work/named.jsonl" || fail "no name in JSON"
+printf 'ground\n' >"$work/names"
+expect_error 3 'names 1 classes, and there are 4' "${eval[@]}" --data_path "$scenes" --class_names "$work/names"
+expect_error 2 'class_names is for --eval' "${segment[@]}" --class_names "$work/names"
 # the masks as labels: their own score is perfect; without labels there are masks and no scores; batches change nothing
 "${eval[@]}" --test "$scenes/images/validation" --test_labels "$work/masks" --json >"$work/perfect.jsonl" 2>"$work/perfect.log" ||
     fail "--eval against its own masks"

@@ -178,6 +178,100 @@ static void gradients_are_those_of_the_loss(void **state)
     check_gradients(&o);
 }
 
+/* ------------------------------------------------------------------------------ stochastic depth
+ */
+
+enum { MOST = 1 << 20 }; /* parameters */
+
+/* Gradients of a step to `out` [MOST], its loss; and rows that branches left out. */
+static double step_gradients(const struct classifier_options *options, float *out, int64_t *left)
+{
+    static struct scene s;
+    static uint8_t maps[B * SIDE * SIDE];
+    struct step_control control = {0};
+    struct classifier_result result;
+
+    open_scene(&s, options);
+    struct classifier *c = s.classifier;
+    fill_random(s.pixels, B * IMAGE, 5);
+    for (size_t i = 0; i < sizeof(maps); i++)
+        maps[i] = (uint8_t)(i / 37 % K);
+    struct classifier_input input = hard_input(&s);
+    input.label_maps = maps;
+    if (classifier_is_dense(options))
+        input.mix = NULL, input.erase = NULL;
+    *left = 0;
+    for (int32_t i = 0; i < options->accumulation_steps; i++) {
+        input.step = i + 1;
+        if (i == 0)
+            assert_int_equal(classifier_zero_gradients(c), STATUS_OK);
+        assert_int_equal(classifier_accumulate(c, &input, &control), STATUS_OK);
+        for (int32_t block = 0; block < options->backbone.depth; block++) {
+            const struct block_depth *depth = &c->backbone.depths[block];
+            const struct block_kept *kept[2] = {&depth->attention, &depth->mlp};
+            for (int k = 0; k < 2; k++)
+                *left += kept[k]->shift != NULL ? c->backbone.n_tokens - kept[k]->n_rows : 0;
+        }
+    }
+    assert_int_equal(classifier_update(c), STATUS_OK);
+    assert_int_equal(classifier_result(c, 0, &result), STATUS_OK);
+    assert_true(c->table.n_elements <= MOST);
+    memset(out, 0, MOST * sizeof(float));
+    memcpy(out, c->gradients, (size_t)c->table.n_elements * sizeof(float));
+    close_scene(&s);
+    return result.loss;
+}
+
+static void what_is_dropped_can_be_left_out(const struct classifier_options *base)
+{
+    static float plain[MOST], skipped[MOST];
+    struct classifier_options o = *base;
+    int64_t left;
+
+    o.backbone.drop_path = 0.6f;
+    o.accumulation_steps = 3;
+    double loss = step_gradients(&o, plain, &left);
+    assert_int_equal(left, 0);
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_BLOCKS; level++) {
+        double largest = 0.0, worst = 0.0;
+        o.skip_dropped = true;
+        o.recompute = (enum recompute)level;
+        double other = step_gradients(&o, skipped, &left);
+        assert_true(left > 0);
+        assert_near(other, loss, 1e-5 * fabs(loss));
+        for (int i = 0; i < MOST; i++) {
+            double error = fabs((double)skipped[i] - (double)plain[i]);
+            largest = fabs((double)plain[i]) > largest ? fabs((double)plain[i]) : largest;
+            worst = error > worst ? error : worst;
+        }
+        if (!(largest > 0.0 && worst <= 1e-5 * largest))
+            fail_msg("recompute %d: gradients are %g of the largest away", level, worst / largest);
+    }
+}
+
+static void what_is_dropped_can_be_left_out_of_images(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    o.backbone.depth = 4;
+    what_is_dropped_can_be_left_out(&o);
+    o = options_of(false, POOLING_MEAN, 1);
+    o.backbone.depth = 4;
+    what_is_dropped_can_be_left_out(&o);
+}
+
+static void what_is_dropped_can_be_left_out_of_pixels(void **state)
+{
+    struct classifier_options o = options_of(false, POOLING_CLS, 0);
+
+    (void)state;
+    o.backbone.depth = 4;
+    o.smoothing = 0.0f;
+    o.taps = (struct classifier_taps){.n = 3, .blocks = {0, 2, 3}, .normed = true};
+    what_is_dropped_can_be_left_out(&o);
+}
+
 /* ------------------------------------------------------------------------------ layers */
 
 static void learning_rates_fall_towards_the_input(void **state)
@@ -404,6 +498,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_those_of_the_loss),
+        cmocka_unit_test(what_is_dropped_can_be_left_out_of_images),
+        cmocka_unit_test(what_is_dropped_can_be_left_out_of_pixels),
         cmocka_unit_test(learning_rates_fall_towards_the_input),
         cmocka_unit_test(tokens_positions_and_vectors_do_not_decay),
         cmocka_unit_test(evaluation_leaves_no_trace_and_takes_fewer_images),

@@ -15,6 +15,7 @@
 
 #include "proto/base/rng.h"
 #include "tests/support/test_folder.h"
+#include "trainer/eval/class_names.h"
 #include "trainer/eval/scene_reader.h"
 #include "trainer/eval/segment_run.h"
 #include "trainer/eval/segment_scores.h"
@@ -333,6 +334,53 @@ static void crops_come_in_random_orders(void **state)
     scene_data_close(&data);
 }
 
+/* ------------------------------------------------------------------------------ names */
+
+static void put_text(const struct test_folder *f, const char *name, const char *text)
+{
+    FILE *file = fopen(at(f, name), "wb");
+
+    assert_non_null(file);
+    assert_int_equal(fputs(text, file) >= 0, 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void expect_names_refused(const struct test_folder *f, const char *text, enum status status,
+                                 const char *wanted)
+{
+    static struct class_names names;
+
+    if (text != NULL)
+        put_text(f, "images/notes.txt", text);
+    assert_int_equal(class_names_read(&names, at(f, text != NULL ? "images/notes.txt" : "none"), 3),
+                     status);
+    if (strstr(status_message(), wanted) == NULL)
+        fail_msg("'%s', wanted '%s'", status_message(), wanted);
+}
+
+static void classes_have_names(void **state)
+{
+    static struct class_names names;
+    static char many[4096];
+    const struct test_folder *f = *state;
+
+    put_text(f, "images/notes.txt", "wall\r\n  building, edifice \nsk\xc3\xa9y\xff\n\n \n");
+    assert_int_equal(class_names_read(&names, at(f, "images/notes.txt"), 3), STATUS_OK);
+    assert_int_equal(names.n, 3);
+    assert_string_equal(names.text[0], "wall");
+    assert_string_equal(names.text[1], "building, edifice");
+    assert_string_equal(names.text[2], "sk\xc3\xa9y\\xff"); /* no UTF-8 becomes some */
+    expect_names_refused(f, "a\nb\n", STATUS_MISMATCH, "names 2 classes, and there are 3");
+    expect_names_refused(f, "", STATUS_MISMATCH, "names 0 classes");
+    expect_names_refused(f, "a\n\nb\nc\n", STATUS_INVALID, "line 2: wanted the name of a class");
+    memset(many, 'x', 256);
+    expect_names_refused(f, many, STATUS_INVALID, "line 1: wanted the name of a class");
+    for (int i = 0; i < 256; i++)
+        memcpy(many + 2 * i, "x\n", 3);
+    expect_names_refused(f, many, STATUS_INVALID, "more than 255 lines");
+    expect_names_refused(f, NULL, STATUS_NOT_FOUND, "none' can't be opened");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -343,6 +391,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_missing_is_named, set_up, tear_down),
         cmocka_unit_test_setup_teardown(labels_become_classes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(crops_come_in_random_orders, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(classes_have_names, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

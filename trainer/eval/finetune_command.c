@@ -9,7 +9,6 @@
 
 /* In the order of the enums. */
 static const char *const poolings[] = {"cls", "mean", NULL};
-static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
 static const char *const interpolations[] = {"bicubic", "bilinear", NULL};
 static const char *const crop_interpolations[] = {"bicubic", "bilinear", "random", NULL};
 static const char *const schedules[] = {"step", "epoch", NULL};
@@ -35,13 +34,7 @@ static const struct option_spec specs[] = {
     {NUMBER(init_scale, "0.001", 0, 1000), .help = "of the new linear layer's first weights"},
     {NUMBER(drop_path, "0.1", 0, 0.999),
      .help = "stochastic depth: rate of the last block, rising from 0 at the first"},
-    {.name = "recompute",
-     .type = OPTION_CHOICE,
-     AT(recompute),
-     .choices = recomputes,
-     .text = "none",
-     .flags = OPTION_OUTSIDE_DIGEST,
-     .help = "what of a block the backward makes again instead of keeping it, as in ibot-train"},
+    {.part = &rows_backward, AT(backward), .flags = OPTION_OUTSIDE_DIGEST},
 
     {.part = &rows_frozen_data, AT(data), .group = "Data", .flags = OPTION_OUTSIDE_DIGEST},
     {.name = "crop_scale",

@@ -377,7 +377,8 @@ static enum status open_model(struct finetune_run *run, const struct pretrained 
     m->layer_decay = (float)o->layer_decay;
     m->smoothing = (float)o->smoothing;
     m->average = o->model_ema;
-    m->recompute = (enum recompute)o->recompute;
+    m->recompute = (enum recompute)o->backward.recompute;
+    m->skip_dropped = backward_options_skip(&o->backward, (enum backend_kind)o->backend.kind);
     m->precision = network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
     m->gelu_tanh = network_options_gelu_tanh(&o->network, m->precision);
     m->backbone.drop_path = (float)o->drop_path;

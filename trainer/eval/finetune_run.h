@@ -21,8 +21,8 @@ struct finetune_options {
     struct frozen_data_options data;
     struct backend_options backend;
     struct network_options network;
-    int pooling;   /* enum classifier_pooling */
-    int recompute; /* enum recompute */
+    int pooling; /* enum classifier_pooling */
+    struct backward_options backward;
     int32_t finetune_head_layer;
     double init_scale, drop_path;
 

@@ -5,11 +5,10 @@
 #include "proto/config/rows.h"
 #include "trainer/eval/commands.h"
 #include "trainer/eval/segment_run.h"
+#include "trainer/log_line.h"
 #include "trainer/pretrained_rows.h"
 
 /* In the order of the enum. */
-static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
-
 static const char *const decoders[] = {"linear", "upernet", NULL};
 
 #define AT(field) .offset = offsetof(struct segment_options, field)
@@ -46,13 +45,7 @@ static const struct option_spec specs[] = {
     {NUMBER(drop_path, "0.1", 0, 0.999),
      .help = "of a backbone that is trained: stochastic depth, the rate of the last block, rising "
              "from 0 at the first"},
-    {.name = "recompute",
-     .type = OPTION_CHOICE,
-     AT(recompute),
-     .choices = recomputes,
-     .text = "none",
-     .flags = OPTION_OUTSIDE_DIGEST,
-     .help = "what of a block the backward makes again instead of keeping it, as in ibot-train"},
+    {.part = &rows_backward, AT(backward), .flags = OPTION_OUTSIDE_DIGEST},
 
     {FOLDER(data_path), .group = "Data", .flags = OPTION_OUTSIDE_DIGEST,
      .help = "a data set as ADE20K is laid out: images/training, annotations/training, "
@@ -102,7 +95,7 @@ static const struct option_spec specs[] = {
     {SWITCH(flip, "off"), .help = "and mirrored too, at each"},
 
     {WHOLE(batch_size_per_gpu, "16", 1, 1024), .unit = "crops", .group = "Optimisation",
-     .help = "at a time; of windows at most so many"},
+     .help = "at a time, of each rank; of windows at most so many"},
     {WHOLE(update_freq, "1", 1, 4096), .unit = "batches", .help = "whose gradients make one step"},
     {WHOLE(steps, "160000", 1, INT32_MAX), .help = "of the run"},
     {NUMBER(lr, "0.0008", 0, 1000), .help = "learning rate of AdamW, of what follows the backbone"},
@@ -145,6 +138,13 @@ static const struct option_spec specs[] = {
     {FOLDER(masks), .flags = OPTION_COMMAND_LINE_ONLY,
      .help = "with --eval: where the labels that were found go, as PNG with a palette, of the "
              "names of the test pictures, which need no labels then"},
+    {.name = "class_names",
+     .type = OPTION_STRING,
+     AT(class_names),
+     .argument = "FILE",
+     .flags = OPTION_COMMAND_LINE_ONLY,
+     .help = "with --eval: a text file with the name of a class in each line, the first class "
+             "first, for what is printed"},
     {.name = "check",
      .type = OPTION_BOOL,
      AT(check),
@@ -174,7 +174,9 @@ static const struct options_program program = {
         "best on the test "
         "pictures; "
         "beside it stands the last one. The same command again goes on where it stopped; Ctrl-C, "
-        "SIGTERM and SIGUSR1 finish the step and save.",
+        "SIGTERM and SIGUSR1 finish the step and save. Under mpirun, torchrun or srun it is "
+        "several ranks "
+        "(GPUs), each with crops and test pictures of its own.",
     .specs = specs,
     .n_specs = sizeof(specs) / sizeof(specs[0]),
     .run_file = true,
@@ -190,21 +192,51 @@ static void print_result(const struct segment_options *o, const char *which,
            which, r->mean_iou, r->all_accuracy, r->mean_accuracy, (long long)r->step);
 }
 
-/* Of a class that is in no picture there is nothing to say. */
-static void print_classes(const struct segment_options *o, const struct segment_scores *s)
+/* Percent, or what stands for no number. */
+static const char *percent_or(char out[32], double share, const char *none)
 {
-    for (int32_t i = 0; i < s->n_classes; i++) {
+    snprintf(out, 32, "%.4f", 100.0 * share);
+    return isnan(share) ? none : out;
+}
+
+static void print_class(const struct segment_results *r, int32_t class, int32_t label)
+{
+    const char *name = class < r->names.n ? r->names.text[class] : "";
+    char iou[32], accuracy[32];
+
+    printf("label %d%s%s%s: IoU: %s, ", label, name[0] != '\0' ? " (" : "", name,
+           name[0] != '\0' ? ")" : "", percent_or(iou, r->scores.iou[class], ""));
+    if (isnan(r->scores.accuracy[class]))
+        printf("not annotated\n");
+    else
+        printf("Acc: %s\n", percent_or(accuracy, r->scores.accuracy[class], ""));
+}
+
+static void print_class_json(const struct segment_results *r, int32_t class, int32_t label)
+{
+    char iou[32], accuracy[32];
+
+    printf("{\"label\": %d, ", label);
+    if (class < r->names.n) {
+        struct log_line name = {.n = 0};
+        log_line_string(&name, "name", r->names.text[class]);
+        printf("%s, ", name.text + 1); /* without the brace */
+    }
+    printf("\"iou\": %s, \"acc\": %s}\n", percent_or(iou, r->scores.iou[class], "null"),
+           percent_or(accuracy, r->scores.accuracy[class], "null"));
+}
+
+/* Of a class that is in no picture there is nothing to say. */
+static void print_classes(const struct segment_options *o, const struct segment_results *r)
+{
+    for (int32_t i = 0; i < r->scores.n_classes; i++) {
         int32_t label = i + (o->reduce_zero_label ? 1 : 0);
-        if (isnan(s->iou[i]))
+        if (isnan(r->scores.iou[i]))
             continue;
-        if (isnan(s->accuracy[i]))
-            printf(o->json ? "{\"label\": %d, \"iou\": %.4f, \"acc\": null}\n"
-                           : "label %d: IoU: %.4f, not annotated\n",
-                   label, 100.0 * s->iou[i]);
+        if (o->json)
+            print_class_json(r, i, label);
         else
-            printf(o->json ? "{\"label\": %d, \"iou\": %.4f, \"acc\": %.4f}\n"
-                           : "label %d: IoU: %.4f, Acc: %.4f\n",
-                   label, 100.0 * s->iou[i], 100.0 * s->accuracy[i]);
+            print_class(r, i, label);
     }
 }
 
@@ -215,8 +247,8 @@ static enum status check_data(const struct segment_options *o)
 
     if (o->weights.path == NULL)
         FAIL(STATUS_INVALID, "give --checkpoint");
-    if (o->masks != NULL && !o->eval)
-        FAIL(STATUS_INVALID, "--masks is for --eval");
+    if ((o->masks != NULL || o->class_names != NULL) && !o->eval)
+        FAIL(STATUS_INVALID, "--%s is for --eval", o->masks != NULL ? "masks" : "class_names");
     if (o->eval && o->masks != NULL && o->test != NULL)
         return STATUS_OK;
     if (!test || (!o->eval && !train))
@@ -245,34 +277,39 @@ static enum status check(const struct segment_options *o)
     return STATUS_OK;
 }
 
-static enum status segment(void *values, const struct options *parsed, const atomic_int *stop)
+static void print_all(const struct segment_options *o, const struct segment_results *results)
+{
+    if (!o->eval) {
+        print_result(o, "best", &results->best);
+        print_result(o, "last", &results->last);
+    } else if (!isnan(results->last.all_accuracy)) {
+        print_classes(o, results);
+        print_result(o, "test", &results->last);
+    }
+}
+
+static enum status segment(void *values, const struct options *parsed, struct backend *backend,
+                           const atomic_int *stop)
 {
     struct segment_options *o = values;
     struct segment_results results;
-    struct backend backend = {0};
-    enum status status;
 
     backend_options_settle(&o->backend, &o->network, parsed);
     TRY(backend_options_check(&o->backend, &o->network));
     TRY(check(o));
     if (o->check)
         return options_dump(parsed, stdout);
-    TRY_OUT(backend_options_open(&backend, &o->backend, &o->network));
-    TRY_OUT(segment_run(&results, o, parsed, &backend, stop));
-    if (!o->eval) {
-        print_result(o, "best", &results.best);
-        print_result(o, "last", &results.last);
-    } else if (!isnan(results.last.all_accuracy)) {
-        print_classes(o, &results.scores);
-        print_result(o, "test", &results.last);
-    }
-out:
-    backend_close(&backend);
-    return status;
+    TRY(backend_meet(backend, (enum backend_kind)o->backend.kind, stop));
+    TRY(backend_options_open(backend, &o->backend, &o->network));
+    TRY(segment_run(&results, o, parsed, backend, stop));
+    if (backend->collective.rank == 0)
+        print_all(o, &results);
+    return STATUS_OK;
 }
 
 const struct program_command segment_command = {
     .program = &program,
     .values_bytes = sizeof(struct segment_options),
-    .run = segment,
+    .run_ranks = segment,
+    .backend_at = offsetof(struct segment_options, backend),
 };

@@ -4,10 +4,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/eval/segment_internal.h"
 #include "trainer/eval/sliding_window.h"
+#include "trainer/rank_agreement.h"
+#include "trainer/rank_rows.h"
 
 enum { SCENES_AT_A_TIME = 8 }; /* that are read side by side */
 
@@ -162,34 +165,69 @@ out:
     return status;
 }
 
-static void show(const struct segment_run *run, int64_t n)
+static void show(int64_t n, int64_t all)
 {
     char line[80];
 
-    snprintf(line, sizeof(line), "test: %lld of %lld pictures", (long long)n,
-             (long long)run->test.n);
+    snprintf(line, sizeof(line), "test: %lld of %lld pictures", (long long)n, (long long)all);
     log_status_line(line);
 }
 
+/* A few pictures of this rank's. */
+static enum status some_scenes(struct segment_run *run, struct segment_counts *counts,
+                               struct scene *scenes, int64_t first, int32_t n)
+{
+    if (n == 0)
+        return STATUS_OK;
+    segment_tell_progress(run, RANK_WAITS_FOR_DATA);
+    TRY(scene_reader_scenes(run->test_reader, scenes, first, n, &run->sizes));
+    segment_tell_progress(run, "measures");
+    for (int32_t i = 0; i < n; i++) {
+        if (run->stop != NULL && atomic_load(run->stop) != 0)
+            FAIL(STATUS_INTERRUPTED, "interrupted at test picture %lld of %lld%s",
+                 (long long)(first + i), (long long)run->test.n,
+                 run->options->output_dir != NULL ? "; the same command goes on" : "");
+        TRY(one_scene(run, counts, &scenes[i], first + i));
+    }
+    return STATUS_OK;
+}
+
+/* What the ranks have counted. */
+static enum status add_counts(struct segment_run *run, struct segment_counts *counts)
+{
+    int64_t world = run->ranks->world, *sums = (int64_t *)counts, *all;
+    size_t n = sizeof(*counts) / sizeof(*sums);
+
+    TRY(memory_alloc(&all, (size_t)world, sizeof(*counts), "counts of ranks"));
+    enum status status = run->ranks->all_gather(run->ranks, all, counts, sizeof(*counts));
+    for (size_t i = 0; i < n && status == STATUS_OK; i++) {
+        sums[i] = 0;
+        for (int64_t r = 0; r < world; r++)
+            sums[i] += all[(size_t)r * n + i];
+    }
+    memory_free(all);
+    return status;
+}
+
+/* Ranks with fewer pictures go along to the end, so that all hear of one that fails or was asked to
+ * stop. */
 enum status segment_evaluate(struct segment_run *run, struct segment_counts *counts)
 {
     struct scene scenes[SCENES_AT_A_TIME] = {{.whole = {.rgb = NULL}}};
+    int64_t world = run->ranks->world, most = (run->test.n + world - 1) / world, first, end;
     enum status status = STATUS_OK;
 
     memset(counts, 0, sizeof(*counts));
-    for (int64_t first = 0; first < run->test.n; first += SCENES_AT_A_TIME) {
-        int32_t n = run->test.n - first < SCENES_AT_A_TIME ? (int32_t)(run->test.n - first)
-                                                           : SCENES_AT_A_TIME;
-        TRY_OUT(scene_reader_scenes(run->test_reader, scenes, first, n, &run->sizes));
-        for (int32_t i = 0; i < n; i++) {
-            if (run->stop != NULL && atomic_load(run->stop) != 0)
-                FAIL_OUT(STATUS_INTERRUPTED, "interrupted at test picture %lld of %lld%s",
-                         (long long)(first + i), (long long)run->test.n,
-                         run->options->output_dir != NULL ? "; the same command goes on" : "");
-            TRY_OUT(one_scene(run, counts, &scenes[i], first + i));
-            show(run, first + i + 1);
-        }
+    rank_share(run->ranks, run->test.n, &first, &end);
+    for (int64_t done = 0; done < most; done += SCENES_AT_A_TIME) {
+        struct rank_word word = {0};
+        int64_t left = end - first - done;
+        left = left < 0 ? 0 : left < SCENES_AT_A_TIME ? left : SCENES_AT_A_TIME;
+        status = some_scenes(run, counts, scenes, first + done, (int32_t)left);
+        TRY_OUT(rank_agree(run->ranks, status, &word));
+        show(done + left, end - first);
     }
+    TRY_OUT(add_counts(run, counts));
 out:
     log_status_line(NULL);
     for (int32_t i = 0; i < SCENES_AT_A_TIME; i++)

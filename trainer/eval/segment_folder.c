@@ -8,6 +8,7 @@
 #include "trainer/eval/run_state.h"
 #include "trainer/eval/segment_internal.h"
 #include "trainer/log_line.h"
+#include "trainer/rank_agreement.h"
 
 enum { N_NUMBERS = 16 };
 
@@ -57,19 +58,40 @@ static struct run_state state_of(struct segment_run *run, struct run_number numb
         .n_numbers = list_numbers(run, numbers),
         .data = run->data,
         .weights = run->weights,
+        .ranks = run->ranks,
     };
 }
 
 /* What the data sets are. */
 static enum status describe_data(struct segment_run *run)
 {
-    uint64_t train, test;
+    uint64_t train = 0, test;
 
-    TRY(scene_data_digest(&train, &run->train));
+    if (!run->options->eval)
+        TRY(scene_data_digest(&train, &run->train));
     TRY(scene_data_digest(&test, &run->test));
     snprintf(run->data, sizeof(run->data), "train %016llx, test %016llx", (unsigned long long)train,
              (unsigned long long)test);
     return STATUS_OK;
+}
+
+enum status segment_folder_compare(struct segment_run *run)
+{
+    char text[32];
+
+    TRY(describe_data(run));
+    TRY(rank_compare(run->ranks, "the pictures", run->data, "give all ranks the same data"));
+    TRY(rank_compare(run->ranks, "the weights", run->weights, "give all ranks the same file"));
+    snprintf(text, sizeof(text), "%d", run->options->checkpoint_every_steps);
+    return rank_compare(run->ranks, "--checkpoint_every_steps", text,
+                        "start all ranks with the same options");
+}
+
+/* After what rank 0 did alone. */
+static enum status all_know(struct segment_run *run, enum status status)
+{
+    struct rank_word word = {0};
+    return rank_agree(run->ranks, status, &word);
 }
 
 enum status segment_folder_save(struct segment_run *run)
@@ -91,6 +113,16 @@ static int32_t validations_at(const struct segment_run *run, int64_t step)
     return (int32_t)((step + run->options->val_freq - 1) / run->options->val_freq);
 }
 
+/* The ranks have read the same folder. */
+static enum status compare_steps(struct segment_run *run)
+{
+    char text[32];
+
+    snprintf(text, sizeof(text), "%lld", (long long)run->step);
+    return rank_compare(run->ranks, "to go on after step", text,
+                        "--output_dir must be one folder that all ranks see");
+}
+
 enum status segment_folder_open(struct segment_run *run)
 {
     struct state_view view = classifier_state_view(run->classifier);
@@ -100,19 +132,21 @@ enum status segment_folder_open(struct segment_run *run)
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
-    TRY(describe_data(run));
     struct run_state state = state_of(run, numbers);
     TRY(run_state_open(&state, &view, &run->backend->device, &resumed));
     if (run->step < 0 || run->step > run->options->steps)
         FAIL(STATUS_CORRUPT, "%s: step %lld of %d", run->options->output_dir, (long long)run->step,
              run->options->steps);
+    TRY(compare_steps(run));
     run->saved_step = resumed ? run->step : -1;
     if (resumed)
         log_info("%s: goes on after step %lld of %d, best mIoU so far %.4f",
                  run->options->output_dir, (long long)run->step, run->options->steps,
                  run->results.best.mean_iou);
-    return log_file_rewind(path_in(run, "log.txt", path),
-                           validations_at(run, run->results.last.step));
+    return all_know(run, run->ranks->rank == 0
+                             ? log_file_rewind(path_in(run, "log.txt", path),
+                                               validations_at(run, run->results.last.step))
+                             : STATUS_OK);
 }
 
 /* ------------------------------------------------------------------------------ results */
@@ -120,12 +154,15 @@ enum status segment_folder_open(struct segment_run *run)
 enum status segment_folder_write_best(struct segment_run *run)
 {
     char path[CHECKPOINT_MAX_PATH];
+    enum status status = STATUS_OK;
 
     if (run->options->output_dir == NULL)
         return STATUS_OK;
-    return finetune_weights_write(path_in(run, "best.safetensors", path), run->classifier,
-                                  &run->model, false, &run->backend->device,
-                                  run->results.best.mean_iou);
+    if (run->ranks->rank == 0)
+        status = finetune_weights_write(path_in(run, "best.safetensors", path), run->classifier,
+                                        &run->model, false, &run->backend->device,
+                                        run->results.best.mean_iou);
+    return all_know(run, status);
 }
 
 enum status segment_folder_log(struct segment_run *run)
@@ -146,5 +183,7 @@ enum status segment_folder_log(struct segment_run *run)
     log_line_number(&line, "test_aacc", last->all_accuracy);
     log_line_number(&line, "test_macc", last->mean_accuracy);
     log_line_integer(&line, "epoch", validations_at(run, last->step) - 1);
-    return log_line_append(&line, path_in(run, "log.txt", path));
+    return all_know(run, run->ranks->rank == 0
+                             ? log_line_append(&line, path_in(run, "log.txt", path))
+                             : STATUS_OK);
 }

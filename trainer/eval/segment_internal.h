@@ -6,7 +6,7 @@
 #include "trainer/eval/scene_reader.h"
 #include "trainer/eval/segment_run.h"
 
-/* Sums over the steps since the last validation. */
+/* Sums over the steps since the last validation, of all ranks. */
 struct segment_meters {
     double loss, gradient_norm;
     int64_t updates, pixels, right;
@@ -16,7 +16,9 @@ struct segment_run {
     const struct segment_options *options; /* borrowed, as the next */
     const struct options *parsed;
     struct backend *backend;
-    const atomic_int *stop; /* NULL: never */
+    struct collective *ranks; /* of the backend */
+    const atomic_int *stop;   /* NULL: never */
+    bool stopping;            /* a rank was asked to stop: all know */
     struct classifier_options model;
     struct classifier *classifier;
     char weights[CHECKPOINT_MAX_PATH]; /* the file that was loaded first */
@@ -48,15 +50,23 @@ struct segment_run {
 /* marks of the device: the classifier has 0 to 3 */
 enum { SEGMENT_MARK_CROPS = 4 }; /* and 5: the copy of crops[0], crops[1] */
 
+/* For whoever watches the ranks: a constant string. */
+void segment_tell_progress(struct segment_run *run, const char *doing);
+
+/* What follows is called by all ranks together. */
+
 /* ---- segment_evaluate.c ---- */
 
-/* Scores of the test pictures, whose masks are written where they are asked for. counts: all 0
- * where there are no labels. */
+/* Pixels of all test pictures, of which each rank takes a share; masks are written where they are
+ * asked for. counts: all 0 where there are no labels. */
 enum status segment_evaluate(struct segment_run *run,
                              struct segment_counts *counts) IBOT_WARN_UNUSED;
 
-/* ---- segment_folder.c ---- */
+/* ---- segment_folder.c: all ranks read, the first one writes, and none goes on when it can't ----
+ */
 
+/* Ranks have the same pictures and weights. */
+enum status segment_folder_compare(struct segment_run *run) IBOT_WARN_UNUSED;
 /* Makes the folder and goes on with what it has, if it has something. */
 enum status segment_folder_open(struct segment_run *run) IBOT_WARN_UNUSED;
 /* Everything to go on from. */

@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ops/rank_monitor.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "trainer/eval/finetune_weights.h"
 #include "trainer/eval/segment_internal.h"
 #include "trainer/model/upernet.h"
+#include "trainer/rank_agreement.h"
 
 enum { OFFICIAL_CROP_PX = 512 };
 
@@ -39,6 +41,11 @@ static struct step_control control_of(const struct segment_run *run)
 
 /* ------------------------------------------------------------------------------ validation */
 
+void segment_tell_progress(struct segment_run *run, const char *doing)
+{
+    run->ranks->progress(run->ranks, run->step, doing);
+}
+
 static struct segment_result result_of(const struct segment_run *run,
                                        const struct segment_scores *scores)
 {
@@ -64,15 +71,16 @@ static enum status score_test_pictures(struct segment_run *run, struct segment_s
 /* Numbers of updates into the meters: all but the newest `but` ones, which may be under way. */
 static enum status read_numbers(struct segment_run *run, int64_t but)
 {
-    struct classifier_result result;
-
     for (; run->n_unread > but; run->n_unread--) {
-        TRY(classifier_result(run->classifier, (int)run->n_unread - 1, &result));
-        run->meters.loss += result.loss;
-        run->meters.gradient_norm += result.gradient_norm;
+        struct classifier_result result = {0};
+        enum status status = classifier_result(run->classifier, (int)run->n_unread - 1, &result);
+        struct rank_word word = {.sums = {result.loss, (double)result.n, (double)result.top1}};
+        TRY(rank_agree(run->ranks, status, &word));
+        run->meters.loss += word.sums[0] / run->ranks->world;
+        run->meters.gradient_norm += result.gradient_norm; /* the same on all */
         run->meters.updates++;
-        run->meters.pixels += result.n;
-        run->meters.right += result.top1;
+        run->meters.pixels += (int64_t)word.sums[1];
+        run->meters.right += (int64_t)word.sums[2];
     }
     return STATUS_OK;
 }
@@ -118,6 +126,31 @@ static void show(const struct segment_run *run)
     log_status_line(line);
 }
 
+/* Of the crops of a micro-batch of all ranks each takes as many, in their order. */
+static int64_t first_crop(const struct segment_run *run)
+{
+    return (int64_t)run->ranks->rank * run->model.batch_size;
+}
+
+/* The crops of each rank, and whether one of them was asked to stop. */
+static enum status read_crops(struct segment_run *run, int64_t batch)
+{
+    struct device *device = &run->backend->device;
+    int32_t n = run->model.batch_size, which = run->next_crops;
+    int64_t all = (int64_t)n * run->ranks->world;
+
+    segment_tell_progress(run, RANK_WAITS_FOR_DATA);
+    enum status status = device->wait_mark(device, SEGMENT_MARK_CROPS + which);
+    if (status == STATUS_OK)
+        status = scene_reader_crops(run->train_reader, run->crops[which], run->crop_labels,
+                                    batch * all + first_crop(run), n, &run->crop);
+    struct rank_word word = {.stop = run->stop != NULL && atomic_load(run->stop) != 0};
+    TRY(rank_agree(run->ranks, status, &word));
+    run->stopping = run->stopping || word.stop;
+    segment_tell_progress(run, "computes");
+    return STATUS_OK;
+}
+
 /* While the device is at one micro-batch, the next one is read. */
 static enum status train_batch(struct segment_run *run, int64_t batch,
                                const struct step_control *control)
@@ -130,11 +163,10 @@ static enum status train_batch(struct segment_run *run, int64_t batch,
         .label_share = 1.0f,
         .keep_seed = (uint64_t)run->options->seed,
         .step = batch,
+        .first_sample = first_crop(run),
     };
 
-    TRY(device->wait_mark(device, SEGMENT_MARK_CROPS + which));
-    TRY(scene_reader_crops(run->train_reader, run->crops[which], run->crop_labels, batch * n, n,
-                           &run->crop));
+    TRY(read_crops(run, batch));
     TRY(device->copy_in(device, run->pixels, run->crops[which],
                         3 * (size_t)n * (size_t)side * (size_t)side * sizeof(float)));
     TRY(device->mark(device, SEGMENT_MARK_CROPS + which));
@@ -159,6 +191,7 @@ static enum status train_step(struct segment_run *run)
 static enum status interrupt(struct segment_run *run)
 {
     TRY(save(run));
+    run->ranks->ending = true;
     FAIL(STATUS_INTERRUPTED, "interrupted after step %lld of %d%s", (long long)run->step,
          run->options->steps, run->options->output_dir != NULL ? "; the same command goes on" : "");
 }
@@ -173,7 +206,7 @@ static enum status all_steps(struct segment_run *run)
             TRY(validate(run));
         if (run->step == o->steps)
             return STATUS_OK;
-        if (run->stop != NULL && atomic_load(run->stop) != 0)
+        if (run->stopping)
             return interrupt(run);
         if (o->checkpoint_every_steps > 0 && run->step > 0 &&
             run->step % o->checkpoint_every_steps == 0)
@@ -225,8 +258,10 @@ static enum status plan_model(struct segment_run *run, const struct pretrained *
     m->accumulation_steps = o->update_freq;
     m->init_scale = 0.5f; /* of 0.02, that is */
     m->layer_decay = (float)o->layer_decay;
-    m->recompute = (enum recompute)o->recompute;
+    m->recompute = (enum recompute)o->backward.recompute;
+    m->skip_dropped = backward_options_skip(&o->backward, (enum backend_kind)o->backend.kind);
     m->frozen = o->frozen || o->eval;
+    m->ranks = run->ranks;
     m->precision = network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
     m->gelu_tanh = network_options_gelu_tanh(&o->network, m->precision);
     m->n_classes = o->num_classes;
@@ -336,10 +371,15 @@ static enum status open_run(struct segment_run *run)
     struct pretrained pretrained;
     enum status status;
 
+    TRY(rank_compare_options(run->ranks, run->parsed));
     TRY(pretrained_open(&pretrained, &run->options->weights));
     TRY_OUT(plan_model(run, &pretrained));
+    if (run->options->class_names != NULL)
+        TRY_OUT(
+            class_names_read(&run->results.names, run->options->class_names, run->model.n_classes));
     TRY_OUT(plan_crops(run));
     TRY_OUT(open_data(run));
+    TRY_OUT(segment_folder_compare(run));
     TRY_OUT(load_model(run, &pretrained));
     TRY_OUT(open_buffers(run));
 out:
@@ -373,9 +413,9 @@ static enum status train(struct segment_run *run)
 
     TRY(segment_folder_open(run));
     log_info("%lld pictures, %d steps of %d crops of %d px, %d classes, %.2f M parameters",
-             (long long)run->train.n, o->steps, o->batch_size_per_gpu * o->update_freq,
-             run->model.image_size_px, run->model.n_classes,
-             1e-6 * (double)classifier_n_parameters(run->classifier));
+             (long long)run->train.n, o->steps,
+             o->batch_size_per_gpu * o->update_freq * run->ranks->world, run->model.image_size_px,
+             run->model.n_classes, 1e-6 * (double)classifier_n_parameters(run->classifier));
     return all_steps(run);
 }
 
@@ -390,6 +430,7 @@ enum status segment_run(struct segment_results *out, const struct segment_option
     run->options = options;
     run->parsed = parsed;
     run->backend = backend;
+    run->ranks = &backend->collective;
     run->stop = stop;
     run->saved_step = -1;
     TRY_OUT(open_run(run));

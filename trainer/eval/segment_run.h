@@ -1,7 +1,7 @@
 /* The run of a semantic segmentation: a linear layer, or UPerNet, on what several blocks of a ViT
  * leave of each patch, trained on crops of scenes while the backbone stays or is trained too; the
  * classes of test pictures by windows that slide over them, and their scores; a folder to go on
- * from.
+ * from. Ranks, if there are several, share out crops and test pictures.
  *
  *   FOLDER/run.yaml          every effective option; --config run.yaml repeats the run
  *   FOLDER/log.txt           one JSON object for each validation
@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "trainer/backend_options.h"
+#include "trainer/eval/class_names.h"
 #include "trainer/eval/segment_scores.h"
 #include "trainer/model/classifier.h"
 #include "trainer/pretrained.h"
@@ -33,7 +34,7 @@ struct segment_options {
     int32_t decoder; /* enum segment_decoder */
     double dropout;  /* of UPerNet's channels */
     double drop_path;
-    int recompute; /* enum recompute */
+    struct backward_options backward;
 
     const char *data_path, *train, *train_labels, *test, *test_labels;
     int32_t num_classes;
@@ -52,7 +53,7 @@ struct segment_options {
     int64_t seed;
 
     int32_t val_freq, checkpoint_every_steps;
-    const char *output_dir, *masks;
+    const char *output_dir, *masks, *class_names;
     bool eval, check, json;
 };
 
@@ -66,13 +67,14 @@ struct segment_result {
 
 struct segment_results {
     struct segment_result best, last;
-    struct segment_scores scores; /* of options->eval */
+    struct segment_scores scores; /* of options->eval, */
+    struct class_names names;     /* and how they are called, if that is said */
 };
 
 /* Trains, or with options->eval measures alone (then `last` and `scores` are set, where there are
  * labels) and writes masks. Errors: STATUS_INVALID, STATUS_NOT_FOUND, STATUS_MISMATCH (another run
- * in the folder), STATUS_UNSUPPORTED (a Swin), STATUS_NOT_FINITE, those of scene_reader.h,
- * STATUS_INTERRUPTED: the folder goes on. */
+ * in the folder, ranks that differ), STATUS_UNSUPPORTED (a Swin), STATUS_NOT_FINITE, those of
+ * scene_reader.h, STATUS_INTERRUPTED: the folder goes on. */
 enum status segment_run(struct segment_results *out, const struct segment_options *options,
                         const struct options *parsed, struct backend *backend,
                         const atomic_int *stop) IBOT_WARN_UNUSED;

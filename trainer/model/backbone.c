@@ -276,6 +276,22 @@ enum status backbone_forward(struct backbone *b, uint8_t *mask)
     return swin_forward(b->swin, mask);
 }
 
+struct block_kept backbone_keep(const struct backbone *b, const float *scales, int32_t *shift,
+                                int32_t *on_device)
+{
+    struct block_kept kept = {.shift = on_device};
+    int64_t sample = 0, dropped = 0;
+
+    for (int32_t g = 0; g < b->n_groups; g++)
+        for (int64_t i = 0; i < b->groups[g].n_images; i++, sample++) {
+            shift[sample] = scales[sample] != 0.0f ? (int32_t)dropped : -1;
+            dropped += scales[sample] != 0.0f ? 0 : b->groups[g].length;
+            kept.n_sequences[g] += scales[sample] != 0.0f;
+        }
+    kept.n_rows = b->n_tokens - dropped;
+    return kept.n_rows > 0 && dropped > 0 ? kept : (struct block_kept){0};
+}
+
 struct tensor backbone_d_features(struct backbone *b)
 {
     if (b->vit == NULL)

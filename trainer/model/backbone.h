@@ -46,6 +46,14 @@ enum status backbone_reshape(struct backbone *backbone, int64_t n_images, int32_
 /* Patches -> features. mask [n_global_images*cells] u8 in device memory, or NULL. */
 enum status backbone_forward(struct backbone *backbone, uint8_t *mask) IBOT_WARN_UNUSED;
 
+/* The samples that a branch takes, by its scales [S] on the host. shift [S], host: where their rows
+ * lie, to be read from `on_device` by the time the branch is made. Zeroed, which is all of them,
+ * when none is dropped, and when all are: that costs little where it can happen, which is in
+ * batches of a few images. Of a ViT, but for its last block, whose chosen rows are those of all
+ * samples. */
+struct block_kept backbone_keep(const struct backbone *backbone, const float *scales,
+                                int32_t *shift, int32_t *on_device);
+
 /* Where the gradient of the features [rows, width] goes before backbone_backward. */
 struct tensor backbone_d_features(struct backbone *backbone);
 

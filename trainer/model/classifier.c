@@ -287,6 +287,7 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
     place(base, &at, &t->share, b, sizeof(float));
     place(base, &at, &t->erase, b, sizeof(struct pixel_box));
     place(base, &at, &t->depth, branches * b, sizeof(float));
+    place(base, &at, &t->depth_shift, c->skips_dropped ? branches * b : 0, sizeof(int32_t));
     place(base, &at, &t->channels[0], upernet ? b * o->embed_dim : 0, sizeof(float));
     place(base, &at, &t->channels[1], upernet ? b * UPERNET_AUXILIARY : 0, sizeof(float));
     return at;
@@ -310,6 +311,8 @@ static enum status plan_all(struct classifier *c)
 
     TRY(param_table_init_classifier(&c->table, o));
     find_trained(c);
+    c->skips_dropped = o->skip_dropped && !o->frozen && o->backbone.n_stages == 0 &&
+                       o->backbone.drop_path > 0.0f && o->backbone.depth > 2;
     TRY(plan_parameters(c));
     TRY(plan_backbone(c));
     TRY(plan_mean(c));

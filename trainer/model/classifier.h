@@ -66,6 +66,7 @@ struct classifier_options {
     enum ibot_precision precision;
     bool gelu_tanh;
     enum recompute recompute;
+    bool skip_dropped; /* of a ViT: as in ibot.h */
     /* Ranks that train together, each with batches of its own: borrowed; NULL: this one alone. */
     struct collective *ranks;
 };

@@ -22,6 +22,7 @@ struct classifier_tables {
     float *share;            /* [B] */
     struct pixel_box *erase; /* [B] */
     float *depth;            /* [random branches, B] scales of stochastic depth */
+    int32_t *depth_shift;    /* the same of what it leaves, unless all is made */
     float *channels[2]; /* [B, D], [B, 256] scales of UPerNet's channels, and its auxiliary's */
 };
 
@@ -73,6 +74,7 @@ struct classifier {
     /* average NULL: none is kept. Gradients and moments begin with parameter first_trained. */
     float *parameters, *gradients, *moment1, *moment2, *average;
     size_t first_trained;
+    bool skips_dropped;     /* what stochastic depth drops is not made */
     struct tensor operands; /* the parameters as products take them: a bf16 copy, or themselves */
     struct segment *segments;
     double *norms; /* [parameters] */
@@ -122,7 +124,7 @@ int64_t classifier_untrained(const struct classifier *c);
 
 /* ---- classifier_layers.c ---- */
 
-/* The depth scales in the tables, or none. */
+/* The depth scales in the tables, with the samples that staging has left of them; or none. */
 void classifier_set_depth(struct classifier *c, bool random);
 /* float32 to an operand of the pass; nothing where these are the same. */
 enum status classifier_copy_as(struct classifier *c, float *from, struct tensor to,

@@ -23,13 +23,16 @@ void classifier_set_depth(struct classifier *c, bool random)
     float *at = c->tables.depth;
 
     for (int32_t i = 0; i < c->options.backbone.depth; i++) {
-        c->backbone.depths[i] = (struct block_depth){0};
-        if (backbone_drop_rate(&c->options.backbone, i) <= 0.0f)
-            continue;
-        if (random)
-            c->backbone.depths[i] = (struct block_depth){
-                .attention_scale = at, .mlp_scale = at + batch_of(c), .n_samples = batch_of(c)};
-        at += 2 * batch_of(c);
+        struct block_depth *depth = &c->backbone.depths[i];
+        bool draws = backbone_drop_rate(&c->options.backbone, i) > 0.0f;
+        if (!draws || !random) {
+            *depth = (struct block_depth){0};
+        } else {
+            depth->attention_scale = at;
+            depth->mlp_scale = at + batch_of(c);
+            depth->n_samples = batch_of(c);
+        }
+        at += draws ? 2 * batch_of(c) : 0;
     }
 }
 

@@ -22,6 +22,22 @@ static void fill_depth(const struct classifier *c, const struct classifier_input
                                         (uint32_t)(input->first_sample + i * stride));
 }
 
+/* The samples that are left, of every block but the last one. */
+static void fill_kept(struct classifier *c, const struct classifier_tables *t)
+{
+    int64_t b = c->options.batch_size, at = 0;
+
+    for (int32_t i = 0; i + 1 < c->options.backbone.depth; i++) {
+        struct block_depth *depth = &c->backbone.depths[i];
+        struct block_kept *const branches[] = {&depth->attention, &depth->mlp};
+        if (backbone_drop_rate(&c->options.backbone, i) <= 0.0f)
+            continue;
+        for (int branch = 0; branch < 2; branch++, at += b)
+            *branches[branch] = backbone_keep(&c->backbone, t->depth + at, t->depth_shift + at,
+                                              c->tables.depth_shift + at);
+    }
+}
+
 /* Scales of channels, of UPerNet's (table 0) or of its auxiliary head's (1): 0, or what makes up
  * for it. */
 static void fill_channels(const struct classifier *c, const struct classifier_input *input,
@@ -67,6 +83,8 @@ static enum status stage(struct classifier *c, const struct classifier_input *in
               t->label[i], c->options.n_classes);
     }
     fill_depth(c, input, t->depth);
+    if (c->skips_dropped)
+        fill_kept(c, t);
     for (int head = 0; head < 2 && c->options.taps.upernet; head++)
         fill_channels(c, input, head, t->channels[head]);
     TRY(device->copy_in(device, c->tables.control, t->control, c->tables_bytes));

@@ -186,27 +186,6 @@ static void fill_depth(const struct ibot *ibot, struct step_tables *t,
             }
 }
 
-/* The samples that a branch takes, by its scales; the table is filled on the host (`shift`) and
- * read on the device. One that takes none is left as it was, with all of them: it costs little
- * where it can happen, which is in batches of a few images. */
-static struct block_kept keep(const struct backbone *backbone, const float *scales, int32_t *shift,
-                              int32_t *on_device)
-{
-    struct block_kept kept = {.shift = on_device};
-    int64_t sample = 0, dropped = 0;
-
-    for (int32_t g = 0; g < backbone->n_groups; g++)
-        for (int64_t i = 0; i < backbone->groups[g].n_images; i++, sample++) {
-            int64_t length = backbone->groups[g].length;
-            shift[sample] = scales[sample] != 0.0f ? (int32_t)dropped : -1;
-            dropped += scales[sample] != 0.0f ? 0 : length;
-            kept.n_sequences[g] += scales[sample] != 0.0f;
-        }
-    kept.n_rows = backbone->n_tokens - dropped;
-    return kept.n_rows > 0 && dropped > 0 ? kept : (struct block_kept){0};
-}
-
-/* Not of the last block: its chosen rows are those of all samples. */
 static void fill_kept(struct ibot *ibot, struct step_tables *t)
 {
     struct backbone *backbone = &ibot->student.backbone;
@@ -218,8 +197,8 @@ static void fill_kept(struct ibot *ibot, struct step_tables *t)
             continue;
         for (int branch = 0; branch < 2; branch++, drawn++) {
             int64_t at = drawn * ibot->n_cls;
-            *branches[branch] =
-                keep(backbone, t->depth + at, t->depth_shift + at, ibot->tables.depth_shift + at);
+            *branches[branch] = backbone_keep(backbone, t->depth + at, t->depth_shift + at,
+                                              ibot->tables.depth_shift + at);
         }
     }
 }

@@ -274,10 +274,9 @@ enum status run_options_model(const struct run_options *o, struct ibot_options *
         out->precision = network_options_precision(&o->network, (enum backend_kind)o->backend.kind);
     out->gelu_tanh = network_options_gelu_tanh(&o->network, out->precision);
     out->record_steps = o->cuda_graph;
-    out->skip_dropped = o->skip_dropped == SKIP_ON ||
-                        (o->skip_dropped == SKIP_AUTO && o->backend.kind == BACKEND_CPU);
+    out->skip_dropped = backward_options_skip(&o->backward, (enum backend_kind)o->backend.kind);
     out->weights_apart = o->weight_gradient_branch;
-    out->recompute = (enum recompute)o->recompute;
+    out->recompute = (enum recompute)o->backward.recompute;
     out->residual_stream = (enum ibot_precision)o->residual_stream;
     return STATUS_OK;
 }

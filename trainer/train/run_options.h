@@ -18,8 +18,6 @@ enum clip_mode { CLIP_PER_TENSOR, CLIP_GLOBAL };
 enum record_kind { RECORD_PIXELS, RECORD_IDS };
 enum resume_mode { RESUME_AUTO, RESUME_NONE };
 
-enum skip_choice { SKIP_AUTO, SKIP_ON, SKIP_OFF };
-
 struct run_options {
     /* model */
     const char *arch;
@@ -68,9 +66,8 @@ struct run_options {
     int record_kind;
     struct backend_options backend;
     struct network_options network;
-    int recompute;
+    struct backward_options backward;
     int residual_stream; /* enum ibot_precision */
-    int skip_dropped;    /* enum skip_choice */
     bool use_fp16, cuda_graph, weight_gradient_branch, check;
     int32_t local_rank;
     const char *metrics;

@@ -14,8 +14,6 @@ static const char *const photometric_places[] = {"loader", "trainer", NULL};
 static const char *const resume_modes[] = {"auto", "none", NULL};
 static const char *const record_kinds[] = {"full", "ids", NULL};
 static const char *const streams[] = {"f32", "bf16", NULL}; /* enum ibot_precision */
-static const char *const recomputes[] = {"none", "gelu", "norms", "blocks", NULL};
-static const char *const skips[] = {"auto", "on", "off", NULL}; /* enum skip_choice */
 
 /* An option is called like its field. */
 #define ROW(kind, field, ...)                                                                      \
@@ -279,18 +277,7 @@ static const struct option_spec specs[] = {
         .help = "type in which the stream between blocks, and its gradient, lie in memory; with "
                 "--precision bf16 it may be bf16, which moves and keeps less; sums and norms are "
                 "computed in float32 either way, and checkpoints fit both"),
-    ROW(CHOICE, recompute, .choices = recomputes, .text = "none", .flags = OPTION_OUTSIDE_DIGEST,
-        .help =
-            "what of a block the backward makes again instead of keeping it, for a larger batch: "
-            "gelu (hidden activations), norms (these and the normed rows: two thirds of a "
-            "bf16 ViT's memory is left), blocks (all but the stream between blocks: a ninth is, "
-            "for another forward of the student). Same gradients; gelu and norms up to rounding "
-            "in bf16"),
-    ROW(CHOICE, skip_dropped, .choices = skips, .text = "auto", .flags = OPTION_OUTSIDE_DIGEST,
-        .help =
-            "leave out of a ViT's branches the samples that --drop_path drops there, instead of "
-            "multiplying them by 0: the same values up to rounding, of products of fewer rows; "
-            "steps then differ too much to be recorded (--cuda_graph). auto: on the CPU"),
+    PART(rows_backward, backward),
     ROW(BOOL, cuda_graph, .text = "on", .flags = OPTION_OUTSIDE_DIGEST,
         .help = "record steps on an accelerator and launch them whole; off: call by call, with the "
                 "same bits"),
