@@ -43,24 +43,31 @@ stage() {
     echo "== $1 ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
 }
 
-# build_preset NAME [--target …]
-build_preset() {
+configure_preset() {
     mkdir -p "build-$1"
     cmake --preset "$1" > "build-$1/configure.log" 2>&1 || {
         cat "build-$1/configure.log" >&2
         return 1
     }
-    cmake --build "build-$1" "${@:2}" -- -j "$jobs"
 }
 
+# build_targets NAME TARGET…
+build_targets() {
+    cmake --build "build-$1" --target "${@:2}" -- -j "$jobs"
+}
+
+# Of the tests that are fast, and of no more than what these need.
 run_sanitizer() {
-    build_preset "$1" || return 1
     # Threads: the parts with threads of their own. OpenMP loops are left out, its run-time is not
     # instrumented and would be reported for its own locks.
-    local selection=(-L fast)
+    local parts=(support cuda_emulator proto ops kernels trainer bench loader stream fuzz) selection=(-L fast)
     if [ "$1" = tsan ]; then
+        parts=(proto loader stream)
         selection=(-L fast -R '^(proto|loader|stream)\.')
     fi
+    configure_preset "$1" || return 1
+    local targets=("${parts[@]/#/tests/}")
+    build_targets "$1" "${targets[@]/%//all}" || return 1
     "${fixed_addresses[@]}" ctest --test-dir "build-$1" "${selection[@]}" -j "$jobs" \
         --no-tests=error --output-on-failure
 }
@@ -83,7 +90,8 @@ run_fuzzer() {
 run_fuzzers() {
     local names
     mapfile -t names < <(ls tests/fuzz/corpus)
-    build_preset fuzz --target "${names[@]/#/fuzz_}" || return 1
+    configure_preset fuzz || return 1
+    build_targets fuzz "${names[@]/#/fuzz_}" || return 1
     export -f run_fuzzer
     xargs -P "$jobs" -I '{}' bash -c 'run_fuzzer "$@"' bash '{}' "$fuzz_seconds" \
         "${fixed_addresses[@]}" < <(printf '%s\n' "${names[@]}")
