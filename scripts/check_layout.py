@@ -12,6 +12,7 @@ The allowed directions (a folder may always include itself):
   ops/pixels <- loader <- stream
   ops/pixels <- trainer (pictures)
   ops <- trainer/model, trainer/weights <- trainer <- trainer/{train,eval,analysis}
+  trainer <- trainer/detect <- trainer/eval
   loader is seen by trainer/images.c and trainer/eval/picture_file.c alone, of the trainer
   kernels are seen by trainer/backend.c alone; tests may include everything
 """
@@ -37,7 +38,8 @@ ALLOWED = {
     "trainer/model": ["proto/base", "ops", "trainer/model"],
     "trainer": TRAINER,
     "trainer/train": TRAINER + ["trainer/train"],
-    "trainer/eval": TRAINER + ["trainer/eval"],
+    "trainer/detect": TRAINER + ["trainer/detect"],
+    "trainer/eval": TRAINER + ["trainer/detect", "trainer/eval"],
     "trainer/analysis": TRAINER + ["trainer/analysis"],
 }
 EXTRA = {"trainer/backend.c": ["kernels"]}

@@ -4,7 +4,7 @@
 static const struct program_command *const entries[] = {
     &knn_command,      &linear_command,    &finetune_command,       &cluster_command,
     &logistic_command, &retrieval_command, &copy_detection_command, &robustness_command,
-    &segment_command,  &video_command,     &curve_command,
+    &segment_command,  &video_command,     &coco_command,           &curve_command,
 };
 
 int main(int argc, char **argv)
