@@ -227,8 +227,6 @@ static enum status add_unit(struct param_table *table, const struct upernet_shap
     float std = sqrtf(2.0f / (float)(shape->window ? CONV3X3_WINDOW * out : out));
     char name[96];
 
-    if (shape->norm_alone)
-        return add_batchnorm(table, shape->prefix, out);
     snprintf(name, sizeof(name), "%s.conv.weight", shape->prefix);
     if (shape->window)
         TRY(add(table, name, PARAM_NORMAL, std, 4, (const int64_t[]){out, 3, 3, in}));
@@ -239,15 +237,21 @@ static enum status add_unit(struct param_table *table, const struct upernet_shap
 }
 
 /* Transposed convolutions are drawn as PyTorch does, whose fan in is that of the squares. */
-static enum status add_upernet(struct param_table *table, int64_t width, int64_t n_classes)
+static enum status add_scales(struct param_table *table, int64_t width)
 {
     float bound = 1.0f / sqrtf((float)(4 * width));
     char name[96];
 
-    for (int i = 0; i < UPERNET_DOUBLES; i++) {
-        snprintf(name, sizeof(name), "%s.weight", upernet_doubles[i]);
+    for (int i = 0; i < MAP_SCALES_DOUBLES; i++) {
+        snprintf(name, sizeof(name), "%s.weight", map_scales_doubles[i]);
         TRY(add(table, name, PARAM_UNIFORM, bound, 4, (const int64_t[]){2, 2, width, width}));
     }
+    return add_batchnorm(table, map_scales_norm, width);
+}
+
+static enum status add_upernet(struct param_table *table, int64_t width, int64_t n_classes)
+{
+    TRY(add_scales(table, width));
     for (int i = 0; i < UPERNET_LAYERS; i++)
         TRY(add_unit(table, &upernet_shapes[i], width));
     TRY(add(table, "auxiliary.conv_seg.weight", PARAM_NORMAL, 0.01f, 2,

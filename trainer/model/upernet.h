@@ -17,9 +17,7 @@
 #ifndef IBOT_TRAINER_MODEL_UPERNET_H
 #define IBOT_TRAINER_MODEL_UPERNET_H
 
-#include "ops/collective.h"
-#include "trainer/model/binder.h"
-#include "trainer/model/conv3x3.h"
+#include "trainer/model/map_scales.h"
 
 enum {
     UPERNET_TAPS = 4,
@@ -29,8 +27,7 @@ enum {
 
 /* Its layers with a batch norm, in the order of their parameters. */
 enum upernet_layer {
-    UPERNET_DOUBLED, /* the norm between the transposed convolutions of p0 */
-    UPERNET_POOLED,  /* one for each of the pooling pyramid's sides */
+    UPERNET_POOLED, /* one for each of the pooling pyramid's sides */
     UPERNET_BOTTLENECK = UPERNET_POOLED + UPERNET_POOLS,
     UPERNET_LATERAL, /* 0 .. 2 */
     UPERNET_PYRAMID = UPERNET_LATERAL + 3,
@@ -46,28 +43,11 @@ struct upernet_shape {
     int32_t in, out; /* in widths of the backbone; out 0: UPERNET_AUXILIARY channels */
     int32_t level;   /* of its map: 0 to 3; 4 + i: the i-th of the pooling pyramid's sides */
     bool window;     /* 3x3 */
-    bool norm_alone; /* no product; its norm's parameters are "PREFIX.…" */
 };
 extern const struct upernet_shape upernet_shapes[UPERNET_LAYERS];
 
-/* Transposed convolutions: weight [2, 2, D, D], that of the cell (dy, dx) of the square from each
- * cell being [dy, dx]: Out, In. */
-enum { UPERNET_DOUBLES = 3 };
-extern const char *const upernet_doubles[UPERNET_DOUBLES];
 /* Sides of the pooling pyramid. */
 extern const int32_t upernet_sides[UPERNET_POOLS];
-
-/* A convolution, batch norm, and an activation. */
-struct upernet_unit {
-    struct affine product, norm;
-    struct conv3x3 conv;               /* of a 3x3 */
-    float *running_mean, *running_var; /* [Out] parameters */
-    float *mean, *rstd;                /* [Out] of the batch */
-    double *stored;                    /* [2, Out] moments that stand for the running ones */
-    struct tensor raw, pre, y;         /* [rows, Out] of the product, the norm, the activation */
-    int64_t in, out;
-    enum activation activation;
-};
 
 struct upernet_layout {
     int64_t n_images, width, n_classes; /* images at most; D */
@@ -81,27 +61,23 @@ struct upernet_layout {
 struct upernet {
     struct device *device;
     const struct op_table *ops;
-    struct collective *ranks; /* NULL: this one alone */
+    struct conv_unit_site site;
     struct upernet_layout layout;
     int64_t images; /* at present, of rows x columns patches */
     int32_t rows, columns;
 
     struct map_tables tables;
-    struct map_pair doubled[2];    /* level 2 to 1, level 1 to 0 */
     struct map_pair up[3], far[2]; /* level i + 1 to i; levels 2, 3 to 0 */
     struct map_pair pooled[UPERNET_POOLS], grown[UPERNET_POOLS]; /* level 3 to side^2, and back */
     struct map_pair copied;                                      /* level 0 to itself */
 
-    struct upernet_unit units[UPERNET_LAYERS];
-    struct affine doubles[UPERNET_DOUBLES], auxiliary;
+    struct conv_unit units[UPERNET_LAYERS];
+    struct map_scales scales;
+    struct affine auxiliary;
     struct conv3x3_scratch scratch;
-    struct tensor wide;                 /* [4*h*w, 4D] of each image: of transposed convolutions */
-    struct tensor p[UPERNET_TAPS];      /* p0, p1 and p3; p2 is the tap itself */
-    uint8_t *choice;                    /* of the max pool */
     struct tensor means[UPERNET_POOLS]; /* [side^2, D] */
     struct tensor pyramid, levels;      /* [h/2*w/2, 5D], [4h*4w, 4D]: side by side */
     float *auxiliary_logits;            /* [h*w, K] of each image */
-    double *moments;                    /* [2, Out] */
     bool stored_fits;                   /* the stored moments are those of the running ones */
 
     struct tensor d_level, d_lateral[4], d_pyramid, d_levels, d_means[2];
