@@ -36,6 +36,8 @@ enum rng_purpose {
     RNG_ORDER = 22,         /* of samples, by an evaluation that reads them itself */
     RNG_DROP_CHANNELS = 23, /* of maps, by a decoder: epoch = step, view 0 the decoder's, 1 its
                                auxiliary head's */
+    RNG_REGIONS = 24,       /* boxes that a detector is trained on: epoch = step, view 0 anchors,
+                               1, 2, 3 the stages' */
     RNG_TEST = 100,
 };
 

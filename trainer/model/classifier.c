@@ -7,6 +7,7 @@
 
 #include "proto/base/memory.h"
 #include "trainer/model/classifier_internal.h"
+#include "trainer/model/decoder.h"
 #include "trainer/model/state_view.h"
 
 enum { ALIGNMENT = 256, HEAD_WHOLE = 3, MAX_MAP_PIXELS = 1 << 30 };
@@ -83,7 +84,8 @@ static enum status check_dense(const struct classifier_options *o)
     if (t->blocks[t->n - 1] != o->backbone.depth - 1)
         FAIL(STATUS_INVALID, "taps: the last one is block %d: wanted %d, the last block",
              t->blocks[t->n - 1], o->backbone.depth - 1);
-    if (o->n_classes > DENSE_MAX_CLASSES)
+    CHECK(t->decoder == NULL || !t->upernet);
+    if (t->decoder == NULL && o->n_classes > DENSE_MAX_CLASSES)
         FAIL(STATUS_INVALID, "%d classes: wanted at most %d, which labels of 8 bits can be",
              o->n_classes, DENSE_MAX_CLASSES);
     if (o->image_size_px % patch != 0)
@@ -283,7 +285,8 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
     place(base, &at, &t->mix, 1, sizeof(struct patch_mix));
     place(base, &at, &t->label, b, sizeof(int32_t));
     place(base, &at, &t->other, b, sizeof(int32_t));
-    place(base, &at, &t->map, classifier_is_dense(&c->options) ? b * side * side : 0, 1);
+    bool labels = classifier_is_dense(&c->options) && c->options.taps.decoder == NULL;
+    place(base, &at, &t->map, labels ? b * side * side : 0, 1);
     place(base, &at, &t->share, b, sizeof(float));
     place(base, &at, &t->erase, b, sizeof(struct pixel_box));
     place(base, &at, &t->depth, branches * b, sizeof(float));
@@ -295,6 +298,8 @@ size_t classifier_tables_layout(const struct classifier *c, char *base, struct c
 
 int64_t classifier_n_scores(const struct classifier *c)
 {
+    if (c->options.taps.decoder != NULL)
+        return 0;
     return (int64_t)c->options.batch_size *
            (classifier_is_dense(&c->options) ? c->options.image_size_px : 1);
 }
@@ -334,7 +339,7 @@ static enum status plan_all(struct classifier *c)
 static enum status open_host(struct classifier *c)
 {
     struct device *device = c->device;
-    size_t n = (size_t)classifier_n_scores(c) * (size_t)c->options.accumulation_steps;
+    size_t n = (size_t)classifier_n_scores(c) * (size_t)c->options.accumulation_steps + 1;
     char *block;
 
     classifier_tables_layout(c, (char *)c->tables.control, &c->tables);
@@ -366,7 +371,8 @@ static enum status bind(struct classifier *c)
         c->pooling.norm = binder_affine(&binder, "fc_norm");
     if (c->options.n_head_layers > 0)
         TRY(head_bind(&c->head, &binder));
-    c->linear = binder_wide_layer(&binder, "head");
+    if (c->options.taps.decoder == NULL)
+        c->linear = binder_wide_layer(&binder, "head");
     return classifier_is_dense(&c->options) ? dense_bind(c, &binder) : STATUS_OK;
 }
 
@@ -501,6 +507,15 @@ size_t classifier_device_bytes(const struct classifier *c)
 
 /* ------------------------------------------------------------------------------ weights */
 
+/* Its bias is 0. */
+static void scale_linear(const struct classifier *c, float *values)
+{
+    const struct param *linear = &c->table.params[param_find(&c->table, "head.weight")];
+
+    for (int64_t i = 0; i < linear->n; i++)
+        values[linear->offset + i] *= c->options.init_scale;
+}
+
 enum status classifier_initialise(struct classifier *c, uint64_t seed)
 {
     size_t bytes = (size_t)c->table.n_elements * sizeof(float);
@@ -511,9 +526,8 @@ enum status classifier_initialise(struct classifier *c, uint64_t seed)
     TRY(memory_alloc(&values, (size_t)c->table.n_elements, sizeof(float), "initial weights"));
     for (size_t i = 0; i < c->table.n_params; i++)
         param_draw(&c->table.params[i], seed, (uint32_t)i, values + c->table.params[i].offset);
-    const struct param *linear = &c->table.params[param_find(&c->table, "head.weight")];
-    for (int64_t i = 0; i < linear->n; i++) /* its bias is 0 */
-        values[linear->offset + i] *= c->options.init_scale;
+    if (c->options.taps.decoder == NULL)
+        scale_linear(c, values);
     TRY_OUT(c->device->copy_in(c->device, c->parameters, values, bytes));
     TRY_OUT(c->device->zero(c->device, c->moment1, trained));
     TRY_OUT(c->device->zero(c->device, c->moment2, trained));
@@ -566,6 +580,8 @@ void classifier_state(const struct classifier *c, size_t i, struct ibot_state_en
 enum status classifier_state_written(struct classifier *c, bool fresh)
 {
     upernet_written(&c->upernet);
+    if (c->options.taps.decoder != NULL)
+        c->options.taps.decoder->written(c->options.taps.decoder->context);
     if (fresh && c->average != NULL)
         TRY(c->device->copy(c->device, c->average, c->parameters,
                             (size_t)c->table.n_elements * sizeof(float)));

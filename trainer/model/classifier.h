@@ -18,6 +18,8 @@
  *               ─> classifier_update ─> classifier_result
  *   between:    classifier_evaluate; of a dense one classifier_map
  *
+ * Or another decoder's (decoder.h) losses stand behind the taps.
+ *
  * The learning rate falls towards the input: that of a parameter is multiplied by
  * layer_decay^(depth + 1 - layer), its layer being 0 for tokens, positions and the patch embedding,
  * i + 1 for block i (of a Swin: counted over its stages; merging belongs to the block before it),
@@ -32,6 +34,8 @@
  * norm of its own. Of a Swin both are the mean of the normed tokens. */
 enum classifier_pooling { POOLING_CLS, POOLING_MEAN };
 
+struct classifier_decoder;
+
 enum { CLASSIFIER_MAX_TAPS = 8 };
 
 /* A dense classifier, in place of pooling and head. */
@@ -40,7 +44,9 @@ struct classifier_taps {
     int32_t blocks[CLASSIFIER_MAX_TAPS]; /* rising, counted from 0; it ends with the last block */
     bool normed;                         /* each through the final norm of the backbone */
     bool upernet;                        /* four of them, which that decoder takes */
-    bool measures;                       /* nothing is trained: there is evaluation alone */
+    /* in the place of the linear layer, borrowed (decoder.h): it has the loss; NULL: none */
+    const struct classifier_decoder *decoder;
+    bool measures; /* nothing is trained: there is evaluation alone */
     float
         dropout; /* with it: rate at which channels of what is classified are dropped, 0 <= r < 1 */
 };
@@ -75,7 +81,9 @@ struct classifier_options {
 struct classifier_input {
     struct tensor pixels;      /* device memory: [B, S, S, 3] u8, or [B, 3, S, S] f32 normalised */
     const int32_t *labels;     /* host [B] */
-    const uint8_t *label_maps; /* dense, in their place: host [B, S, S], below K or DENSE_IGNORED */
+    const uint8_t *label_maps; /* dense, in their place: host [B, S, S], below K or DENSE_IGNORED;
+                                  with a decoder nothing, and pixels of any size that classifier_map
+                                  takes */
     const struct pixel_box *erase; /* host [B], or NULL: nothing is erased */
     const struct patch_mix *mix;   /* NULL: nothing is mixed */
     float label_share;  /* of an image's own label; the rest is its partner's. 1 unmixed */
@@ -154,6 +162,11 @@ enum status classifier_evaluate(struct classifier *classifier, struct tensor pix
  * with UPerNet than two; or too large). */
 enum status classifier_map(struct classifier *classifier, struct tensor pixels,
                            float *logits) IBOT_WARN_UNUSED;
+
+/* With a decoder: taps [n_taps, n*h*w, D] of up to B images, as above, without stochastic depth;
+ * for as long as nothing else is computed. */
+enum status classifier_taps(struct classifier *classifier, struct tensor pixels,
+                            struct tensor *taps) IBOT_WARN_UNUSED;
 
 /* Exchanges weights and average; once more brings them back, bit by bit. Not between
  * zero_gradients and update. */

@@ -10,6 +10,7 @@
  * so that the resizing of the original's concatenation has nothing to do. */
 #include "proto/base/memory.h"
 #include "trainer/model/classifier_internal.h"
+#include "trainer/model/decoder.h"
 
 static bool is_last(const struct classifier *c, int32_t tap)
 {
@@ -61,6 +62,36 @@ static enum status plan_upernet(struct classifier *c)
     return upernet_plan(&c->upernet, c->device, c->ops, o->ranks, &layout, &c->workspace);
 }
 
+static const struct classifier_decoder *decoder_of(const struct classifier *c)
+{
+    return c->options.taps.decoder;
+}
+
+static enum status plan_decoder(struct classifier *c)
+{
+    const struct classifier_options *o = &c->options;
+    struct decoder_site site = {
+        .device = c->device,
+        .ops = c->ops,
+        .ranks = o->ranks,
+        .dtype = c->dtype,
+        .n_images = o->batch_size,
+        .width = c->backbone.width,
+        .rows = (int32_t)c->vit.groups[0].rows,
+        .columns = (int32_t)c->vit.groups[0].columns,
+        .trains = !o->taps.measures,
+        .d_taps = !o->frozen,
+    };
+
+    return decoder_of(c)->plan(decoder_of(c)->context, &site, &c->workspace);
+}
+
+/* The taps one after the other, not side by side. */
+static bool taps_apart(const struct classifier *c)
+{
+    return c->options.taps.upernet || decoder_of(c) != NULL;
+}
+
 enum status dense_plan(struct classifier *c)
 {
     const struct classifier_options *o = &c->options;
@@ -70,7 +101,7 @@ enum status dense_plan(struct classifier *c)
     int64_t pixels = (int64_t)o->batch_size * o->image_size_px * o->image_size_px;
 
     int64_t cells = cells_of(c);
-    c->n_rows = cells * map_cells(c);
+    c->n_rows = decoder_of(c) != NULL ? 0 : cells * map_cells(c);
     TRY(workspace_reserve(w, &t->cells, (size_t)cells * sizeof(int32_t)));
     TRY(workspace_reserve(w, &t->places, (size_t)(taps * cells) * sizeof(int32_t)));
     if (o->taps.normed || c->dtype != DTYPE_F32)
@@ -78,9 +109,11 @@ enum status dense_plan(struct classifier *c)
     TRY(plan_buffer(w, &t->one, c->dtype, cells * d));
     TRY(plan_buffer(w, &t->features, c->dtype, cells * taps * d));
     TRY(plan_floats(w, &t->d_logits, c->n_rows * o->n_classes));
-    TRY(plan_floats(w, &t->lse, pixels));
+    TRY(plan_floats(w, &t->lse, decoder_of(c) != NULL ? 0 : pixels));
     if (o->taps.upernet)
         TRY(plan_upernet(c));
+    if (decoder_of(c) != NULL)
+        TRY(plan_decoder(c));
     if (o->frozen)
         return STATUS_OK;
     TRY(plan_buffer(w, &t->d_features, c->dtype, cells * taps * d));
@@ -105,7 +138,7 @@ static enum status fill_tables(struct classifier *c)
     for (int64_t i = 0; i < n; i++) {
         host[i] = (int32_t)(i / each * (each + 1) + 1 + i % each);
         for (int64_t t = 0; t < taps; t++)
-            host[(t + 1) * n + i] = (int32_t)(c->options.taps.upernet ? t * n + i : i * taps + t);
+            host[(t + 1) * n + i] = (int32_t)(taps_apart(c) ? t * n + i : i * taps + t);
     }
     TRY_OUT(d->copy_in(d, c->taps.cells, host, (size_t)n * sizeof(*host)));
     TRY_OUT(d->copy_in(d, c->taps.places, host + n, (size_t)(taps * n) * sizeof(*host)));
@@ -113,6 +146,9 @@ static enum status fill_tables(struct classifier *c)
     if (c->options.taps.upernet)
         TRY_OUT(upernet_reshape(&c->upernet, group->n_images, (int32_t)group->rows,
                                 (int32_t)group->columns));
+    if (decoder_of(c) != NULL)
+        TRY_OUT(decoder_of(c)->reshape(decoder_of(c)->context, group->n_images,
+                                       (int32_t)group->rows, (int32_t)group->columns));
 out:
     memory_free(host);
     return status;
@@ -126,10 +162,9 @@ enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px, in
     if (group->n_images == n && group->rows == height_px / patch &&
         group->columns == width_px / patch)
         return STATUS_OK;
-    if (c->options.taps.upernet && (height_px < 2 * patch || width_px < 2 * patch))
-        FAIL(STATUS_INVALID,
-             "UPerNet: a picture of %d x %d px: wanted two patches, %d px, each way", width_px,
-             height_px, 2 * patch);
+    if (taps_apart(c) && (height_px < 2 * patch || width_px < 2 * patch))
+        FAIL(STATUS_INVALID, "a picture of %d x %d px: wanted two patches, %d px, each way",
+             width_px, height_px, 2 * patch);
     TRY(backbone_reshape(&c->backbone, n, height_px, width_px));
     return fill_tables(c);
 }
@@ -201,6 +236,21 @@ static struct upernet_dropout dropout_of(const struct classifier *c)
     return (struct upernet_dropout){c->tables.channels[0], c->tables.channels[1]};
 }
 
+static enum status forward_taps(struct classifier *c, bool random)
+{
+    const struct classifier_taps *taps = &c->options.taps;
+
+    classifier_set_depth(c, random && !c->options.frozen);
+    c->vit.rows = c->backbone.rows;
+    TRY(vit_embed(&c->vit, NULL));
+    for (int32_t i = 0, tap = 0; i < c->options.backbone.depth; i++) {
+        TRY(vit_block(&c->vit, i));
+        if (taps->blocks[tap] == i)
+            TRY(take_tap(c, tap++));
+    }
+    return STATUS_OK;
+}
+
 enum status dense_forward(struct classifier *c, bool random)
 {
     const struct classifier_taps *taps = &c->options.taps;
@@ -211,14 +261,9 @@ enum status dense_forward(struct classifier *c, bool random)
         .y = matrix(c->logits, n, c->options.n_classes),
     };
 
-    classifier_set_depth(c, random && !c->options.frozen);
-    c->vit.rows = c->backbone.rows;
-    TRY(vit_embed(&c->vit, NULL));
-    for (int32_t i = 0, tap = 0; i < c->options.backbone.depth; i++) {
-        TRY(vit_block(&c->vit, i));
-        if (taps->blocks[tap] == i)
-            TRY(take_tap(c, tap++));
-    }
+    TRY(forward_taps(c, random));
+    if (decoder_of(c) != NULL)
+        return STATUS_OK;
     linear.x = shaped(c->taps.features, n, classifier_width(&c->options));
     if (taps->upernet) {
         struct upernet_dropout dropout = dropout_of(c);
@@ -320,6 +365,25 @@ static enum status upernet_back(struct classifier *c)
                             t->d_features, &dropout);
 }
 
+static enum status taps_backward(struct classifier *c)
+{
+    if (c->options.frozen)
+        return STATUS_OK;
+    TRY(tap_gradient(
+        c, c->options.taps.n - 1,
+        shaped(backbone_d_features(&c->backbone), c->backbone.n_tokens, c->backbone.width)));
+    return backbone_backward(&c->backbone, NULL, &(struct gradient_watch){0});
+}
+
+enum status dense_decode(struct classifier *c)
+{
+    const struct classifier_decoder *decoder = decoder_of(c);
+    float scale = 1.0f / (float)(c->options.accumulation_steps * classifier_n_ranks(c));
+
+    TRY(decoder->step(decoder->context, c->taps.features, c->taps.d_features, scale));
+    return taps_backward(c);
+}
+
 enum status dense_backward(struct classifier *c)
 {
     int64_t n = c->n_rows, k = c->options.n_classes, width = classifier_width(&c->options);
@@ -341,12 +405,7 @@ enum status dense_backward(struct classifier *c)
     TRY(c->ops->linear_backward(c->device, &linear));
     if (c->options.taps.upernet)
         TRY(upernet_back(c));
-    if (c->options.frozen)
-        return STATUS_OK;
-    TRY(tap_gradient(
-        c, c->options.taps.n - 1,
-        shaped(backbone_d_features(&c->backbone), c->backbone.n_tokens, c->backbone.width)));
-    return backbone_backward(&c->backbone, NULL, &(struct gradient_watch){0});
+    return taps_backward(c);
 }
 
 enum status dense_bind(struct classifier *c, const struct binder *binder)
@@ -358,19 +417,36 @@ enum status dense_bind(struct classifier *c, const struct binder *binder)
     c->vit.taps = (struct vit_taps){add_tap, c};
     if (c->options.taps.upernet)
         TRY(upernet_bind(&c->upernet, binder));
+    if (decoder_of(c) != NULL)
+        TRY(decoder_of(c)->bind(decoder_of(c)->context, binder));
     return fill_tables(c);
 }
 
 /* ------------------------------------------------------------------------------ evaluation */
 
-enum status classifier_map(struct classifier *c, struct tensor pixels, float *logits)
+enum status dense_reshape_for(struct classifier *c, struct tensor pixels)
 {
     bool bytes = pixels.dtype == DTYPE_U8;
     int64_t height = pixels.shape[bytes ? 1 : 2], width = pixels.shape[bytes ? 2 : 3];
+
+    return dense_reshape(c, pixels.shape[0], (int32_t)height, (int32_t)width);
+}
+
+enum status classifier_taps(struct classifier *c, struct tensor pixels, struct tensor *taps)
+{
+    CHECK(decoder_of(c) != NULL);
+    TRY(dense_reshape_for(c, pixels));
+    TRY(classifier_patchify(c, pixels));
+    *taps = shaped(c->taps.features, cells_of(c) * c->options.taps.n, c->backbone.width);
+    return forward_taps(c, false);
+}
+
+enum status classifier_map(struct classifier *c, struct tensor pixels, float *logits)
+{
     struct device *d = c->device;
 
-    CHECK(classifier_is_dense(&c->options));
-    TRY(dense_reshape(c, pixels.shape[0], (int32_t)height, (int32_t)width));
+    CHECK(classifier_is_dense(&c->options) && decoder_of(c) == NULL);
+    TRY(dense_reshape_for(c, pixels));
     TRY(classifier_patchify(c, pixels));
     TRY(dense_forward(c, false));
     int64_t n = cells_of(c) * map_cells(c) * c->options.n_classes;

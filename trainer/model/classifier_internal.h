@@ -150,7 +150,11 @@ enum status dense_bind(struct classifier *c, const struct binder *binder) IBOT_W
 /* n images of height x width px from now on. */
 enum status dense_reshape(struct classifier *c, int64_t n, int32_t height_px,
                           int32_t width_px) IBOT_WARN_UNUSED;
+/* For images like these. */
+enum status dense_reshape_for(struct classifier *c, struct tensor pixels) IBOT_WARN_UNUSED;
 enum status dense_forward(struct classifier *c, bool random) IBOT_WARN_UNUSED;
+/* With a decoder: losses and all gradients. */
+enum status dense_decode(struct classifier *c) IBOT_WARN_UNUSED;
 enum status dense_loss(struct classifier *c) IBOT_WARN_UNUSED;
 enum status dense_backward(struct classifier *c) IBOT_WARN_UNUSED;
 

@@ -72,7 +72,7 @@ static enum status stage(struct classifier *c, const struct classifier_input *in
     TRY(device->wait_mark(device, CLASSIFIER_MARK_STAGING + which)); /* its copy, two times ago */
     *t->control = *control;
     *t->mix = input->mix != NULL ? *input->mix : (struct patch_mix){.share = 1.0f};
-    if (classifier_is_dense(&c->options))
+    if (classifier_is_dense(&c->options) && c->options.taps.decoder == NULL)
         memcpy(t->map, input->label_maps, (size_t)b * (size_t)side * (size_t)side);
     for (int32_t i = 0; i < b && !classifier_is_dense(&c->options); i++) {
         t->label[i] = input->labels[i];
@@ -183,12 +183,16 @@ enum status classifier_accumulate(struct classifier *c, const struct classifier_
 
     CHECK(numbers->n_micro < c->options.accumulation_steps && input->pixels.shape[0] == b);
     if (classifier_is_dense(&c->options))
-        TRY(dense_reshape(c, b, c->options.image_size_px, c->options.image_size_px));
+        TRY(dense_reshape_for(c, input->pixels));
     TRY(stage(c, input, control));
     TRY(classifier_patchify(c, input->pixels));
     if (input->mix != NULL || input->erase != NULL)
         TRY(mix(c));
     TRY(classifier_forward(c, true));
+    if (c->options.taps.decoder != NULL) {
+        numbers->n_micro++;
+        return dense_decode(c);
+    }
     TRY(classifier_is_dense(&c->options) ? dense_loss(c) : train_loss(c));
     TRY(classifier_backward(c));
     TRY(copy_scores(c, n, numbers->loss + at, numbers->rank + at));
@@ -258,7 +262,7 @@ enum status classifier_result(struct classifier *c, int back, struct classifier_
     }
     for (size_t i = 0; i < c->table.n_params - c->first_trained; i++)
         squares += numbers->norms[i] * numbers->norms[i];
-    out->loss = loss / (double)out->n;
+    out->loss = out->n > 0 ? loss / (double)out->n : 0.0; /* a decoder has its own */
     out->gradient_norm = sqrt(squares);
     if (!isfinite(out->loss))
         FAIL(STATUS_NOT_FINITE, "the loss is not finite: %g", out->loss);

@@ -95,6 +95,7 @@ enum status conv3x3_forward(struct conv3x3 *c, struct tensor x, struct tensor y,
         struct linear_args linear = {
             .x = windows_of(c, c->scratch->windows, &p),
             .weight = c->layer.weight,
+            .bias = c->layer.bias,
             .y = rows_of(c, y, &p),
         };
         TRY(make_windows(c, x, &p));
@@ -136,6 +137,7 @@ enum status conv3x3_backward(struct conv3x3 *c, struct tensor d_y, struct tensor
             .x = windows_of(c, c->scratch->windows, &p),
             .weight = c->layer.weight,
             .d_weight = c->layer.d_weight,
+            .d_bias = c->layer.d_bias,
         };
         if (d_x.data != NULL)
             linear.d_x = windows_of(c, c->scratch->d_windows, &p);

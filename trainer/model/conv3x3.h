@@ -1,4 +1,4 @@
-/* A convolution of 3x3 cells without bias, padded by zeros: on maps [n*height*width, C], as
+/* A convolution of 3x3 cells, perhaps with a bias, padded by zeros: on maps [n*height*width, C], as
  * products with the windows side by side (im2col). Windows are made for a part of the cells at a
  * time, so that their memory has a bound; the backward makes them again. weight [Out, 3, 3, In],
  * multiplied with as [Out, 9*In] */
@@ -23,7 +23,7 @@ struct conv3x3 {
     struct map_tables *tables;       /* borrowed */
     struct conv3x3_scratch *scratch; /* borrowed */
     int64_t in, out;
-    struct affine layer; /* weight [Out, 9*In], d_weight */
+    struct affine layer; /* weight [Out, 9*In], bias or none, and their gradients */
     /* Of maps at their present size: */
     int32_t height, width;
     int64_t images, cells; /* of a part: several whole images, or some cells of one */
@@ -42,7 +42,7 @@ enum status conv3x3_reshape(struct conv3x3 *conv, int32_t height, int32_t width)
 enum status conv3x3_forward(struct conv3x3 *conv, struct tensor x, struct tensor y,
                             int64_t n) IBOT_WARN_UNUSED;
 
-/* d_y -> d_weight, added to; d_x, added to, or absent. */
+/* d_y -> d_weight and d_bias, added to; d_x, added to, or absent. */
 enum status conv3x3_backward(struct conv3x3 *conv, struct tensor d_y, struct tensor x,
                              struct tensor d_x, int64_t n) IBOT_WARN_UNUSED;
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "proto/base/memory.h"
+#include "trainer/model/bin_span.h"
 
 enum { WINDOW = 3 };
 
@@ -166,6 +167,68 @@ enum status map_tables_double(struct map_tables *t, struct map_pair *out, int32_
     return finish(t, out, &e, doubled(&e, width));
 }
 
+/* As PyTorch has it, in float. */
+static int32_t nearest_of(int32_t i, int32_t n, int32_t n_to)
+{
+    float scale = (float)n / (float)n_to;
+    int32_t from = (int32_t)((float)i * scale);
+
+    return from < n - 1 ? from : n - 1;
+}
+
+static enum status nearest(struct entries *e, int32_t height, int32_t width, int32_t height_to,
+                           int32_t width_to)
+{
+    for (int32_t i = 0; i < height_to * width_to; i++)
+        TRY(add(e, i,
+                (int64_t)nearest_of(i / width_to, height, height_to) * width +
+                    nearest_of(i % width_to, width, width_to),
+                1.0));
+    return STATUS_OK;
+}
+
+enum status map_tables_nearest(struct map_tables *t, struct map_pair *out, int32_t height,
+                               int32_t width, int32_t height_to, int32_t width_to)
+{
+    struct entries e = {.n_rows = (int64_t)height_to * width_to,
+                        .n_columns = (int64_t)height * width};
+
+    return finish(t, out, &e, nearest(&e, height, width, height_to, width_to));
+}
+
+static enum status halve(struct entries *e, int32_t height, int32_t width)
+{
+    int64_t i = 0;
+
+    for (int32_t y = 0; y < height; y += 2)
+        for (int32_t x = 0; x < width; x += 2)
+            TRY(add(e, i++, (int64_t)y * width + x, 1.0));
+    return STATUS_OK;
+}
+
+enum status map_tables_halve(struct map_tables *t, struct map_pair *out, int32_t height,
+                             int32_t width)
+{
+    struct entries e = {.n_rows = (int64_t)((height + 1) / 2) * ((width + 1) / 2),
+                        .n_columns = (int64_t)height * width};
+
+    return finish(t, out, &e, halve(&e, height, width));
+}
+
+static enum status repeat(struct entries *e)
+{
+    for (int64_t i = 0; i < e->n_rows; i++)
+        TRY(add(e, i, 0, 1.0));
+    return STATUS_OK;
+}
+
+enum status map_tables_repeat(struct map_tables *t, struct map_pair *out, int64_t n)
+{
+    struct entries e = {.n_rows = n, .n_columns = 1};
+
+    return finish(t, out, &e, repeat(&e));
+}
+
 static enum status copy(struct entries *e)
 {
     for (int64_t i = 0; i < e->n_rows; i++)
@@ -197,6 +260,48 @@ enum status map_tables_windows(struct map_tables *t, struct map_pair *out, int32
     struct entries e = {.n_rows = n * WINDOW * WINDOW, .n_columns = (int64_t)height * width};
 
     return finish(t, out, &e, windows(&e, height, width, first));
+}
+
+/* ------------------------------------------------------------------------------ regions */
+
+static enum status region_bins(struct entries *e, const struct map_regions *r, int32_t region,
+                               struct bin_span *down, struct bin_span *across)
+{
+    const struct map_region *of = &r->regions[region];
+    float top = of->top, height = (of->bottom - of->top) / (float)r->side;
+    float left = of->left, width = (of->right - of->left) / (float)r->side;
+
+    CHECK(of->map >= 0 && of->map < r->n_maps && height <= (float)r->height &&
+          width <= (float)r->width);
+    for (int32_t i = 0; i < r->side * r->side; i++) {
+        int64_t row = (int64_t)region * r->side * r->side + i;
+        TRY(bin_span_fill(down, top, height, i / r->side, r->height));
+        TRY(bin_span_fill(across, left, width, i % r->side, r->width));
+        for (int32_t y = 0; y < down->n; y++)
+            for (int32_t x = 0; x < across->n; x++) {
+                float weight = down->weights[y] * across->weights[x];
+                int64_t cell = (int64_t)(down->first + y) * r->width + across->first + x;
+                if (weight != 0.0f)
+                    TRY(add(e, row, (int64_t)of->map * r->height * r->width + cell,
+                            (double)weight));
+            }
+    }
+    return STATUS_OK;
+}
+
+enum status map_tables_regions(struct map_tables *t, struct map_pair *out,
+                               const struct map_regions *r)
+{
+    struct entries e = {.n_rows = (int64_t)r->n * r->side * r->side,
+                        .n_columns = (int64_t)r->n_maps * r->height * r->width};
+    struct bin_span down = {0}, across = {0};
+    enum status status = STATUS_OK;
+
+    for (int32_t i = 0; i < r->n && status == STATUS_OK; i++)
+        status = region_bins(&e, r, i, &down, &across);
+    bin_span_release(&down);
+    bin_span_release(&across);
+    return finish(t, out, &e, status);
 }
 
 /* ------------------------------------------------------------------------------ device */

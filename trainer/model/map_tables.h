@@ -44,6 +44,32 @@ enum status map_tables_pool(struct map_tables *tables, struct map_pair *out, int
 enum status map_tables_double(struct map_tables *tables, struct map_pair *out, int32_t height,
                               int32_t width) IBOT_WARN_UNUSED;
 
+/* To height_to x width_to, each cell the one that PyTorch's nearest mode takes. */
+enum status map_tables_nearest(struct map_tables *tables, struct map_pair *out, int32_t height,
+                               int32_t width, int32_t height_to, int32_t width_to) IBOT_WARN_UNUSED;
+
+/* Every second row and column, from the first on. */
+enum status map_tables_halve(struct map_tables *tables, struct map_pair *out, int32_t height,
+                             int32_t width) IBOT_WARN_UNUSED;
+
+/* One row to n. */
+enum status map_tables_repeat(struct map_tables *tables, struct map_pair *out,
+                              int64_t n) IBOT_WARN_UNUSED;
+
+/* A rectangle on map `map`, in cells, whose edges lie anywhere. */
+struct map_region {
+    int32_t map;
+    float left, top, right, bottom;
+};
+
+/* side x side bins of each region (bin_span.h), of n_maps maps, which are one map to the op. */
+struct map_regions {
+    const struct map_region *regions;
+    int32_t n, side, n_maps, height, width;
+};
+enum status map_tables_regions(struct map_tables *tables, struct map_pair *out,
+                               const struct map_regions *regions) IBOT_WARN_UNUSED;
+
 /* n cells to themselves. */
 enum status map_tables_copy(struct map_tables *tables, struct map_pair *out,
                             int64_t n) IBOT_WARN_UNUSED;

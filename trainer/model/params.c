@@ -8,6 +8,7 @@
 #include "proto/base/memory.h"
 #include "proto/base/rng.h"
 #include "trainer/model/classifier.h"
+#include "trainer/model/decoder.h"
 #include "trainer/model/swin.h"
 #include "trainer/model/upernet.h"
 
@@ -203,8 +204,13 @@ enum status param_table_init(struct param_table *table, const struct ibot_option
     return add_head(table, &options->head, backbone_width(&options->backbone), student);
 }
 
-/* A batch norm: beside what is trained, the running moments, which are not. */
-static enum status add_batchnorm(struct param_table *table, const char *prefix, int64_t n)
+enum status param_table_add(struct param_table *table, const char *name, enum param_init init,
+                            float bound, int32_t rank, const int64_t *shape)
+{
+    return add(table, name, init, bound, rank, shape);
+}
+
+enum status param_table_add_batchnorm(struct param_table *table, const char *prefix, int64_t n)
 {
     char name[96];
 
@@ -233,11 +239,10 @@ static enum status add_unit(struct param_table *table, const struct upernet_shap
     else
         TRY(add(table, name, PARAM_NORMAL, std, 2, (const int64_t[]){out, in}));
     snprintf(name, sizeof(name), "%s.bn", shape->prefix);
-    return add_batchnorm(table, name, out);
+    return param_table_add_batchnorm(table, name, out);
 }
 
-/* Transposed convolutions are drawn as PyTorch does, whose fan in is that of the squares. */
-static enum status add_scales(struct param_table *table, int64_t width)
+enum status param_table_add_scales(struct param_table *table, int64_t width)
 {
     float bound = 1.0f / sqrtf((float)(4 * width));
     char name[96];
@@ -246,12 +251,12 @@ static enum status add_scales(struct param_table *table, int64_t width)
         snprintf(name, sizeof(name), "%s.weight", map_scales_doubles[i]);
         TRY(add(table, name, PARAM_UNIFORM, bound, 4, (const int64_t[]){2, 2, width, width}));
     }
-    return add_batchnorm(table, map_scales_norm, width);
+    return param_table_add_batchnorm(table, map_scales_norm, width);
 }
 
 static enum status add_upernet(struct param_table *table, int64_t width, int64_t n_classes)
 {
-    TRY(add_scales(table, width));
+    TRY(param_table_add_scales(table, width));
     for (int i = 0; i < UPERNET_LAYERS; i++)
         TRY(add_unit(table, &upernet_shapes[i], width));
     TRY(add(table, "auxiliary.conv_seg.weight", PARAM_NORMAL, 0.01f, 2,
@@ -285,6 +290,10 @@ enum status param_table_init_classifier(struct param_table *table,
         TRY(add_head(table, &o->head, width, true));
     if (classifier_is_dense(o) && o->taps.upernet)
         TRY(add_upernet(table, width, o->n_classes));
+    if (o->taps.decoder != NULL) {
+        TRY(o->taps.decoder->add_parameters(o->taps.decoder->context, table, width));
+        return STATUS_OK; /* the original then spares no tokens and positions the decay */
+    }
     TRY(add_linear(table, "head", o->n_classes, classifier_width(o)));
     for (size_t i = 0; i < table->n_params; i++) /* nothing is frozen for a while */
         table->params[i].flags &= ~(uint32_t)SEGMENT_LAST_LAYER;

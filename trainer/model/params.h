@@ -46,6 +46,15 @@ enum status param_table_init(struct param_table *table, const struct ibot_option
 /* Of a classifier that is fine-tuned (classifier.h). */
 enum status param_table_init_classifier(struct param_table *table,
                                         const struct classifier_options *options) IBOT_WARN_UNUSED;
+/* For those who add parameters of their own (decoder.h): one of them; a batch norm, with its
+ * running moments; what map_scales.h is made of, transposed convolutions drawn as PyTorch draws
+ * them, whose fan in is that of the squares. Errors: STATUS_NO_MEMORY. */
+enum status param_table_add(struct param_table *table, const char *name, enum param_init init,
+                            float bound, int32_t rank, const int64_t *shape) IBOT_WARN_UNUSED;
+enum status param_table_add_batchnorm(struct param_table *table, const char *prefix,
+                                      int64_t n) IBOT_WARN_UNUSED;
+enum status param_table_add_scales(struct param_table *table, int64_t width) IBOT_WARN_UNUSED;
+
 void param_table_release(struct param_table *table);
 
 /* -1 when there is none of that name. */
